@@ -1,0 +1,1 @@
+"""Maps, trajectories and depth against the truth."""

@@ -1,0 +1,1 @@
+"""Sim(3), cameras and alignment (numpy)."""

@@ -1,0 +1,1 @@
+"""Frames become keyframes, chunks, submaps, a graph and a map."""

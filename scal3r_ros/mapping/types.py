@@ -1,0 +1,99 @@
+"""What flows through the mapper. All values are immutable but `Submap.T_map_submap`.
+
+Axes: s frames of a chunk, h w pixels, d descriptor. Frames: cam is optical (x right, y down,
+z forward); submap is the camera frame of the chunk's reference keyframe; map is the first submap
+turned z-up. Lengths are submap units until a Sim3 brings them to map units.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Float, Float16, Float32, UInt8
+from numpy import ndarray
+
+from scal3r_ros.geometry.sim3 import Sim3
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One image of the camera, undistorted."""
+
+    index: int  # position in the stream, counts every image
+    stamp_ns: int
+    image: UInt8[ndarray, "h w 3"]  # RGB
+    K: Float[ndarray, "3 3"] | None = None  # pixels of `image`; None where unknown
+    T_odom_cam: Float[ndarray, "4 4"] | None = None  # odometry sampled at arrival
+
+
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """Keyframes that pass the network together, chronological."""
+
+    index: int
+    frames: tuple[Frame, ...]
+    overlap: int  # leading frames shared with the previous chunk
+    reference: int  # whose camera is the submap frame
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What the network says of a chunk, at the network's resolution, in submap units."""
+
+    depth: Float32[ndarray, "s h w"]  # along z; 0 = none
+    confidence: Float32[ndarray, "s h w"]  # >= 1
+    edge_certainty: Float32[ndarray, "s h w"]  # 0..1, largest gate weight; 1 with a single head
+    K: Float[ndarray, "s 3 3"]  # pixels of `depth`
+    T_submap_cam: Float[ndarray, "s 4 4"]
+    descriptors: Float32[ndarray, "s d"]  # unit length
+
+    def __post_init__(self) -> None:
+        for name in ("depth", "confidence", "edge_certainty", "K", "T_submap_cam", "descriptors"):
+            if not np.isfinite(getattr(self, name)).all():
+                raise PredictionError(f"prediction.{name} must be finite, got NaN or infinity")
+        if (self.depth < 0).any():
+            raise PredictionError("prediction.depth must not be negative")
+
+
+class PredictionError(ValueError):
+    """A network output that cannot be used; the mapper discards the chunk and says so."""
+
+
+@dataclass(eq=False)
+class Submap:
+    """A chunk that has been placed. `T_map_submap` is the one field that changes."""
+
+    index: int
+    frame_indices: tuple[int, ...]
+    stamps_ns: tuple[int, ...]
+    overlap: int  # leading frames shared with the previous submap
+    depth: Float16[ndarray, "s h w"]  # submap units, 0 = none
+    confidence: Float16[ndarray, "s h w"]
+    edge_certainty: Float16[ndarray, "s h w"]
+    K: Float[ndarray, "s 3 3"]
+    T_submap_cam: Float[ndarray, "s 4 4"]
+    descriptors: Float32[ndarray, "s d"]
+    thumbnails: UInt8[ndarray, "s h w 3"]  # RGB at the depth's resolution
+    T_map_submap: Sim3 = field(default_factory=Sim3.identity)
+
+
+@dataclass(frozen=True, eq=False)
+class Edge:
+    """A measured relation of two submaps, with its evidence."""
+
+    source: int
+    target: int
+    T_target_source: Sim3
+    information: Float[ndarray, "7 7"]  # of (rotation, translation, log scale) in target
+    kind: str  # overlap, loop or odometry
+    inliers: float  # share of points within the robust threshold, 0..1
+    residual: float  # median point distance over median depth
+
+
+@dataclass(frozen=True, eq=False)
+class MapUpdate:
+    """What one chunk changed."""
+
+    submap: Submap
+    moved: tuple[int, ...]  # indices of older submaps whose T_map_submap changed
+    map_version: int
+    loops: int = 0  # loops closed by this update

@@ -1,0 +1,1 @@
+"""Camera-rate pose of every image against the newest keyframe."""

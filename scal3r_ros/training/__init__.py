@@ -1,0 +1,1 @@
+"""The procedural world, losses and the training loop."""
