@@ -1,0 +1,172 @@
+"""Weights on disk: official names and ours, strict loading, safetensors and `scal3r.pt`."""
+
+import json
+import logging
+import re
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from scal3r_ros.network.scal3r import Scal3R, Scal3RConfig
+
+logger = logging.getLogger(__name__)
+
+CONFIG_KEY = "scal3r_ros.config"  # metadata of our own files: the sizes as JSON
+
+# (ours, official): the only table between the two. Order matters: prefixes first.
+PREFIXES = (
+    ("aggregator.encoder.patch_embed.", "agg_regator.patch_embed.patch_embed.proj."),
+    ("aggregator.encoder.", "agg_regator.patch_embed."),
+    ("aggregator.", "agg_regator."),
+    ("camera_head.", "cam_decoder."),
+    ("depth_head.", "dpt_decoder."),
+    ("point_head.", "xyz_decoder."),
+)
+VGGT_PREFIXES = (
+    ("agg_regator.", "aggregator."),
+    ("cam_decoder.", "camera_head."),
+    ("dpt_decoder.", "depth_head."),
+    ("xyz_decoder.", "point_head."),
+)
+BLOCK_NAMES = ((".attention.", ".attn."), (".scale1.", ".ls1."), (".scale2.", ".ls2."))
+CAMERA_NAMES = (
+    ("cam_decoder.empty_pose", "cam_decoder.empty_pose_tokens"),
+    ("cam_decoder.modulation.", "cam_decoder.poseLN_modulation.1."),
+)
+DENSE_NAMES = (
+    ("trunk.norm.", "norm."),
+    ("trunk.projects.", "projects."),
+    ("trunk.resize.", "resize_layers."),
+    *((f"trunk.levels.{i}.", f"scratch.layer{i + 1}_rn.") for i in range(4)),
+    *((f"trunk.fusion{i}.", f"scratch.refinenet{i}.") for i in (4, 3, 2)),
+    ("fusion1.", "scratch.refinenet1."),
+    ("output.conv1.", "scratch.output_conv1."),
+    ("output.conv2.", "scratch.output_conv2.0."),
+    ("output.conv3.", "scratch.output_conv2.2."),
+    (".unit1.", ".resConfUnit1."),
+    (".unit2.", ".resConfUnit2."),
+)
+MEMORY_NAMES = {"gate": "w0", "down": "w1", "up": "w2", "modulation": "proj", "rates": "lrs"}
+
+
+class CheckpointError(ValueError):
+    """A weights file that does not fit; the message names the tensors."""
+
+
+def official_name(name: str) -> str:
+    """The released checkpoint's name of one of our parameters (DPT depth head)."""
+    for ours, official in PREFIXES:
+        if name.startswith(ours):
+            name = official + name[len(ours) :]
+            break
+    memory = re.fullmatch(r"agg_regator\.memories\.(\d+)\.(\w+)(.*)", name)
+    if memory:
+        layer, part, rest = memory.groups()
+        return f"agg_regator.global_blocks.{layer}.ttt.{MEMORY_NAMES.get(part, part)}{rest}"
+    table = BLOCK_NAMES + CAMERA_NAMES
+    if name.startswith(("dpt_decoder.", "xyz_decoder.")):
+        table = DENSE_NAMES
+    for ours, official in table:
+        name = name.replace(ours, official)
+    return name
+
+
+def to_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {official_name(name): tensor for name, tensor in state.items()}
+
+
+def from_official(state: dict[str, Tensor], model: Scal3R) -> dict[str, Tensor]:
+    """Our names for an official (or VGGT) state dict; unknown names stay as they are."""
+    names = {official_name(name): name for name in model.state_dict()}
+    renamed = {}
+    for name, tensor in state.items():
+        for official, vggt in VGGT_PREFIXES:
+            if name.startswith(vggt) and not name.startswith(official):
+                name = official + name[len(vggt) :]
+        renamed[names.get(name, name)] = tensor
+    return renamed
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a .safetensors or a .pt state dict; nothing is unpickled."""
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint {path} does not exist")
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as file:
+                metadata = dict(file.metadata() or {})
+                return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # torch and safetensors raise many kinds for a damaged file
+        raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from error
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise CheckpointError(f"checkpoint {path} must be a bare state dict of tensors")
+    return state, {}
+
+
+def read_config(metadata: dict[str, str]) -> Scal3RConfig | None:
+    """The sizes written in one of our own files."""
+    if CONFIG_KEY not in metadata:
+        return None
+    values = json.loads(metadata[CONFIG_KEY])
+    known = {f.name for f in fields(Scal3RConfig)}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise CheckpointError(f"checkpoint has unknown settings {unknown}")
+    return Scal3RConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def load_weights(
+    model: Scal3R, state: dict[str, Tensor], *, untrained_memory: bool = False
+) -> None:
+    """Strict: missing, unexpected and misshapen tensors are refused by name.
+
+    `untrained_memory` lets the memory layers keep their initial values (VGGT-1B's checkpoint).
+    """
+    expected = model.state_dict()
+    optional = {n for n in expected if untrained_memory and n.startswith("aggregator.memories.")}
+    missing = sorted(set(expected) - set(state) - optional)
+    unexpected = sorted(set(state) - set(expected))
+    misshapen = sorted(
+        f"{n}: expected {tuple(expected[n].shape)}, got {tuple(state[n].shape)}"
+        for n in set(expected) & set(state)
+        if expected[n].shape != state[n].shape
+    )
+    problems = [
+        f"{len(names)} {what}, first: {', '.join(names[:5])}"
+        for what, names in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("misshapen", misshapen),
+        )
+        if names
+    ]
+    if problems:
+        raise CheckpointError("checkpoint does not fit the network: " + "; ".join(problems))
+    model.load_state_dict(state, strict=not optional)
+
+
+def save_weights(path: Path, model: Scal3R, dtype: torch.dtype, metadata: dict[str, str]) -> None:
+    """Our own file: our names, sizes in the metadata."""
+    tensors = {n: t.detach().to(dtype).contiguous() for n, t in model.state_dict().items()}
+    settings = {CONFIG_KEY: json.dumps(asdict(model.config)), **metadata}
+    save_file(tensors, path, metadata=settings)
+
+
+def load_model(path: Path, config: Scal3RConfig | None = None) -> Scal3R:
+    """A network in evaluation mode from our own file, or from the official one with its config."""
+    state, metadata = read_tensors(path)
+    config = read_config(metadata) or config or Scal3RConfig.scal3r()
+    model = Scal3R(config)
+    is_vggt = any(name.startswith("aggregator.patch_embed.") for name in state)
+    if is_vggt:
+        logger.warning("%s is a VGGT checkpoint: the memory is untrained", path)
+        state = {n: t for n, t in state.items() if not n.startswith("track_head.")}
+    if not set(state) <= set(model.state_dict()):
+        state = from_official(state, model)
+    load_weights(model, {n: t.float() for n, t in state.items()}, untrained_memory=is_vggt)
+    return model.eval()

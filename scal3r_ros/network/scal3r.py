@@ -1,0 +1,228 @@
+"""Scal3R: chunks of images and a memory in, cameras, depth and a memory out. Read this first.
+
+Scal3R (arXiv 2604.08542) is a VGGT backbone whose global layers carry a test-time-trained memory;
+the depth head is the official DPT or a mixture of experts (MoE3D). One class, several sizes.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from scal3r_ros.network.aggregator import SPECIAL, Aggregator, ChunkTokens, MemoryPolicy
+from scal3r_ros.network.camera_head import CameraHead, camera_tokens
+from scal3r_ros.network.dense_head import DenseHead, activate_depth, activate_points
+from scal3r_ros.network.descriptor import place_descriptor
+from scal3r_ros.network.encoder import Encoder
+from scal3r_ros.network.memory import GlobalContext
+from scal3r_ros.network.moe_head import Mixture, MoeHead
+
+HEAD_FRAMES = 8  # frames that pass a dense head at a time, to bound its memory
+
+
+@dataclass(frozen=True)
+class Scal3RConfig:
+    """Sizes of the network. `scal3r()` is the published architecture, `nano()` ours."""
+
+    dim: int = 1024
+    heads: int = 16
+    encoder_depth: int = 24
+    encoder_dim: int = 1024
+    depth: int = 24
+    patch: int = 14
+    position_grid: int = 37
+    memory_layers: tuple[int, ...] = (14, 17, 20, 23)
+    taps: tuple[int, int, int, int] = (4, 11, 17, 23)
+    camera_depth: int = 4
+    camera_heads: int = 16
+    head_features: int = 256
+    head_channels: tuple[int, int, int, int] = (256, 512, 1024, 1024)
+    head_hidden: int = 32
+    point_head: bool = True
+    depth_head: str = "dpt"  # dpt or moe
+    moe_design: str = "C"
+    moe_experts: int = 4
+    moe_temperature: float = 1.0
+    decoding: str = "pick"
+    layer_scale: float = 0.01
+    image_width: int = 518
+
+    @classmethod
+    def scal3r(cls) -> "Scal3RConfig":
+        return cls()
+
+    @classmethod
+    def nano(cls) -> "Scal3RConfig":
+        return cls(
+            dim=192,
+            heads=6,
+            encoder_depth=4,
+            encoder_dim=192,
+            depth=4,
+            position_grid=16,
+            memory_layers=(1, 3),
+            taps=(0, 1, 2, 3),
+            camera_depth=2,
+            camera_heads=6,
+            head_features=64,
+            head_channels=(48, 64, 96, 128),
+            head_hidden=24,
+            point_head=False,
+            depth_head="moe",
+            moe_design="Z",
+            layer_scale=0.1,
+            image_width=224,
+        )
+
+    def with_head(self, depth_head: str, design: str | None = None) -> "Scal3RConfig":
+        return replace(self, depth_head=depth_head, moe_design=design or self.moe_design)
+
+
+@dataclass(frozen=True, eq=False)
+class ChunkImages:
+    """Frames of one chunk, chronological, and which of them is the submap's origin."""
+
+    images: Float[Tensor, "b s 3 h w"]  # RGB in 0..1; h and w multiples of the patch size
+    reference: int
+    overlap: int = 0  # leading frames that an earlier chunk has already given to the memory
+    patches: Float[Tensor, "b s n c"] | None = None  # encoder output kept from an earlier pass
+
+
+@dataclass(frozen=True, eq=False)
+class ChunkOutput:
+    """All lengths in submap units: the mean distance of a chunk's points is about one."""
+
+    encodings: list[Float[Tensor, "b s 9"]]  # camera head, round by round
+    depth: Float[Tensor, "b s h w"]
+    confidence: Float[Tensor, "b s h w"]  # >= 1
+    edge_certainty: Float[Tensor, "b s h w"]  # 1 with a single head
+    descriptors: Float[Tensor, "b s d"]
+    patches: Float[Tensor, "b s n c"]  # encoder output, to be kept for overlap frames
+    mixture: Mixture | None  # of the b s frames flattened; None with a single head
+    points: Float[Tensor, "b s h w 3"] | None = None
+
+
+class Scal3R(nn.Module):
+    def __init__(self, config: Scal3RConfig) -> None:
+        super().__init__()
+        self.config = config
+        encoder = Encoder(
+            config.encoder_dim,
+            config.encoder_depth,
+            config.encoder_dim * config.heads // config.dim,
+            config.patch,
+            config.position_grid,
+            config.layer_scale,
+        )
+        self.aggregator = Aggregator(
+            encoder,
+            config.dim,
+            config.depth,
+            config.heads,
+            config.memory_layers,
+            config.taps,
+            config.layer_scale,
+        )
+        wide = 2 * config.dim
+        self.camera_head = CameraHead(wide, config.camera_depth, config.camera_heads)
+        sizes = (wide, config.head_features, config.head_channels)
+        self.depth_head = (
+            MoeHead(
+                *sizes,
+                hidden=config.head_hidden,
+                design=config.moe_design,
+                experts=config.moe_experts,
+                temperature=config.moe_temperature,
+            )
+            if config.depth_head == "moe"
+            else DenseHead(*sizes, out=2, hidden=config.head_hidden)
+        )
+        self.point_head = (
+            DenseHead(*sizes, out=4, hidden=config.head_hidden) if config.point_head else None
+        )
+
+    def forward(
+        self,
+        chunks: list[ChunkImages],
+        context: GlobalContext | None = None,
+        policy: MemoryPolicy | None = None,
+        *,
+        with_points: bool = False,
+    ) -> tuple[list[ChunkOutput], GlobalContext]:
+        """Chunks that share one memory update: one when online, the whole sequence offline."""
+        tokens = [self._tokens(chunk) for chunk in chunks]
+        context = self.aggregator(tokens, context, policy or MemoryPolicy())
+        outputs = [
+            self._heads(chunk, token, with_points)
+            for chunk, token in zip(chunks, tokens, strict=True)
+        ]
+        return outputs, context
+
+    def encode(self, images: Float[Tensor, "b s 3 h w"]) -> Float[Tensor, "b s n c"]:
+        """Patch tokens of each frame: independent of its neighbours, worth keeping."""
+        flat = self.aggregator.encoder(rearrange(images, "b s c h w -> (b s) c h w"))
+        return rearrange(flat, "(b s) n c -> b s n c", b=images.shape[0])
+
+    def _tokens(self, chunk: ChunkImages) -> ChunkTokens:
+        height, width = chunk.images.shape[-2:]
+        patch = self.config.patch
+        if height % patch or width % patch:
+            raise ValueError(f"image size must be a multiple of {patch}, got {height} x {width}")
+        patches = self.encode(chunk.images) if chunk.patches is None else chunk.patches
+        grid = (height // patch, width // patch)
+        return self.aggregator.embed(patches, grid, chunk.reference, chunk.overlap)
+
+    def _heads(self, chunk: ChunkImages, tokens: ChunkTokens, with_points: bool) -> ChunkOutput:
+        b, s = chunk.images.shape[:2]
+        with torch.autocast(chunk.images.device.type, enabled=False):
+            encodings = self.camera_head(camera_tokens(tokens.taps[-1]).float())
+            taps = [rearrange(tap[:, :, SPECIAL:], "b s n c -> (b s) n c") for tap in tokens.taps]
+            images = rearrange(chunk.images, "b s c h w -> (b s) c h w").float()
+            depth, confidence, certainty, mixture = self._depth(taps, images)
+            points = self._points(taps, images) if with_points else None
+        split = {"b": b, "s": s}
+        return ChunkOutput(
+            encodings=encodings,
+            depth=rearrange(depth, "(b s) h w -> b s h w", **split),
+            confidence=rearrange(confidence, "(b s) h w -> b s h w", **split),
+            edge_certainty=rearrange(certainty, "(b s) h w -> b s h w", **split),
+            descriptors=place_descriptor(tokens.encoded),
+            patches=tokens.encoded,
+            mixture=mixture,
+            points=None if points is None else rearrange(points, "(b s) ... -> b s ...", **split),
+        )
+
+    def _depth(
+        self, taps: list[Float[Tensor, "f n c"]], images: Float[Tensor, "f 3 h w"]
+    ) -> tuple[Tensor, Tensor, Tensor, Mixture | None]:
+        if isinstance(self.depth_head, MoeHead):
+            parts = [self.depth_head(*group, self.config.patch) for group in _groups(taps, images)]
+            mixture = Mixture(
+                torch.cat([p.log_depth for p in parts]),
+                torch.cat([p.log_scale for p in parts]),
+                torch.cat([p.log_weight for p in parts]),
+            )
+            depth = mixture.decode(self.config.decoding)
+            return depth, mixture.confidence(), mixture.certainty(), mixture
+        raw = self._dense(self.depth_head, taps, images)
+        depth, confidence = activate_depth(raw)
+        return depth, confidence, torch.ones_like(depth), None
+
+    def _points(self, taps: list[Tensor], images: Tensor) -> Tensor:
+        if self.point_head is None:
+            raise ValueError("this network has no point head")
+        return activate_points(self._dense(self.point_head, taps, images))[0]
+
+    def _dense(self, head: DenseHead, taps: list[Tensor], images: Tensor) -> Tensor:
+        return torch.cat([head(*group, self.config.patch) for group in _groups(taps, images)])
+
+
+def _groups(taps: list[Tensor], images: Tensor) -> list[tuple[list[Tensor], Tensor]]:
+    """A few frames at a time; the dense heads treat frames independently."""
+    starts = range(0, len(images), HEAD_FRAMES)
+    return [
+        ([tap[i : i + HEAD_FRAMES].float() for tap in taps], images[i : i + HEAD_FRAMES])
+        for i in starts
+    ]
