@@ -72,8 +72,8 @@ class Scal3RConfig:
             point_head=False,
             depth_head="moe",
             moe_design="Z",
-            layer_scale=0.1,
-            image_width=224,
+            layer_scale=0.5,
+            image_width=168,
         )
 
     def with_head(self, depth_head: str, design: str | None = None) -> "Scal3RConfig":

@@ -1,0 +1,61 @@
+"""Camera images become network input: the official resize and crop, and what it does to K."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class Crop:
+    """Resize to `resized`, then cut `size` out at `offset`; all (rows, columns), pixels."""
+
+    resized: tuple[int, int]
+    offset: tuple[int, int]
+    size: tuple[int, int]
+
+    def intrinsics(self, K: Float[Tensor, "3 3"], height: int, width: int) -> Float[Tensor, "3 3"]:
+        """K of the processed image; pixel centres at half-integers on both sides."""
+        scale_y, scale_x = self.resized[0] / height, self.resized[1] / width
+        affine = K.new_tensor(
+            [[scale_x, 0, -self.offset[1]], [0, scale_y, -self.offset[0]], [0, 0, 1]]
+        )
+        return affine @ K
+
+
+def plan_crop(height: int, width: int, target: tuple[int, int], patch: int) -> Crop:
+    """The official rule: cover the target, round to patches, cut the middle."""
+    ratio = max(target[0] / height, target[1] / width)
+    resized = (round(height * ratio / patch) * patch, round(width * ratio / patch) * patch)
+    offset = (
+        round(resized[0] / 2) - target[0] // 2,
+        round(resized[1] / 2) - target[1] // 2,
+    )
+    return Crop(resized, offset, target)
+
+
+def target_by_width(height: int, width: int, target_width: int, patch: int) -> tuple[int, int]:
+    """The official size: fixed width, height rounded down to patches."""
+    rows = max(1, int(height / width * target_width) // patch)
+    return rows * patch, target_width
+
+
+def target_by_area(height: int, width: int, patches: int, patch: int) -> tuple[int, int]:
+    """The nano size: about `patches` patches whatever the aspect, so wide images keep rows."""
+    rows = max(2, round((patches * height / width) ** 0.5))
+    return rows * patch, max(2, round(rows * width / height)) * patch
+
+
+def preprocess(image: UInt8[Tensor, "h w 3"], crop: Crop) -> Float[Tensor, "3 h2 w2"]:
+    """RGB in 0..1; bicubic with antialias on bytes, as Pillow does it."""
+    pixels = image.permute(2, 0, 1)[None]
+    resized = functional.interpolate(pixels, crop.resized, mode="bicubic", antialias=True)
+    top, left = crop.offset
+    bottom, right = top + crop.size[0], left + crop.size[1]
+    over = (-left, right - crop.resized[1], -top, bottom - crop.resized[0])
+    padded = functional.pad(resized, tuple(max(0, p) for p in over))
+    top, left = max(0, top), max(0, left)
+    cut = padded[0, :, top : top + crop.size[0], left : left + crop.size[1]]
+    return cut.float() / 255

@@ -1,0 +1,115 @@
+"""Losses of VGGT and MoE3D: cameras, depth as a mixture likelihood, gate entropy."""
+
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from scal3r_ros.network.moe_head import Mixture
+from scal3r_ros.network.scal3r import ChunkOutput
+from scal3r_ros.training.samples import ChunkSample
+
+ROUND_DECAY = 0.6  # earlier rounds of the camera head count less (VGGT)
+MIN_PIXELS = 100  # valid pixels below which a chunk teaches no depth
+CLAMP = 10.0  # of one pixel's loss: outliers of the likelihood
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    camera: float = 2.0
+    depth: float = 1.0
+    mean: float = 0.5  # L1 of the mean log depth, which starts the experts off together
+    gradient: float = 0.5  # of the mean log depth, over scales
+    entropy: float = 1e-3  # + lambda H(w): drives the gate towards one expert
+    confidence: float = 0.2  # of the single head's confidence term
+
+
+@dataclass(frozen=True, eq=False)
+class Losses:
+    total: Float[Tensor, ""]
+    parts: dict[str, float]
+
+
+def camera_loss(
+    rounds: list[Float[Tensor, "b s 9"]], truth: Float[Tensor, "b s 9"]
+) -> Float[Tensor, ""]:
+    """L1 of every round; q and -q are the same rotation."""
+    total = truth.new_zeros(())
+    for index, encoding in enumerate(rounds):
+        sign = (encoding[..., 3:7] * truth[..., 3:7]).sum(-1, keepdim=True).sign().detach()
+        quaternion = (encoding[..., 3:7] - torch.where(sign < 0, -1, 1) * truth[..., 3:7]).abs()
+        translation = (encoding[..., :3] - truth[..., :3]).abs().clamp_max(CLAMP)
+        fov = (encoding[..., 7:] - truth[..., 7:]).abs()
+        terms = translation.mean() + quaternion.mean() + 0.5 * fov.mean()
+        total = total + ROUND_DECAY ** (len(rounds) - 1 - index) * terms
+    return total
+
+
+def mixture_nll(
+    mixture: Mixture, log_depth: Float[Tensor, "f h w"], valid: Bool[Tensor, "f h w"]
+) -> Float[Tensor, ""]:
+    """-log sum_k w_k Laplace(z; mu_k, b_k) of log depth z, mean over valid pixels."""
+    error = (mixture.log_depth - log_depth[:, None]).abs()
+    log_density = -error * (-mixture.log_scale).exp() - mixture.log_scale - 0.6931
+    nll = -torch.logsumexp(mixture.log_weight + log_density, dim=1)
+    return nll[valid].clamp_max(CLAMP).mean()
+
+
+def gradient_loss(
+    log_depth: Float[Tensor, "f h w"],
+    truth: Float[Tensor, "f h w"],
+    valid: Bool[Tensor, "f h w"],
+) -> Float[Tensor, ""]:
+    """L1 of the differences between neighbours at strides 1, 2, 4, 8."""
+    total = truth.new_zeros(())
+    for stride in (1, 2, 4, 8):
+        error, mask = (log_depth - truth)[:, ::stride, ::stride], valid[:, ::stride, ::stride]
+        for across in (False, True):
+            e, m = (error.mT, mask.mT) if across else (error, mask)
+            both = m[:, 1:] & m[:, :-1]
+            if both.any():
+                total = total + (e[:, 1:] - e[:, :-1])[both].abs().clamp_max(1.0).mean() / 4
+    return total
+
+
+def chunk_loss(output: ChunkOutput, sample: ChunkSample, config: LossConfig) -> Losses:
+    """All terms of one chunk."""
+    camera = camera_loss(output.encodings, sample.encoding)
+    parts = {"camera": float(camera.detach())}
+    total = config.camera * camera
+    valid = rearrange(sample.valid, "b s h w -> (b s) h w")
+    if int(valid.sum()) >= MIN_PIXELS:
+        truth = rearrange(sample.depth, "b s h w -> (b s) h w").clamp_min(1e-4).log()
+        depth, parts_depth = depth_loss(output, truth, valid, config)
+        total = total + depth
+        parts |= parts_depth
+    return Losses(total, parts | {"total": float(total.detach())})
+
+
+def depth_loss(
+    output: ChunkOutput,
+    truth: Float[Tensor, "f h w"],
+    valid: Bool[Tensor, "f h w"],
+    config: LossConfig,
+) -> tuple[Float[Tensor, ""], dict[str, float]]:
+    """Mixture likelihood, or the single head's confidence-weighted L1, on log depth."""
+    mixture = output.mixture
+    picked = rearrange(output.depth, "b s h w -> (b s) h w").clamp_min(1e-6).log()
+    error = (picked - truth)[valid].abs()
+    parts = {"log_depth": float(error.detach().median())}
+    if mixture is None:
+        confidence = rearrange(output.confidence, "b s h w -> (b s) h w")[valid]
+        weighted = (error * confidence - config.confidence * confidence.log()).mean()
+        smooth = gradient_loss(picked, truth, valid)
+        return config.depth * (weighted + error.mean()) + config.gradient * smooth, parts
+    nll = mixture_nll(mixture, truth, valid)
+    mean = (mixture.log_weight.exp() * mixture.log_depth).sum(dim=1)
+    mean_error = (mean - truth)[valid].abs().clamp_max(CLAMP).mean()
+    entropy = mixture.entropy()[valid].mean()
+    total = config.depth * nll + config.mean * mean_error + config.entropy * entropy
+    total = total + config.gradient * gradient_loss(mean, truth, valid)
+    usage = mixture.log_weight.detach().exp().mean(dim=(0, 2, 3)).max()
+    parts |= {"nll": float(nll.detach()), "entropy": float(entropy.detach())}
+    return total, parts | {"usage": float(usage)}

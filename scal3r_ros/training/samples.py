@@ -1,0 +1,146 @@
+"""Clips of the procedural world as training samples: sizes, chunks, normalised targets."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from scipy.spatial.transform import Rotation
+from torch import Tensor
+from torch.utils.data import IterableDataset
+
+from scal3r_ros.training.world import FAMILIES, WorldClip, render_clip
+
+PATCH = 14
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """What one training sequence looks like."""
+
+    patches: int = 108  # per frame, about: 12 x 9
+    frames_per_step: int = 8  # frames that pass the network in one step, about
+    max_frames: int = 6  # of one chunk
+    max_chunks: int = 3  # of one sequence; they share the memory
+    held_out_family: str = ""  # never rendered for training
+    first_seed: int = 1_000_000  # evaluation worlds lie below
+
+
+@dataclass(frozen=True, eq=False)
+class ChunkSample:
+    """Network input and targets of one chunk; lengths divided by the mean point distance."""
+
+    images: Float[Tensor, "b s 3 h w"]  # 0..1
+    depth: Float[Tensor, "b s h w"]
+    valid: Bool[Tensor, "b s h w"]
+    encoding: Float[Tensor, "b s 9"]  # translation, quaternion xyzw, vertical and horizontal fov
+    reference: int
+    overlap: int
+
+    def to(self, device: torch.device) -> "ChunkSample":
+        return ChunkSample(
+            self.images.to(device),
+            self.depth.to(device),
+            self.valid.to(device),
+            self.encoding.to(device),
+            self.reference,
+            self.overlap,
+        )
+
+
+def camera_encoding(
+    T_world_cam: Float[Tensor, "s 4 4"], K: Float[Tensor, "s 3 3"], reference: int, size: tuple
+) -> Float[Tensor, "s 9"]:
+    """World-to-camera pose relative to the reference camera, and fields of view [rad]."""
+    T_cam_ref = torch.linalg.inv(T_world_cam.double()) @ T_world_cam[reference].double()
+    quat_xyzw = torch.from_numpy(Rotation.from_matrix(T_cam_ref[:, :3, :3].numpy()).as_quat())
+    quat_xyzw = quat_xyzw * torch.where(quat_xyzw[:, 3:] < 0, -1.0, 1.0)
+    fov_y = 2 * torch.atan(size[0] / 2 / K[:, 1, 1].double())
+    fov_x = 2 * torch.atan(size[1] / 2 / K[:, 0, 0].double())
+    parts = [T_cam_ref[:, :3, 3], quat_xyzw, fov_y[:, None], fov_x[:, None]]
+    return torch.cat(parts, dim=1).float()
+
+
+def mean_distance(
+    depth: Float[Tensor, "s h w"],
+    K: Float[Tensor, "s 3 3"],
+    T_world_cam: Float[Tensor, "s 4 4"],
+    reference: int,
+) -> float:
+    """Mean distance of the chunk's valid points from the reference camera (VGGT's unit)."""
+    s, h, w = depth.shape
+    v, u = torch.meshgrid(torch.arange(h) + 0.5, torch.arange(w) + 0.5, indexing="ij")
+    rays = torch.stack([u, v, torch.ones_like(u)], dim=-1) @ torch.linalg.inv(K).mT[:, None]
+    T_ref_cam = torch.linalg.inv(T_world_cam[reference]) @ T_world_cam
+    points = (rays * depth[..., None]).reshape(s, -1, 3) @ T_ref_cam[:, :3, :3].mT
+    distance = (points + T_ref_cam[:, None, :3, 3]).norm(dim=-1)
+    valid = (depth > 0).reshape(s, -1)
+    return float(distance[valid].mean()) if valid.any() else 1.0
+
+
+def chunk_sample(clips: list[WorldClip], start: int, frames: int, overlap: int) -> ChunkSample:
+    """The same window of several clips, as one batch."""
+    reference = (frames + 1) // 2 - 1
+    images, depths, encodings = [], [], []
+    for clip in clips:
+        part = slice(start, start + frames)
+        depth, K, T = clip.depth[part], clip.K[part], clip.T_world_cam[part]
+        unit = mean_distance(depth, K, T, reference)
+        encoding = camera_encoding(T, K, reference, tuple(depth.shape[-2:]))
+        encoding[:, :3] /= unit
+        images.append(clip.images[part].permute(0, 3, 1, 2).float() / 255)
+        depths.append(depth / unit)
+        encodings.append(encoding)
+    depth = torch.stack(depths)
+    return ChunkSample(
+        torch.stack(images), depth, depth > 0, torch.stack(encodings), reference, overlap
+    )
+
+
+def random_size(rng: np.random.Generator, patches: int) -> tuple[int, int]:
+    """(height, width), multiples of the patch, near the wanted number of patches."""
+    aspect = rng.choice([4 / 3, 3 / 2, 16 / 9, 1.0, 3 / 4, 2.6], p=[0.4, 0.2, 0.15, 0.1, 0.1, 0.05])
+    rows = max(2, round((patches / aspect) ** 0.5))
+    return rows * PATCH, max(2, round(rows * aspect)) * PATCH
+
+
+class WorldSamples(IterableDataset):
+    """Endless, seeded training sequences: each item is the chunks of one sequence, in order."""
+
+    def __init__(self, config: SampleConfig, seed: int) -> None:
+        self.config, self.seed = config, seed
+
+    def __iter__(self) -> Iterator[list[ChunkSample]]:
+        worker = torch.utils.data.get_worker_info()
+        lane = worker.id if worker else 0
+        rng = np.random.default_rng([self.seed, lane])
+        torch.set_num_threads(1)
+        while True:
+            yield self.sequence(rng)
+
+    def sequence(self, rng: np.random.Generator) -> list[ChunkSample]:
+        config = self.config
+        frames = int(rng.integers(1, config.max_frames + 1))
+        chunks = 1 if frames == 1 else int(rng.integers(1, config.max_chunks + 1))
+        if rng.random() < 0.5:
+            chunks = 1
+        overlap = frames // 2
+        batch = max(1, round(config.frames_per_step / (frames * chunks)))
+        height, width = random_size(rng, config.patches)
+        families = [f for f in FAMILIES if f != config.held_out_family]
+        total = frames + (chunks - 1) * (frames - overlap)
+        stride = float(rng.uniform(0.5, 2.0))
+        clips = [
+            render_clip(
+                config.first_seed + int(rng.integers(2**31)),
+                total,
+                height,
+                width,
+                family=str(rng.choice(families)),
+                stride=stride,
+            )
+            for _ in range(batch)
+        ]
+        step = frames - overlap
+        return [chunk_sample(clips, i * step, frames, overlap if i else 0) for i in range(chunks)]
