@@ -170,3 +170,49 @@ def load_model(path: Path, config: Scal3RConfig | None = None) -> Scal3R:
         state = from_official(state, model)
     load_weights(model, {n: t.float() for n, t in state.items()}, untrained_memory=is_vggt)
     return model.eval()
+
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def describe(state: dict[str, Tensor], metadata: dict[str, str]) -> dict[str, object]:
+    """Facts about a state dict for `scal3r weights info`."""
+    config = read_config(metadata)
+    return {
+        "tensors": len(state),
+        "parameters": sum(tensor.numel() for tensor in state.values()),
+        "dtypes": sorted({str(t.dtype).removeprefix("torch.") for t in state.values()}),
+        "fits": _fits(state, config),
+        **{k: v for k, v in metadata.items() if k != CONFIG_KEY},
+    }
+
+
+def _fits(state: dict[str, Tensor], config: Scal3RConfig | None) -> str:
+    if config is not None:
+        name = "nano" if config.with_head("moe") == Scal3RConfig.nano() else "own size"
+        return f"{name}, {config.depth_head} depth head"
+    with torch.device("meta"):
+        expected = {
+            official_name(name): t.shape
+            for name, t in Scal3R(Scal3RConfig.scal3r()).state_dict().items()
+        }
+    shapes = {name: tensor.shape for name, tensor in state.items()}
+    if shapes == expected:
+        return "scal3r (the published network)"
+    if any(name.startswith("aggregator.patch_embed.") for name in state):
+        return "VGGT (the memory would be untrained)"
+    return "unknown"
+
+
+def convert(source: Path, target: Path, dtype: str, official: bool) -> None:
+    """Rewrites a checkpoint; the target is replaced only when it is complete."""
+    if dtype not in DTYPES:
+        raise CheckpointError(f"dtype must be one of {list(DTYPES)}, got {dtype}")
+    model = load_model(source)
+    temporary = target.with_name(target.name + ".part")
+    if official:
+        state = {n: t.to(DTYPES[dtype]) for n, t in to_official(model.state_dict()).items()}
+        save_file(state, temporary)
+    else:
+        save_weights(temporary, model, DTYPES[dtype], {})
+    temporary.replace(target)

@@ -102,6 +102,7 @@ class ChunkOutput:
     patches: Float[Tensor, "b s n c"]  # encoder output, to be kept for overlap frames
     mixture: Mixture | None  # of the b s frames flattened; None with a single head
     points: Float[Tensor, "b s h w 3"] | None = None
+    points_confidence: Float[Tensor, "b s h w"] | None = None
 
 
 class Scal3R(nn.Module):
@@ -181,7 +182,7 @@ class Scal3R(nn.Module):
             taps = [rearrange(tap[:, :, SPECIAL:], "b s n c -> (b s) n c") for tap in tokens.taps]
             images = rearrange(chunk.images, "b s c h w -> (b s) c h w").float()
             depth, confidence, certainty, mixture = self._depth(taps, images)
-            points = self._points(taps, images) if with_points else None
+            points, points_confidence = self._points(taps, images, with_points)
         split = {"b": b, "s": s}
         return ChunkOutput(
             encodings=encodings,
@@ -191,7 +192,8 @@ class Scal3R(nn.Module):
             descriptors=place_descriptor(tokens.encoded),
             patches=tokens.encoded,
             mixture=mixture,
-            points=None if points is None else rearrange(points, "(b s) ... -> b s ...", **split),
+            points=_split(points, s),
+            points_confidence=_split(points_confidence, s),
         )
 
     def _depth(
@@ -210,13 +212,21 @@ class Scal3R(nn.Module):
         depth, confidence = activate_depth(raw)
         return depth, confidence, torch.ones_like(depth), None
 
-    def _points(self, taps: list[Tensor], images: Tensor) -> Tensor:
+    def _points(
+        self, taps: list[Tensor], images: Tensor, wanted: bool
+    ) -> tuple[Tensor, Tensor] | tuple[None, None]:
+        if not wanted:
+            return None, None
         if self.point_head is None:
             raise ValueError("this network has no point head")
-        return activate_points(self._dense(self.point_head, taps, images))[0]
+        return activate_points(self._dense(self.point_head, taps, images))
 
     def _dense(self, head: DenseHead, taps: list[Tensor], images: Tensor) -> Tensor:
         return torch.cat([head(*group, self.config.patch) for group in _groups(taps, images)])
+
+
+def _split(flat: Tensor | None, s: int) -> Tensor | None:
+    return None if flat is None else rearrange(flat, "(b s) ... -> b s ...", s=s)
 
 
 def _groups(taps: list[Tensor], images: Tensor) -> list[tuple[list[Tensor], Tensor]]:
