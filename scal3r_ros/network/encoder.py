@@ -30,6 +30,8 @@ class Encoder(nn.Module):
         )
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
+        self.mean: Tensor
+        self.std: Tensor
         self.register_buffer("mean", mean.view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", std.view(1, 3, 1, 1), persistent=False)
 

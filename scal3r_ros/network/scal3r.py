@@ -154,12 +154,12 @@ class Scal3R(nn.Module):
     ) -> tuple[list[ChunkOutput], GlobalContext]:
         """Chunks that share one memory update: one when online, the whole sequence offline."""
         tokens = [self._tokens(chunk) for chunk in chunks]
-        context = self.aggregator(tokens, context, policy or MemoryPolicy())
+        updated: GlobalContext = self.aggregator(tokens, context, policy or MemoryPolicy())
         outputs = [
             self._heads(chunk, token, with_points)
             for chunk, token in zip(chunks, tokens, strict=True)
         ]
-        return outputs, context
+        return outputs, updated
 
     def encode(self, images: Float[Tensor, "b s 3 h w"]) -> Float[Tensor, "b s n c"]:
         """Patch tokens of each frame: independent of its neighbours, worth keeping."""

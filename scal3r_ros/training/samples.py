@@ -19,7 +19,7 @@ PATCH = 14
 class SampleConfig:
     """What one training sequence looks like."""
 
-    patches: int = 108  # per frame, about: 12 x 9
+    patches: tuple[int, ...] = (48, 70, 108)  # per frame, about; 108 is 12 x 9
     frames_per_step: int = 8  # frames that pass the network in one step, about
     max_frames: int = 6  # of one chunk
     max_chunks: int = 3  # of one sequence; they share the memory
@@ -127,7 +127,7 @@ class WorldSamples(IterableDataset):
             chunks = 1
         overlap = frames // 2
         batch = max(1, round(config.frames_per_step / (frames * chunks)))
-        height, width = random_size(rng, config.patches)
+        height, width = random_size(rng, int(rng.choice(config.patches)))
         families = [f for f in FAMILIES if f != config.held_out_family]
         total = frames + (chunks - 1) * (frames - overlap)
         stride = float(rng.uniform(0.5, 2.0))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from scal3r_ros.network.checkpoint import (
     CheckpointError,
     from_official,
@@ -16,7 +17,6 @@ from scal3r_ros.network.checkpoint import (
     to_official,
 )
 from scal3r_ros.network.scal3r import Scal3R, Scal3RConfig
-
 from test.network.test_scal3r import PARITY_SIZE
 
 MANIFEST = Path(__file__).parents[3] / "shared" / "scal3r_manifest.json"

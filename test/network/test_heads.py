@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from torch.nn import functional
+
 from scal3r_ros.network.camera_head import decode_camera
 from scal3r_ros.network.dense_head import DenseHead, activate_depth
 from scal3r_ros.network.moe_head import DESIGNS, Mixture, from_dense
-from torch.nn import functional
 
 TAPS, SIZE, PATCH = 4, (28, 42), 14
 

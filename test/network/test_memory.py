@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from scal3r_ros.network.layers import patch_positions, rotary_table
 from scal3r_ros.network.memory import (
     AdaptiveMemoryUnit,

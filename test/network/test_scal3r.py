@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+
 from scal3r_ros.network.aggregator import MemoryPolicy
 from scal3r_ros.network.checkpoint import from_official, load_weights
 from scal3r_ros.network.scal3r import ChunkImages, Scal3R, Scal3RConfig
