@@ -102,7 +102,7 @@ class DenseTrunk(nn.Module):
 
     def forward(
         self, taps: list[Float[Tensor, "f n c"]], grid: tuple[int, int], aspect: float
-    ) -> tuple[Float[Tensor, "f c h w"], Float[Tensor, "f c h w"]]:
+    ) -> tuple[Float[Tensor, "f d h w"], Float[Tensor, "f d h w"]]:
         """Feature fused down to level 2, and level 1, both at four times the patch grid."""
         levels = []
         for tap, project, resize, level in zip(

@@ -154,7 +154,7 @@ class MoeHead(nn.Module):
 
     def _expert_outputs(
         self, features: list[Float[Tensor, "f c h w"]], size: tuple[int, int]
-    ) -> Float[Tensor, "f k 2 h w"]:
+    ) -> Float[Tensor, "f k 2 h2 w2"]:
         if self.design == "A":
             raws = _tails(self.outputs[0], self.tails, features[0], size)
         else:

@@ -1,0 +1,40 @@
+"""Keyframes become overlapping chunks; window and stride are separate, no frame is lost."""
+
+from scal3r_ros.mapping.config import ChunkConfig
+from scal3r_ros.mapping.types import Chunk, Frame
+
+
+class Chunker:
+    """A first partial chunk goes out early; then one every stride of new keyframes."""
+
+    def __init__(self, config: ChunkConfig) -> None:
+        self.config = config
+        self.reset()
+
+    def reset(self) -> None:
+        self._frames: list[Frame] = []  # newest last; the window plus what is new
+        self._new = 0
+        self._index = 0
+
+    def add(self, frame: Frame) -> Chunk | None:
+        self._frames.append(frame)
+        self._new += 1
+        due = self.config.size - self.config.overlap if self._index else self.config.first_size
+        return self._emit() if self._new >= due else None
+
+    def flush(self) -> Chunk | None:
+        """The last, shorter chunk; None where every keyframe has gone out."""
+        return self._emit() if self._new else None
+
+    def cut(self) -> None:
+        """The next chunk shares nothing with the last (after a gap or a discarded chunk)."""
+        self._frames = self._frames[len(self._frames) - self._new :]
+
+    def _emit(self) -> Chunk:
+        shared = min(self.config.overlap, len(self._frames) - self._new)
+        frames = tuple(self._frames[len(self._frames) - self._new - shared :])
+        chunk = Chunk(self._index, frames, shared, (len(frames) + 1) // 2 - 1)
+        self._frames = list(frames[-self.config.overlap :])
+        self._new = 0
+        self._index += 1
+        return chunk

@@ -1,0 +1,174 @@
+"""Every setting of the mapper, with its one default; YAML and ROS parameters derive from here."""
+
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+class ConfigError(ValueError):
+    """A setting that is unknown, of the wrong type or out of range."""
+
+
+def _check(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+@dataclass(frozen=True)
+class KeyframeConfig:
+    min_flow: float = 0.03  # median flow since the last keyframe, share of the image width
+    max_interval_s: float = 1.0  # while moving
+    standstill_flow: float = 0.002  # below it the camera stands still: no keyframe
+    min_tracked: float = 0.4  # share of corners that must survive, else a keyframe at once
+
+    def __post_init__(self) -> None:
+        _check(
+            0 <= self.standstill_flow <= self.min_flow,
+            f"standstill_flow must be in [0, {self.min_flow}], got {self.standstill_flow}",
+        )
+
+
+@dataclass(frozen=True)
+class ChunkConfig:
+    size: int = 16  # keyframes
+    overlap: int = 8  # keyframes shared with the previous chunk
+    first_size: int = 8  # keyframes of the first, partial chunk
+
+    def __post_init__(self) -> None:
+        _check(
+            0 < self.overlap < self.size,
+            f"overlap must be in (0, {self.size}), got {self.overlap}",
+        )
+        _check(
+            1 < self.first_size <= self.size,
+            f"first_size must be in (1, {self.size}], got {self.first_size}",
+        )
+
+
+@dataclass(frozen=True)
+class RefinementConfig:
+    enabled: bool = True
+    max_width: int = 640  # pixels at which features are tracked
+    features: int = 500  # per frame
+    min_distance: float = 0.012  # between corners, share of the width
+    min_tracks: int = 40  # fewer: the network's poses stay
+    huber_px: float = 1.0
+    prior_rotation_rad: float = 0.3  # trust in the network's poses
+    prior_translation: float = 0.5  # share of the median depth
+    min_parallax_rad: float = 0.02  # of a point that may correct the depth
+    depth_smoothing: float = 0.12  # correction field, share of the image diagonal
+
+
+@dataclass(frozen=True)
+class RegistrationConfig:
+    max_points: int = 8000
+    iterations: int = 10
+    min_inliers: float = 0.2
+    min_points: int = 200
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    enabled: bool = True
+    min_score: float = 0.90  # cosine of descriptors
+    min_gap: int = 24  # keyframes between the two places
+    window: int = 8  # keyframes of each side in a bridge chunk
+    votes: int = 3  # of neighbouring keyframes that must agree
+    min_inliers: float = 0.45  # of the bridge's registration with both sides
+    max_residual: float = 0.08  # relative to the median depth
+    per_chunk: int = 1  # candidates verified after a chunk
+    store: int = 4000  # keyframe images kept for bridges
+
+
+@dataclass(frozen=True)
+class PoseGraphConfig:
+    huber: float = 1.345
+    scale_walk: float = 0.05  # prior on log scale between neighbours
+    rotation_floor: float = 0.002  # rad, smallest standard deviation believed
+    translation_floor: float = 0.005  # share of the scene's depth
+    scale_floor: float = 0.005
+
+
+@dataclass(frozen=True)
+class PointMapConfig:
+    min_confidence: float = 0.25  # quantile of a frame's confidence that is dropped
+    min_certainty: float = 0.3  # gate weight
+    max_depth: float = 5.0  # times the median depth of the submap
+    voxel: float = 0.008  # times the median depth of the submap
+    grazing_cos: float = 0.12
+    isolation: int = 8  # neighbours of 24 within 5 % depth
+    consistency: float = 0.1  # relative depth difference to a neighbouring frame
+
+
+@dataclass(frozen=True)
+class ScaleConfig:
+    source: str = "none"  # none, fixed, odometry, camera_height
+    fixed: float = 1.0  # metres per unit of the first submap
+    camera_height: float = 0.0  # metres above the ground
+    min_baseline: float = 0.5  # metres of odometry before it counts
+    window: int = 20
+    lock_after: int = 10
+    lock_tolerance: float = 0.05
+
+    def __post_init__(self) -> None:
+        known = ("none", "fixed", "odometry", "camera_height")
+        _check(self.source in known, f"scale source must be one of {known}, got {self.source}")
+        _check(self.fixed > 0, f"fixed scale must be positive, got {self.fixed}")
+
+
+@dataclass(frozen=True)
+class MapperConfig:
+    keyframes: KeyframeConfig = field(default_factory=KeyframeConfig)
+    chunks: ChunkConfig = field(default_factory=ChunkConfig)
+    refinement: RefinementConfig = field(default_factory=RefinementConfig)
+    registration: RegistrationConfig = field(default_factory=RegistrationConfig)
+    loops: LoopConfig = field(default_factory=LoopConfig)
+    graph: PoseGraphConfig = field(default_factory=PoseGraphConfig)
+    points: PointMapConfig = field(default_factory=PointMapConfig)
+    scale: ScaleConfig = field(default_factory=ScaleConfig)
+
+
+PROFILES = {"nano": (16, 8), "scal3r": (48, 32), "quality": (60, 30), "edge": (12, 8)}
+
+
+def profile(name: str) -> MapperConfig:
+    """Window and overlap that suit a network or a machine."""
+    _check(name in PROFILES, f"profile must be one of {list(PROFILES)}, got {name}")
+    size, overlap = PROFILES[name]
+    return MapperConfig(chunks=ChunkConfig(size=size, overlap=overlap))
+
+
+def load_config(path: Path, base: MapperConfig | None = None) -> MapperConfig:
+    """Settings of a YAML file over the defaults; unknown names and wrong types are refused."""
+    try:
+        content = yaml.safe_load(path.read_text()) or {}
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+    return updated(base or MapperConfig(), content, "")
+
+
+def updated(config: Any, values: Any, where: str) -> Any:
+    """A copy of a settings dataclass with some values replaced, checked against their types."""
+    _check(isinstance(values, dict), f"{where or 'settings'} must be a mapping, got {values!r}")
+    known = {f.name: getattr(config, f.name) for f in fields(config)}
+    changes = {}
+    for name, value in values.items():
+        full = f"{where}.{name}" if where else str(name)
+        _check(name in known, f"unknown setting {full}; known: {', '.join(known)}")
+        old = known[name]
+        changes[name] = updated(old, value, full) if is_dataclass(old) else _typed(old, value, full)
+    return replace(config, **changes)
+
+
+def _typed(old: Any, value: Any, name: str) -> Any:
+    wanted = type(old)
+    if wanted is float and type(value) is int:
+        return float(value)
+    _check(
+        type(value) is wanted,
+        f"{name} must be {wanted.__name__}, got {value!r}"
+        + (" (write 1.0e-6, YAML reads 1e-6 as text)" if wanted is float else ""),
+    )
+    return value

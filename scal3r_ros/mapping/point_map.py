@@ -1,0 +1,139 @@
+"""The dense map: filtered, voxelised clouds anchored to their submaps."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, UInt8
+from numpy import ndarray
+
+from scal3r_ros.geometry.camera import project, transform_points, unproject
+from scal3r_ros.geometry.sim3 import invert_pose
+from scal3r_ros.geometry.voxels import strongest_per_voxel
+from scal3r_ros.mapping.config import PointMapConfig
+from scal3r_ros.mapping.types import MapUpdate, Submap
+
+
+@dataclass(frozen=True, eq=False)
+class Cloud:
+    xyz: Float32[ndarray, "n 3"]
+    rgb: UInt8[ndarray, "n 3"]
+    confidence: Float32[ndarray, " n"]  # >= 1
+
+    def __len__(self) -> int:
+        return len(self.xyz)
+
+
+def join(clouds: list[Cloud]) -> Cloud:
+    if not clouds:
+        return Cloud(
+            np.zeros((0, 3), np.float32), np.zeros((0, 3), np.uint8), np.zeros(0, np.float32)
+        )
+    return Cloud(
+        np.concatenate([c.xyz for c in clouds]),
+        np.concatenate([c.rgb for c in clouds]),
+        np.concatenate([c.confidence for c in clouds]),
+    )
+
+
+class PointMap:
+    """Clouds stay in their submap's frame; a submap that moves takes its points along."""
+
+    def __init__(self, config: PointMapConfig) -> None:
+        self.config = config
+        self.clouds: dict[int, Cloud] = {}
+        self.submaps: dict[int, Submap] = {}
+
+    def update(self, update: MapUpdate) -> Cloud:
+        """Adds the new submap's cloud and returns it, in the submap's frame."""
+        submap = update.submap
+        self.submaps[submap.index] = submap
+        self.clouds[submap.index] = submap_cloud(submap, self.config)
+        return self.clouds[submap.index]
+
+    def cloud(self) -> Cloud:
+        """Everything, in the map frame."""
+        return join([self.placed(index) for index in sorted(self.clouds)])
+
+    def placed(self, index: int) -> Cloud:
+        cloud = self.clouds[index]
+        xyz = self.submaps[index].T_map_submap.apply(cloud.xyz.astype(np.float64))
+        return Cloud(xyz.astype(np.float32), cloud.rgb, cloud.confidence)
+
+
+def submap_cloud(submap: Submap, config: PointMapConfig) -> Cloud:
+    """Points of the submap's new frames that pass every filter, one per voxel."""
+    first = submap.overlap if submap.overlap < len(submap.depth) else 0
+    slots = range(first, len(submap.depth))
+    median = float(np.median(submap.depth[submap.depth > 0])) if (submap.depth > 0).any() else 1.0
+    parts = [_frame_cloud(submap, slot, median, config) for slot in slots]
+    cloud = join(parts)
+    if not len(cloud):
+        return cloud
+    best = strongest_per_voxel(cloud.xyz, config.voxel * median, cloud.confidence)
+    return Cloud(cloud.xyz[best], cloud.rgb[best], cloud.confidence[best])
+
+
+def _frame_cloud(submap: Submap, slot: int, median: float, config: PointMapConfig) -> Cloud:
+    depth = submap.depth[slot].astype(np.float64)
+    keep = frame_filter(submap, slot, median, config)
+    xyz = transform_points(submap.T_submap_cam[slot], unproject(depth, submap.K[slot])[keep])
+    return Cloud(
+        xyz.astype(np.float32),
+        submap.thumbnails[slot][keep],
+        submap.confidence[slot][keep].astype(np.float32),
+    )
+
+
+def frame_filter(
+    submap: Submap, slot: int, median: float, config: PointMapConfig
+) -> Bool[ndarray, "h w"]:
+    """Confidence, gate certainty, isolation, grazing angle, agreement with a neighbour."""
+    depth = submap.depth[slot].astype(np.float64)
+    confidence = submap.confidence[slot].astype(np.float64)
+    keep = (depth > 0) & (depth < config.max_depth * median)
+    keep &= confidence >= np.quantile(confidence, config.min_confidence)
+    keep &= submap.edge_certainty[slot] >= config.min_certainty
+    keep &= close_neighbours(depth) >= config.isolation
+    keep &= facing_cosine(unproject(depth, submap.K[slot])) >= config.grazing_cos
+    neighbours = [i for i in (slot - 2, slot + 2) if 0 <= i < len(submap.depth)]
+    if neighbours:
+        agreed = [agrees(submap, slot, i, config.consistency) for i in neighbours]
+        keep &= np.any(agreed, axis=0)
+    return keep
+
+
+def close_neighbours(
+    depth: Float[ndarray, "h w"], tolerance: float = 0.05
+) -> Float[ndarray, "h w"]:
+    """How many of the 24 pixels around have about the same depth: flying points have few."""
+    padded = np.pad(depth, 2)
+    height, width = depth.shape
+    count = np.zeros(depth.shape)
+    for dy in range(5):
+        for dx in range(5):
+            other = padded[dy : dy + height, dx : dx + width]
+            count += np.abs(other - depth) < tolerance * depth
+    return count - 1
+
+
+def facing_cosine(xyz: Float[ndarray, "h w 3"]) -> Float[ndarray, "h w"]:
+    """Cosine between the viewing ray and the surface normal: 0 where the surface is grazed."""
+    across, down = np.gradient(xyz, axis=1), np.gradient(xyz, axis=0)
+    normal = np.cross(across, down)
+    length = np.linalg.norm(normal, axis=2) * np.linalg.norm(xyz, axis=2)
+    return np.abs((normal * xyz).sum(axis=2)) / np.maximum(length, 1e-12)
+
+
+def agrees(submap: Submap, slot: int, other: int, tolerance: float) -> Bool[ndarray, "h w"]:
+    """Whether another frame sees the same surface there, or does not look there at all."""
+    depth = submap.depth[slot].astype(np.float64)
+    T_other_cam = invert_pose(submap.T_submap_cam[other]) @ submap.T_submap_cam[slot]
+    xyz = transform_points(T_other_cam, unproject(depth, submap.K[slot]))
+    uv = np.nan_to_num(project(xyz, submap.K[other]), nan=-1.0)
+    column, row = np.floor(np.clip(uv, -1, 1e6)).astype(int).transpose(2, 0, 1)
+    height, width = depth.shape
+    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    seen = np.zeros(depth.shape)
+    seen[inside] = submap.depth[other][row[inside], column[inside]]
+    close = np.abs(seen - xyz[..., 2]) <= tolerance * np.maximum(seen, xyz[..., 2])
+    return close | ~inside

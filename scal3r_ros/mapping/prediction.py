@@ -1,0 +1,17 @@
+"""What the mapper asks of a network: one chunk in, a prediction and the next memory out."""
+
+from typing import Protocol
+
+from scal3r_ros.mapping.types import Chunk, Prediction
+
+
+class Predictor(Protocol):
+    """The memory is a value that only the predictor understands; the mapper carries it."""
+
+    def predict(
+        self, chunk: Chunk, memory: object, *, write: bool = True
+    ) -> tuple[Prediction, object]:
+        """With `write` False the memory is read and returned as it was (loop bridges)."""
+        ...
+
+    def initial_memory(self) -> object: ...

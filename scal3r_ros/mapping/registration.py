@@ -1,0 +1,128 @@
+"""The Sim(3) between two submaps that share frames, with the evidence for it."""
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+
+from scal3r_ros.geometry.align import MAD_TO_SIGMA, AlignmentError, robust_align
+from scal3r_ros.geometry.camera import transform_points, unproject
+from scal3r_ros.geometry.sim3 import Sim3
+from scal3r_ros.mapping.config import RegistrationConfig
+from scal3r_ros.mapping.types import Edge, Submap
+
+MAX_WEIGHT = 10.0  # of one point: confidence is no license to decide alone
+
+
+def shared_frames(source: Submap, target: Submap) -> list[tuple[int, int]]:
+    """(slot in source, slot in target) of every frame that both hold."""
+    slots = {index: slot for slot, index in enumerate(target.frame_indices)}
+    return [(i, slots[f]) for i, f in enumerate(source.frame_indices) if f in slots]
+
+
+def register(
+    source: Submap, target: Submap, config: RegistrationConfig, kind: str = "overlap"
+) -> Edge:
+    """T_target_source from the points of shared frames.
+
+    The scale is the median ratio of the two depths of the same pixels, which no rotation error
+    touches; rotation and translation follow by IRLS. Raises AlignmentError where the submaps
+    share no frame or the fit does not hold.
+    """
+    pairs = shared_frames(source, target)
+    if not pairs:
+        raise AlignmentError(f"submaps {source.index} and {target.index} share no frame")
+    xyz_source, xyz_target, weights, log_ratio = matched_points(source, target, pairs, config)
+    if len(weights) < config.min_points:
+        raise AlignmentError(f"{config.min_points} shared points are needed, got {len(weights)}")
+    scale, log_spread = float(np.exp(np.median(log_ratio))), _mad(log_ratio)
+    fit = robust_align(xyz_target, xyz_source, weights, scale=scale, iterations=config.iterations)
+    if fit.inlier_share < config.min_inliers:
+        raise AlignmentError(
+            f"submaps {source.index} and {target.index} agree on {fit.inlier_share:.0%} of points"
+        )
+    depth = float(np.median(np.linalg.norm(xyz_target - xyz_target.mean(axis=0), axis=1)))
+    T = _with_shared_cameras(source, target, pairs, fit.T_a_b, fit.sigma)
+    return Edge(
+        source=source.index,
+        target=target.index,
+        T_target_source=T,
+        information=_information(fit.sigma, depth, log_spread, len(pairs)),
+        kind=kind,
+        inliers=fit.inlier_share,
+        residual=fit.sigma / max(depth, 1e-9),
+    )
+
+
+def matched_points(
+    source: Submap,
+    target: Submap,
+    pairs: list[tuple[int, int]],
+    config: RegistrationConfig,
+) -> tuple[
+    Float[ndarray, "n 3"], Float[ndarray, "n 3"], Float[ndarray, " n"], Float[ndarray, " n"]
+]:
+    """Points of the same pixels in both submap frames, weights, log(target / source depth)."""
+    height, width = source.depth.shape[1:]
+    step = max(1, int(np.sqrt(len(pairs) * height * width / config.max_points)))
+    parts: list[tuple] = []
+    for i, j in pairs:
+        depth_i, xyz_i = _points(source, i, step)
+        depth_j, xyz_j = _points(target, j, step)
+        valid = (depth_i > 0) & (depth_j > 0)
+        weight = source.confidence[i, ::step, ::step].astype(float)
+        weight = np.sqrt(weight * target.confidence[j, ::step, ::step])
+        log_ratio = np.log(depth_j[valid]) - np.log(depth_i[valid])
+        # far points have larger errors: weights fall with squared depth
+        w = np.minimum(weight[valid], MAX_WEIGHT) / depth_j[valid] ** 2
+        parts.append((xyz_i[valid], xyz_j[valid], w, log_ratio))
+    joined = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    return joined[0], joined[1], joined[2], joined[3]
+
+
+def _points(
+    submap: Submap, slot: int, step: int
+) -> tuple[Float[ndarray, "h w"], Float[ndarray, "h w 3"]]:
+    depth = submap.depth[slot].astype(np.float64)
+    xyz = transform_points(submap.T_submap_cam[slot], unproject(depth, submap.K[slot]))
+    return depth[::step, ::step], xyz[::step, ::step]
+
+
+def _mad(x: Float[ndarray, " n"]) -> float:
+    return MAD_TO_SIGMA * float(np.median(np.abs(x - np.median(x))))
+
+
+def _with_shared_cameras(
+    source: Submap, target: Submap, pairs: list[tuple[int, int]], T: Sim3, sigma: float
+) -> Sim3:
+    """The fit from shared camera poses where these agree better than the points do.
+
+    Poses that were refined on features are more precise than depth; the points keep the scale.
+    """
+    if len(pairs) < 3:
+        return T
+    i, j = (list(slots) for slots in zip(*pairs, strict=True))
+    A, B = target.T_submap_cam[j], source.T_submap_cam[i]
+    U, _, Vt = np.linalg.svd(np.einsum("nij,nkj->ik", A[:, :3, :3], B[:, :3, :3]))
+    R = (U * [1, 1, np.linalg.det(U @ Vt)]) @ Vt
+    moved, fixed = B[:, :3, 3] - B[:, :3, 3].mean(0), A[:, :3, 3] - A[:, :3, 3].mean(0)
+    path_b, path_a = np.sqrt((moved**2).sum()), np.sqrt((fixed**2).sum())
+    s = T.s
+    if path_a > 3 * sigma and path_b > 0:  # enough baseline for the cameras to know the scale
+        s = path_a / path_b
+    t = A[:, :3, 3].mean(0) - s * R @ B[:, :3, 3].mean(0)
+    cameras = Sim3(R, t, s)
+    error = np.linalg.norm(A[:, :3, 3] - cameras.apply(B[:, :3, 3]), axis=1)
+    return cameras if np.sqrt((error**2).mean()) < 0.5 * sigma else T
+
+
+def _information(
+    sigma: float, depth: float, log_spread: float, frames: int
+) -> Float[ndarray, "7 7"]:
+    """Of (rotation, translation, log scale); errors within a frame are correlated, so the number
+    of independent measurements is that of the shared frames."""
+    share = np.sqrt(frames)
+    rotation = max(sigma / max(depth, 1e-9), 1e-4) / share
+    translation = max(sigma, 1e-4 * depth) / share
+    scale = max(log_spread, 1e-3) / share
+    deviations = np.array([rotation] * 3 + [translation] * 3 + [scale])
+    return np.diag(1 / deviations**2)
