@@ -1,0 +1,78 @@
+"""Pixels of sensor_msgs/Image and CompressedImage, without ROS: bytes in, RGB out."""
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+from numpy import ndarray
+
+# encoding -> (channels, bytes per channel, OpenCV conversion to RGB or None)
+PLAIN = {
+    "rgb8": (3, 1, None),
+    "8UC3": (3, 1, cv2.COLOR_BGR2RGB),
+    "bgr8": (3, 1, cv2.COLOR_BGR2RGB),
+    "rgba8": (4, 1, cv2.COLOR_RGBA2RGB),
+    "bgra8": (4, 1, cv2.COLOR_BGRA2RGB),
+    "8UC4": (4, 1, cv2.COLOR_BGRA2RGB),
+    "mono8": (1, 1, cv2.COLOR_GRAY2RGB),
+    "8UC1": (1, 1, cv2.COLOR_GRAY2RGB),
+    "mono16": (1, 2, cv2.COLOR_GRAY2RGB),
+    "16UC1": (1, 2, cv2.COLOR_GRAY2RGB),
+    # OpenCV names a Bayer pattern by its second row's pixels, ROS by the first two
+    "bayer_rggb8": (1, 1, cv2.COLOR_BayerBG2RGB),
+    "bayer_bggr8": (1, 1, cv2.COLOR_BayerRG2RGB),
+    "bayer_gbrg8": (1, 1, cv2.COLOR_BayerGR2RGB),
+    "bayer_grbg8": (1, 1, cv2.COLOR_BayerGB2RGB),
+    "yuv422": (2, 1, cv2.COLOR_YUV2RGB_UYVY),
+    "uyvy": (2, 1, cv2.COLOR_YUV2RGB_UYVY),
+    "yuv422_yuy2": (2, 1, cv2.COLOR_YUV2RGB_YUY2),
+    "yuyv": (2, 1, cv2.COLOR_YUV2RGB_YUY2),
+}
+SUPPORTED = (*PLAIN, "nv12")
+
+
+class EncodingError(ValueError):
+    """An image that cannot be decoded; the message says what was expected."""
+
+
+def decode_image(
+    encoding: str, height: int, width: int, step: int, is_bigendian: bool, data: object
+) -> UInt8[ndarray, "h w 3"]:
+    """RGB of a raw image message; rows may be padded (`step`), 16 bits keep the upper 8."""
+    buffer = np.frombuffer(data, np.uint8)  # type: ignore[call-overload]
+    if height <= 0 or width <= 0:
+        raise EncodingError(f"image size must be positive, got {width} x {height}")
+    if encoding == "nv12":
+        rows = _rows(buffer, height * 3 // 2, width, step)
+        return np.asarray(cv2.cvtColor(np.ascontiguousarray(rows), cv2.COLOR_YUV2RGB_NV12))
+    if encoding not in PLAIN:
+        raise EncodingError(f"encoding must be one of {', '.join(SUPPORTED)}, got {encoding!r}")
+    channels, size, conversion = PLAIN[encoding]
+    rows = _rows(buffer, height, width * channels * size, step)
+    if size == 2:  # the more significant byte
+        rows = rows[:, 0::2] if is_bigendian else rows[:, 1::2]
+    shape = (height, width) if channels == 1 else (height, width, channels)
+    pixels = np.ascontiguousarray(rows).reshape(shape)
+    return pixels if conversion is None else np.asarray(cv2.cvtColor(pixels, conversion))
+
+
+def _rows(
+    buffer: UInt8[ndarray, " n"], height: int, row_bytes: int, step: int
+) -> UInt8[ndarray, "h b"]:
+    step = step or row_bytes
+    if step < row_bytes or len(buffer) < step * (height - 1) + row_bytes:
+        raise EncodingError(
+            f"image of {height} rows of {row_bytes} bytes (step {step}) "
+            f"needs {step * (height - 1) + row_bytes} bytes, got {len(buffer)}"
+        )
+    padded = np.zeros(step * height, np.uint8)
+    padded[: min(len(buffer), len(padded))] = buffer[: len(padded)]
+    return padded.reshape(height, step)[:, :row_bytes]
+
+
+def decode_compressed(data: object) -> UInt8[ndarray, "h w 3"]:
+    """RGB of a JPEG or PNG."""
+    buffer = np.frombuffer(data, np.uint8)  # type: ignore[call-overload]
+    pixels = cv2.imdecode(buffer, cv2.IMREAD_COLOR) if len(buffer) else None
+    if pixels is None:
+        raise EncodingError(f"compressed image of {len(buffer)} bytes cannot be decoded")
+    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB))

@@ -1,0 +1,85 @@
+"""Folders of images, with or without stamps and calibration."""
+
+import re
+from collections.abc import Iterator
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+
+import cv2
+import numpy as np
+import yaml
+
+from scal3r_ros.data.sequence import RawImage, SequenceError
+from scal3r_ros.geometry.camera import Camera, intrinsics
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+NOMINAL_NS = 100_000_000  # 10 Hz where a folder has no stamps
+
+
+class ImageFolder:
+    """`images/` with `times.txt` and `camera.yaml` beside it, or just images."""
+
+    def __init__(self, path: Path) -> None:
+        self.name = str(path)
+        folder = path / "images" if (path / "images").is_dir() else path
+        self.files = sorted(
+            (p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES), key=natural_order
+        )
+        if not self.files:
+            raise SequenceError(f"{folder} holds no images ({', '.join(IMAGE_SUFFIXES)})")
+        self.stamps_ns = self._stamps(path / "times.txt")
+        self.camera = read_camera(path / "camera.yaml")
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def images(self) -> Iterator[RawImage]:
+        for stamp_ns, file in zip(self.stamps_ns, self.files, strict=True):
+            pixels = cv2.imread(str(file), cv2.IMREAD_COLOR)
+            if pixels is None:
+                raise SequenceError(f"{file} cannot be read as an image")
+            yield RawImage(stamp_ns, np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)))
+
+    def _stamps(self, path: Path) -> list[int]:
+        if not path.exists():
+            return [i * NOMINAL_NS for i in range(len(self.files))]
+        lines = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
+        if len(lines) != len(self.files):
+            raise SequenceError(
+                f"{path} must have a line per image: {len(self.files)} images, {len(lines)} lines"
+            )
+        return [stamp_ns(text, str(path)) for text in lines]
+
+
+def stamp_ns(text: str, where: str) -> int:
+    """Nanoseconds of a decimal number of seconds, exact: floats would lose 73 ns."""
+    try:
+        return int((Decimal(text) * 1_000_000_000).to_integral_value())
+    except InvalidOperation as error:
+        raise SequenceError(f"{where}: a stamp in seconds was expected, got {text!r}") from error
+
+
+def natural_order(path: Path) -> list[tuple[int, int | str]]:
+    """image2 before image10."""
+    parts = re.split(r"(\d+)", path.name)
+    return [(0, int(part)) if part.isdigit() else (1, part) for part in parts]
+
+
+def read_camera(path: Path) -> Camera | None:
+    """Calibration in OpenCV's convention (integer pixel centres), None where there is no file."""
+    if not path.exists():
+        return None
+    try:
+        content = yaml.safe_load(path.read_text())
+        K = intrinsics(*(float(content[name]) for name in ("fx", "fy", "cx", "cy")))
+        width, height = int(content["width"]), int(content["height"])
+    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        raise SequenceError(
+            f"{path} must give width, height, fx, fy, cx, cy as numbers: {error!r}"
+        ) from error
+    model = content.get("distortion_model") or "none"
+    if model not in ("none", "plumb_bob", "rational_polynomial"):
+        raise SequenceError(f"{path}: distortion_model must be none or plumb_bob, got {model}")
+    distortion = np.array(content.get("distortion_coefficients") or [], dtype=np.float64)
+    K[:2, 2] += 0.5
+    return Camera(width, height, K, distortion if model != "none" else np.zeros(0))

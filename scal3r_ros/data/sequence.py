@@ -1,0 +1,118 @@
+"""Image sequences on disk, all in one form: an iterator over undistorted frames."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+import numpy as np
+from jaxtyping import Float, UInt8
+from numpy import ndarray
+
+from scal3r_ros.geometry.camera import Camera
+from scal3r_ros.mapping.types import Frame
+
+VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
+
+
+class SequenceError(ValueError):
+    """Input that cannot be read as a sequence, in one line."""
+
+
+@dataclass(frozen=True, eq=False)
+class RawImage:
+    """An image as it lies on disk, with its stamp."""
+
+    stamp_ns: int
+    image: UInt8[ndarray, "h w 3"]
+
+
+class Source(Protocol):
+    """What a folder, a video or a bag gives."""
+
+    name: str
+    camera: Camera | None
+
+    def __len__(self) -> int: ...
+
+    def images(self) -> Iterator[RawImage]: ...
+
+
+class Sequence:
+    """Frames of a source: undistorted, sizes and stamps checked."""
+
+    def __init__(self, source: Source) -> None:
+        if len(source) == 1:
+            raise SequenceError(f"{source.name}: at least 2 images are needed, got 1")
+        self.source = source
+        self.name, self.camera = source.name, source.camera
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __iter__(self) -> Iterator[Frame]:
+        undistort = Undistorter(self.camera) if self.camera is not None else None
+        size, last = None, None
+        for index, raw in enumerate(self.source.images()):
+            size = size or raw.image.shape[:2]
+            if raw.image.shape[:2] != size:
+                raise SequenceError(
+                    f"{self.name}: images must have one size; image {index} is "
+                    f"{raw.image.shape[1]}x{raw.image.shape[0]}, the first {size[1]}x{size[0]}"
+                )
+            if last is not None and raw.stamp_ns <= last:
+                raise SequenceError(
+                    f"{self.name}: stamps must increase; image {index} has {raw.stamp_ns} ns "
+                    f"after {last} ns"
+                )
+            last = raw.stamp_ns
+            if undistort is None:
+                yield Frame(index, raw.stamp_ns, raw.image)
+            else:
+                yield Frame(index, raw.stamp_ns, undistort(raw.image), undistort.K)
+
+
+class Undistorter:
+    """Removes lens distortion and keeps K; without distortion images pass as they are."""
+
+    def __init__(self, camera: Camera) -> None:
+        self.camera = camera
+        self.K: Float[ndarray, "3 3"] = camera.K
+        self._maps = None
+        if camera.distortion.size and np.any(camera.distortion != 0):
+            K_cv = camera.K.copy()
+            K_cv[:2, 2] -= 0.5  # OpenCV's pixel centres are integers
+            size = (camera.width, camera.height)
+            self._maps = cv2.initUndistortRectifyMap(
+                K_cv, camera.distortion, None, K_cv, size, cv2.CV_16SC2
+            )
+
+    def __call__(self, image: UInt8[ndarray, "h w 3"]) -> UInt8[ndarray, "h w 3"]:
+        if image.shape[:2] != (self.camera.height, self.camera.width):
+            raise SequenceError(
+                f"the camera is {self.camera.width}x{self.camera.height}, "
+                f"the image {image.shape[1]}x{image.shape[0]}"
+            )
+        if self._maps is None:
+            return image
+        return np.asarray(cv2.remap(image, *self._maps, cv2.INTER_LINEAR))
+
+
+def open_sequence(path: Path, topic: str = "") -> Sequence:
+    """A folder of images, a sequence folder, a video or a rosbag2, by what lies there."""
+    from scal3r_ros.data.folder import ImageFolder
+    from scal3r_ros.data.rosbag import BagImages, is_bag
+    from scal3r_ros.data.video import VideoFile
+
+    if not path.exists():
+        raise SequenceError(f"{path} does not exist")
+    if is_bag(path):
+        return Sequence(BagImages(path, topic))
+    if path.is_dir():
+        return Sequence(ImageFolder(path))
+    if path.suffix.lower() in VIDEO_SUFFIXES:
+        return Sequence(VideoFile(path))
+    raise SequenceError(
+        f"{path} must be a folder of images, a video ({', '.join(VIDEO_SUFFIXES)}) or a rosbag2"
+    )
