@@ -166,6 +166,8 @@ def _typed(old: Any, value: Any, name: str) -> Any:
     wanted = type(old)
     if wanted is float and type(value) is int:
         return float(value)
+    if wanted is tuple and isinstance(value, list):
+        return tuple(value)
     _check(
         type(value) is wanted,
         f"{name} must be {wanted.__name__}, got {value!r}"

@@ -62,6 +62,7 @@ class Mapper:
     def __init__(self, predictor: Predictor, config: MapperConfig) -> None:
         self.predictor, self.config = predictor, config
         self.session = -1
+        self.write_memory = True  # False: the memory is complete and only read (offline schedule)
         self.reset()
 
     def reset(self) -> None:
@@ -96,7 +97,9 @@ class Mapper:
     def _map_chunk(self, chunk: Chunk) -> list[MapUpdate]:
         began = time.perf_counter()
         try:
-            prediction, self.memory = self.predictor.predict(chunk, self.memory)
+            prediction, self.memory = self.predictor.predict(
+                chunk, self.memory, write=self.write_memory
+            )
         except PredictionError as error:
             logger.error("chunk %d discarded: %s", chunk.index, error)
             self.counters.chunks_discarded += 1

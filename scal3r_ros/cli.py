@@ -1,0 +1,149 @@
+"""scal3r: the command line. Bad input ends with one clear line and exit code 2."""
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from scal3r_ros.cli_eval import app as eval_app
+from scal3r_ros.cli_weights import app as weights_app
+
+app = typer.Typer(
+    help="Online mapping from one moving camera.", no_args_is_help=True, add_completion=False
+)
+app.add_typer(eval_app, name="eval")
+app.add_typer(weights_app, name="weights")
+
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda:N")]
+
+
+def main() -> None:
+    """Entry point: turns the errors that input can cause into one line."""
+    try:
+        app(standalone_mode=False)
+    except typer.Exit as done:
+        sys.exit(done.exit_code)
+    except typer.Abort:
+        sys.exit(130)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        if isinstance(error, (ValueError, OSError)) or _is_usage(error):
+            message = getattr(error, "message", None) or str(error)
+            print(f"scal3r: {message}", file=sys.stderr)
+            sys.exit(2)
+        raise
+
+
+def _is_usage(error: Exception) -> bool:
+    """Whether typer itself refused the arguments."""
+    return any(kind.__name__ in ("UsageError", "ClickException") for kind in type(error).__mro__)
+
+
+@app.callback()
+def options(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="One line per chunk.")] = False,
+) -> None:
+    level = logging.INFO if verbose else logging.WARNING
+    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
+
+
+@app.command("map")
+def map_command(
+    source: Annotated[Path, typer.Argument(metavar="INPUT", help="Images, video or rosbag2.")],
+    out: Annotated[Path, typer.Option(help="Folder for the results.")],
+    model: Annotated[str, typer.Option(help="nano or scal3r")] = "nano",
+    checkpoint: Annotated[Path | None, typer.Option(help="Weights file.")] = None,
+    schedule: Annotated[str, typer.Option(help="causal or offline")] = "causal",
+    memory: Annotated[bool, typer.Option(help="Carry the memory from chunk to chunk.")] = True,
+    depth_head: Annotated[str, typer.Option(help="moe or dpt")] = "moe",
+    config: Annotated[Path | None, typer.Option(help="YAML settings of the mapper.")] = None,
+    device: Device = "auto",
+    topic: Annotated[str, typer.Option(help="Image topic of a bag that has several.")] = "",
+    track: Annotated[bool, typer.Option(help="A pose for every image by the tracker.")] = True,
+    save_depth: Annotated[bool, typer.Option(help="Write every keyframe's depth.")] = False,
+    view: Annotated[bool, typer.Option(help="Watch the map grow (needs rerun-sdk).")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Write into a folder with results.")] = False,
+) -> None:
+    """Map a sequence without ROS, through the same mapper and tracker as the nodes."""
+    from scal3r_ros.offline import OfflineRun, run
+
+    report = run(
+        OfflineRun(
+            source=source,
+            out=out,
+            model=model,
+            checkpoint=checkpoint,
+            schedule=schedule,
+            memory=memory,
+            depth_head=depth_head,
+            config=config,
+            device=device,
+            topic=topic,
+            track=track,
+            save_depth=save_depth,
+            view=view,
+            overwrite=overwrite,
+        )
+    )
+    from scal3r_ros.evaluation.report import summary
+
+    typer.echo(summary(report))
+    typer.echo(f"  map: {out / 'map.ply'}   picture: {out / 'map.png'}")
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Option(help="YAML settings of the run.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for weights and log.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Wall time of the whole run.")] = None,
+) -> None:
+    """Train nano weights on the procedural world; continues where it stopped."""
+    from dataclasses import replace
+
+    from scal3r_ros.mapping.config import load_config
+    from scal3r_ros.training.train import TrainConfig
+    from scal3r_ros.training.train import train as run_training
+
+    settings = load_config(config, TrainConfig())
+    if out is not None:
+        settings = replace(settings, out=str(out))
+    if minutes is not None:
+        settings = replace(settings, minutes=minutes)
+    typer.echo(f"weights: {run_training(settings)}")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("out/demo"),
+    sequence: Annotated[Path, typer.Option(help="Sequence folder.")] = Path("examples/office"),
+    rate: Annotated[float, typer.Option(help="Playback rate against real time.")] = 0.0,
+    frames: Annotated[int, typer.Option(help="Stop after this many images; 0: all.")] = 0,
+) -> None:
+    """Publish a sequence over ROS 2, map it with the three nodes, record and show the result."""
+    from scal3r_ros.ros.demo import run_demo
+
+    raise typer.Exit(run_demo(sequence, out, rate=rate, frames=frames))
+
+
+@app.command()
+def doctor(
+    json_path: Annotated[Path | None, typer.Option("--json", help="Write as JSON.")] = None,
+) -> None:
+    """Check what the package needs and name the remedy for what is missing."""
+    from scal3r_ros.doctor import diagnose
+
+    findings = diagnose()
+    for finding in findings:
+        typer.echo(f"{'ok ' if finding.ok else 'BAD'} {finding.name}: {finding.text}")
+    if json_path is not None:
+        json_path.write_text(json.dumps([vars(f) for f in findings], indent=1) + "\n")
+    if not all(f.ok for f in findings):
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    main()

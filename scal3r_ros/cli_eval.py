@@ -1,0 +1,62 @@
+"""scal3r eval: trajectories and depth against the truth, and simple baselines beside them."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(help="Results against the truth.", no_args_is_help=True)
+
+Json = Annotated[Path | None, typer.Option("--json", help="Write the result as JSON here.")]
+
+
+def _show(result: dict[str, Any], json_path: Path | None) -> None:
+    for name, value in result.items():
+        shown = f"{value:.5g}" if isinstance(value, float) else value
+        typer.echo(f"{name:18s} {shown}")
+    if json_path is not None:
+        json_path.write_text(json.dumps(result, indent=1) + "\n")
+
+
+@app.command()
+def trajectory(
+    truth: Path,
+    estimate: Path,
+    json_path: Json = None,
+    align: Annotated[str, typer.Option(help="sim3, se3 or none")] = "sim3",
+) -> None:
+    """ATE and relative error of a TUM trajectory."""
+    from scal3r_ros.data.tum import read_trajectory
+    from scal3r_ros.evaluation.trajectory import evaluate
+
+    errors = evaluate(read_trajectory(truth), read_trajectory(estimate), align)
+    _show(errors.as_dict(), json_path)
+
+
+@app.command()
+def depth(
+    truth: Annotated[Path, typer.Argument(help="Folder of uint16 PNGs, millimetres, 0 = none.")],
+    estimate: Annotated[Path, typer.Argument(help="Folder that `scal3r map --save-depth` wrote.")],
+    json_path: Json = None,
+) -> None:
+    """AbsRel and delta of depth images of the same names, after one scale for the sequence."""
+    from scal3r_ros.evaluation.depth_folder import evaluate_folders
+
+    _show(evaluate_folders(truth, estimate), json_path)
+
+
+@app.command()
+def baselines(
+    sequence: Path, out: Annotated[Path, typer.Option(help="Folder for the trajectories.")]
+) -> None:
+    """Trajectories of a constant-velocity guess and of five-point visual odometry."""
+    from scal3r_ros.data.sequence import open_sequence
+    from scal3r_ros.data.tum import write_trajectory
+    from scal3r_ros.evaluation.baselines import constant_velocity, five_point_odometry
+
+    out.mkdir(parents=True, exist_ok=True)
+    frames = open_sequence(sequence)
+    write_trajectory(out / "five_point.txt", five_point_odometry(frames))
+    write_trajectory(out / "constant_velocity.txt", constant_velocity(frames))
+    typer.echo(f"wrote {out}/five_point.txt and {out}/constant_velocity.txt")

@@ -1,0 +1,203 @@
+"""Pictures of maps and depth, drawn by ourselves: no window and no GPU is needed."""
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import Float, UInt8
+from numpy import ndarray
+
+from scal3r_ros.geometry.sim3 import invert_pose
+from scal3r_ros.mapping.point_map import Cloud
+
+BACKGROUND = (18, 20, 24)
+PATH_COLOUR, FRUSTUM_COLOUR = (255, 190, 60), (90, 200, 255)
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """A pinhole camera that looks at the map."""
+
+    T_cam_map: Float[ndarray, "4 4"]
+    focal: float
+    width: int
+    height: int
+
+    def project(
+        self, xyz: Float[ndarray, "n 3"]
+    ) -> tuple[Float[ndarray, "n 2"], Float[ndarray, " n"]]:
+        cam = xyz @ self.T_cam_map[:3, :3].T + self.T_cam_map[:3, 3]
+        z = cam[:, 2]
+        safe = np.where(z > 1e-6, z, np.nan)
+        uv = cam[:, :2] / safe[:, None] * self.focal + np.array([self.width, self.height]) / 2
+        return uv, z
+
+
+def look_at(
+    eye: Float[ndarray, " 3"], target: Float[ndarray, " 3"], width: int, height: int, fov_deg: float
+) -> View:
+    forward = (target - eye) / np.linalg.norm(target - eye)
+    right = np.cross(forward, [0.0, 0.0, 1.0])
+    right /= max(float(np.linalg.norm(right)), 1e-9)
+    down = np.cross(forward, right)
+    T_map_cam = np.eye(4)
+    T_map_cam[:3, :3] = np.stack([right, down, forward], axis=1)
+    T_map_cam[:3, 3] = eye
+    focal = width / 2 / np.tan(np.radians(fov_deg) / 2)
+    return View(invert_pose(T_map_cam), focal, width, height)
+
+
+def overview(
+    cloud: Cloud, poses: Float[ndarray, "s 4 4"], width: int = 1600, height: int = 900
+) -> View:
+    """From above and behind the path, far enough to see most of the map."""
+    low, high = np.quantile(cloud.xyz, [0.03, 0.97], axis=0)
+    centre = (low + high) / 2
+    size = float(np.linalg.norm(high - low))
+    start = poses[0, :3, 3]
+    horizontal = centre - start
+    horizontal[2] = 0
+    if np.linalg.norm(horizontal) < 0.05 * size:  # the path starts in the middle: its own heading
+        horizontal = poses[:, :3, 2].mean(axis=0)
+        horizontal[2] = 0
+    horizontal /= max(float(np.linalg.norm(horizontal)), 1e-9)
+    side = np.array([-horizontal[1], horizontal[0], 0.0])
+    eye = centre - 0.62 * size * horizontal + 0.25 * size * side + np.array([0, 0, 0.55 * size])
+    return look_at(eye, centre, width, height, 55.0)
+
+
+def draw_cloud(cloud: Cloud, view: View) -> tuple[UInt8[ndarray, "h w 3"], Float[ndarray, "h w"]]:
+    """Splats, nearest in front, with eye-dome shading; colours and depth of the picture."""
+    scale = 2
+    big = View(view.T_cam_map, view.focal * scale, view.width * scale, view.height * scale)
+    image = np.full((big.height, big.width, 3), BACKGROUND, np.uint8)
+    depth = np.full((big.height, big.width), np.inf)
+    uv, z = big.project(cloud.xyz.astype(np.float64))
+    visible = (z > 1e-3) & (uv[:, 0] > 2) & (uv[:, 0] < big.width - 3)
+    visible &= (uv[:, 1] > 2) & (uv[:, 1] < big.height - 3)
+    order = np.flatnonzero(visible)
+    order = order[np.argsort(-z[order])]  # far first: near points overwrite
+    column, row = uv[order].astype(np.int64).T
+    for dy in (-1, 0, 1):
+        for dx in (-1, 0, 1):
+            image[row + dy, column + dx] = cloud.rgb[order]
+            depth[row + dy, column + dx] = z[order]
+    # points of the middle ring must not lose to the rim of a farther one: centres once more
+    image[row, column], depth[row, column] = cloud.rgb[order], z[order]
+    shaded = (image * eye_dome(depth)[..., None]).astype(np.uint8)
+    image = np.where(np.isfinite(depth)[..., None], shaded, image)
+    small = cv2.resize(image, (view.width, view.height), interpolation=cv2.INTER_AREA)
+    return np.asarray(small), depth[::scale, ::scale]
+
+
+def eye_dome(depth: Float[ndarray, "h w"]) -> Float[ndarray, "h w"]:
+    """Darkens what lies behind its neighbours, which makes edges of shape visible."""
+    log_depth = np.log2(np.where(np.isfinite(depth), depth, np.nan))
+    shade = np.zeros(depth.shape)
+    for dy, dx in ((0, 3), (3, 0), (0, -3), (-3, 0)):
+        other = np.roll(log_depth, (dy, dx), axis=(0, 1))
+        shade += np.nan_to_num(np.maximum(0, log_depth - other))
+    return np.exp(-6 * np.minimum(shade, 0.2))
+
+
+def draw_lines(
+    image: UInt8[ndarray, "h w 3"],
+    view: View,
+    xyz: Float[ndarray, "n 3"],
+    colour: tuple[int, int, int],
+    thickness: int,
+) -> None:
+    """A polyline, drawn over the cloud."""
+    uv, _ = view.project(xyz)
+    for a, b in itertools.pairwise(uv):
+        if (
+            np.isfinite(a).all()
+            and np.isfinite(b).all()
+            and max(np.abs(a).max(), np.abs(b).max()) < 1e5
+        ):
+            ends = [tuple(round(16 * v) for v in p) for p in (a, b)]
+            cv2.line(image, *ends, colour, thickness, cv2.LINE_AA, 4)
+
+
+def frustum(T_map_cam: Float[ndarray, "4 4"], size: float) -> Float[ndarray, "n 3"]:
+    x, y = 0.8 * size, 0.5 * size
+    corners = np.array([[x, y, size], [-x, y, size], [-x, -y, size], [x, -y, size]])
+    origin = np.zeros(3)
+    loop = [
+        origin,
+        *corners,
+        corners[0],
+        origin,
+        corners[1],
+        origin,
+        corners[2],
+        origin,
+        corners[3],
+    ]
+    return np.array(loop) @ T_map_cam[:3, :3].T + T_map_cam[:3, 3]
+
+
+def render_map(
+    path: Path, cloud: Cloud, poses: Float[ndarray, "s 4 4"], view: View | None = None
+) -> None:
+    """Coloured points, the camera's path and some of its frusta, as a PNG."""
+    if not len(cloud):
+        raise ValueError("the map is empty: nothing to draw")
+    view = view or overview(cloud, poses)
+    image, _ = draw_cloud(cloud, view)
+    draw_lines(image, view, poses[:, :3, 3], PATH_COLOUR, 2)
+    size = 0.02 * float(
+        np.linalg.norm(np.ptp(np.quantile(cloud.xyz, [0.03, 0.97], axis=0), axis=0))
+    )
+    for pose in poses[:: max(1, len(poses) // 24)]:
+        draw_lines(image, view, frustum(pose, size), FRUSTUM_COLOUR, 1)
+    cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+
+
+def render_depth(
+    path: Path,
+    images: list[UInt8[ndarray, "h w 3"]],
+    depths: list[Float[ndarray, "h w"]],
+    certainties: list[Float[ndarray, "h w"]],
+) -> None:
+    """Rows of image, depth (near is warm) and gate certainty, as a PNG."""
+    rows = [_strip("image", "depth", "gate certainty", width=images[0].shape[1])]
+    for image, depth, certainty in zip(images, depths, certainties, strict=True):
+        rows.append(np.concatenate([image, colour_depth(depth), _grey(certainty)], axis=1))
+    picture = np.concatenate(rows)
+    scale = max(1, 1500 // picture.shape[1])
+    big = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)
+    cv2.imwrite(str(path), cv2.cvtColor(np.asarray(big), cv2.COLOR_RGB2BGR))
+
+
+def _strip(*titles: str, width: int) -> UInt8[ndarray, "h w 3"]:
+    strip = np.full((14, width * len(titles), 3), BACKGROUND, np.uint8)
+    for i, title in enumerate(titles):
+        cv2.putText(
+            strip,
+            title,
+            (i * width + 4, 10),
+            cv2.FONT_HERSHEY_SIMPLEX,
+            0.32,
+            (230,) * 3,
+            1,
+            cv2.LINE_AA,
+        )
+    return strip
+
+
+def colour_depth(depth: Float[ndarray, "h w"]) -> UInt8[ndarray, "h w 3"]:
+    """Inverse depth between its 2nd and 98th percentile; none is black."""
+    valid = depth > 0
+    inverse = np.where(valid, 1 / np.where(valid, depth, 1), 0)
+    low, high = np.quantile(inverse[valid], [0.02, 0.98]) if valid.any() else (0.0, 1.0)
+    level = np.clip((inverse - low) / max(high - low, 1e-9), 0, 1)
+    coloured = cv2.applyColorMap((255 * level).astype(np.uint8), cv2.COLORMAP_TURBO)
+    return np.where(valid[..., None], np.asarray(cv2.cvtColor(coloured, cv2.COLOR_BGR2RGB)), 0)
+
+
+def _grey(certainty: Float[ndarray, "h w"]) -> UInt8[ndarray, "h w 3"]:
+    level = (255 * np.clip(certainty, 0, 1)).astype(np.uint8)
+    return np.repeat(level[..., None], 3, axis=2)

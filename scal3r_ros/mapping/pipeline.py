@@ -1,0 +1,88 @@
+"""A whole sequence through mapper and tracker, image by image, as the nodes do it online."""
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from jaxtyping import Float, UInt8
+from numpy import ndarray
+
+from scal3r_ros.geometry.camera import scale_intrinsics
+from scal3r_ros.geometry.keyframe import Keyframe
+from scal3r_ros.mapping.mapper import Mapper
+from scal3r_ros.mapping.trajectory import Poses, camera_trajectory
+from scal3r_ros.mapping.types import Frame, MapUpdate
+
+logger = logging.getLogger(__name__)
+
+
+class TrackedCamera(Protocol):
+    T_odom_cam: Float[ndarray, "4 4"]
+
+
+class CameraTracker(Protocol):
+    """What the pipeline needs of a tracker (tracking.tracker.Tracker is one)."""
+
+    def set_keyframe(self, keyframe: Keyframe) -> None: ...
+
+    def track(
+        self, image: UInt8[ndarray, "h w 3"], K: Float[ndarray, "3 3"], stamp_ns: int
+    ) -> TrackedCamera | None: ...
+
+
+@dataclass(eq=False)
+class MappedSequence:
+    """What a run leaves beside the mapper itself."""
+
+    stamps_ns: list[int] = field(default_factory=list)
+    tracked: Poses = field(default_factory=dict)  # image index -> T_odom_cam
+    seconds: float = 0.0
+    track_seconds: list[float] = field(default_factory=list)
+
+    def trajectory(self, mapper: Mapper) -> dict[int, Float[ndarray, "4 4"]]:
+        """T_map_cam of every image, by stamp [ns]."""
+        poses = camera_trajectory(mapper.keyframe_poses(), self.tracked, range(len(self.stamps_ns)))
+        return {self.stamps_ns[index]: T for index, T in poses.items()}
+
+    def odometry(self) -> dict[int, Float[ndarray, "4 4"]]:
+        """T_odom_cam of every tracked image, by stamp [ns]."""
+        return {self.stamps_ns[index]: T for index, T in self.tracked.items()}
+
+
+def map_sequence(
+    frames: Iterable[Frame],
+    mapper: Mapper,
+    tracker: CameraTracker | None,
+    on_frame: Callable[[Frame, list[MapUpdate]], None] | None = None,
+) -> MappedSequence:
+    """Every image goes to the tracker and to the mapper; the last, shorter chunk is mapped too."""
+    result = MappedSequence()
+    began = time.perf_counter()
+    for frame in frames:
+        result.stamps_ns.append(frame.stamp_ns)
+        if tracker is not None:
+            _track(frame, mapper, tracker, result)
+        updates = mapper.add_frame(frame)
+        if updates and tracker is not None:
+            tracker.set_keyframe(mapper.newest_keyframe())
+        if on_frame is not None:
+            on_frame(frame, updates)
+    mapper.flush()
+    result.seconds = time.perf_counter() - began
+    return result
+
+
+def _track(frame: Frame, mapper: Mapper, tracker: CameraTracker, result: MappedSequence) -> None:
+    began = time.perf_counter()
+    K = frame.K
+    if K is None:
+        if not mapper.submaps:
+            return  # nothing is known of the camera yet
+        submap = mapper.submaps[-1]
+        K = scale_intrinsics(submap.K[-1], submap.depth.shape[1:], frame.image.shape[:2])
+    pose = tracker.track(frame.image, K, frame.stamp_ns)
+    if pose is not None:
+        result.tracked[frame.index] = pose.T_odom_cam
+    result.track_seconds.append(time.perf_counter() - began)

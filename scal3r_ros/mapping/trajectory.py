@@ -1,0 +1,77 @@
+"""A pose in the map for every image, from keyframes and the tracker's motion between them."""
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+from scipy.spatial.transform import Rotation
+
+from scal3r_ros.geometry.sim3 import invert_pose
+
+Poses = dict[int, Float[ndarray, "4 4"]]  # image index -> T
+
+
+def camera_trajectory(keyframes: Poses, tracked: Poses, images: range) -> Poses:
+    """T_map_cam of every image.
+
+    Between keyframes the tracker's motion is carried from both sides and blended, so that it meets
+    the keyframes; its scale is fitted to them. Where it has none, poses are interpolated; before
+    the first and after the last keyframe the nearest motion is used or the pose held.
+    """
+    if not keyframes:
+        return {}
+    known = sorted(keyframes)
+    return {i: _pose_at(i, known, keyframes, tracked) for i in images}
+
+
+def _pose_at(
+    index: int, known: list[int], keyframes: Poses, tracked: Poses
+) -> Float[ndarray, "4 4"]:
+    if index in keyframes:
+        return keyframes[index]
+    position = int(np.searchsorted(known, index))
+    before = known[position - 1] if position > 0 else None
+    after = known[position] if position < len(known) else None
+    if before is None or after is None:
+        nearest = before if after is None else after
+        assert nearest is not None
+        if index in tracked and nearest in tracked:
+            return keyframes[nearest] @ invert_pose(tracked[nearest]) @ tracked[index]
+        return keyframes[nearest]
+    share = (index - before) / (after - before)
+    if not {index, before, after} <= tracked.keys():
+        return interpolate(keyframes[before], keyframes[after], share)
+    scale = _scale_between(keyframes[before], keyframes[after], tracked[before], tracked[after])
+    forward = keyframes[before] @ _scaled(invert_pose(tracked[before]) @ tracked[index], scale)
+    backward = keyframes[after] @ _scaled(invert_pose(tracked[after]) @ tracked[index], scale)
+    return interpolate(forward, backward, share)
+
+
+def _scale_between(
+    A: Float[ndarray, "4 4"],
+    B: Float[ndarray, "4 4"],
+    A_tracked: Float[ndarray, "4 4"],
+    B_tracked: Float[ndarray, "4 4"],
+) -> float:
+    """Map length over tracked length between two keyframes, 1 where it says little."""
+    length = float(np.linalg.norm(B[:3, 3] - A[:3, 3]))
+    tracked = float(np.linalg.norm(B_tracked[:3, 3] - A_tracked[:3, 3]))
+    if length <= 0 or tracked <= 0:
+        return 1.0
+    return float(np.clip(length / tracked, 0.5, 2.0))
+
+
+def _scaled(T: Float[ndarray, "4 4"], scale: float) -> Float[ndarray, "4 4"]:
+    scaled = T.copy()
+    scaled[:3, 3] *= scale
+    return scaled
+
+
+def interpolate(
+    A: Float[ndarray, "4 4"], B: Float[ndarray, "4 4"], share: float
+) -> Float[ndarray, "4 4"]:
+    """On SO(3) x R3."""
+    turn = Rotation.from_matrix(A[:3, :3].T @ B[:3, :3]).as_rotvec()
+    T = np.eye(4)
+    T[:3, :3] = A[:3, :3] @ Rotation.from_rotvec(share * turn).as_matrix()
+    T[:3, 3] = (1 - share) * A[:3, 3] + share * B[:3, 3]
+    return T

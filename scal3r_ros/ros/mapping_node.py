@@ -1,0 +1,243 @@
+"""mapping_node, the slow lane: images become chunks, chunks a map that corrects itself.
+
+Callbacks convert and enqueue; one worker thread owns the mapper and the GPU. A reset raises an
+epoch number, and results of older epochs are dropped, so no old map comes back.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Float
+from nav_msgs.msg import Odometry
+from numpy import ndarray
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from std_srvs.srv import Trigger
+
+from scal3r_ros.mapping.config import ConfigError
+from scal3r_ros.mapping.mapper import Mapper
+from scal3r_ros.mapping.types import Frame, MapUpdate
+from scal3r_ros.ros.conversions import (
+    matrix_to_transform,
+    pose_to_matrix,
+    stamp_to_ns,
+)
+from scal3r_ros.ros.fallback.tf import transform_broadcaster
+from scal3r_ros.ros.interfaces import Status
+from scal3r_ros.ros.map_publisher import MapPublisher
+from scal3r_ros.ros.parameters import MAPPING, declare, mapper_config, value
+from scal3r_ros.ros.running import spin
+from scal3r_ros.ros.subscriptions import FrameCounters, FrameQueue, ImageInput
+
+OK, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+ODOMETRY_KEPT = 4000  # poses by stamp
+STATUS_PERIOD_S = 0.5
+
+
+class MappingNode(LifecycleNode):
+    def __init__(self) -> None:
+        super().__init__("mapping_node")
+        declare(self, MAPPING)
+        self.counters = FrameCounters()
+        self.state = Status.UNCONFIGURED
+        self.message = ""
+        self.mapper: Mapper | None = None
+        self._odometry: dict[int, Float[ndarray, "4 4"]] = {}
+        self._epoch = 0
+        self._commands: list[Callable[[], None]] = []
+        self._worker: threading.Thread | None = None
+        self._stop = threading.Event()
+        self._paused = False
+        self._last_image_s = time.monotonic()
+        self._warned = False
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Loads the weights: what is wrong with them is said here, in one line."""
+        from scal3r_ros.mapping.predictor import NetworkPredictor
+
+        try:
+            config = mapper_config(self)
+            predictor = NetworkPredictor.load(
+                value(self, "model"),
+                value(self, "checkpoint") or None,
+                device=value(self, "device"),
+                precision=value(self, "precision"),
+                memory=value(self, "ttt_update"),
+            )
+        except (ConfigError, ValueError, OSError) as error:
+            self.get_logger().error(f"cannot configure: {error}")
+            self.state, self.message = Status.ERROR, str(error)
+            return FAILURE
+        self.device = str(predictor.device)
+        self.mapper = Mapper(predictor, config)
+        self.frames = FrameQueue(value(self, "max_pending_frames"), self.counters)
+        self.maps = MapPublisher(self, self.mapper)
+        self.broadcaster = transform_broadcaster(self)
+        self.T_map_odom = np.eye(4)
+        for name, callback in (
+            ("reset", self._on_reset),
+            ("pause", self._on_pause),
+            ("resume", self._on_resume),
+            ("flush", self._on_flush),
+        ):
+            self.create_service(Trigger, f"~/{name}", callback)
+        self.state = Status.WAITING
+        return OK
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self.images = ImageInput(
+            self,
+            self._on_frame,
+            self.counters,
+            transport=value(self, "image_transport"),
+            reliability=value(self, "image_reliability"),
+            depth=value(self, "image_queue_depth"),
+        )
+        if value(self, "odom_source") == "tracker":
+            self.create_subscription(Odometry, "odometry", self._on_odometry, 50)
+        self._stop.clear()
+        self._worker = threading.Thread(target=self._work, name="mapper", daemon=True)
+        self._worker.start()
+        self._timers = [
+            self.create_timer(STATUS_PERIOD_S, self.publish_status),
+            self.create_timer(1 / value(self, "tf_publish_rate"), self._publish_map_odom),
+        ]
+        self.get_logger().info(
+            f"mapping on {self.device}: {self.images.describe()}; frames "
+            f"{value(self, 'map_frame')} -> {value(self, 'odom_frame')} -> camera"
+        )
+        return super().on_activate(state)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self.close()
+        for timer in self._timers:
+            self.destroy_timer(timer)
+        self.images.close()
+        return super().on_deactivate(state)
+
+    def close(self) -> None:
+        """Ends the worker after the chunk it is in."""
+        self._stop.set()
+        if self._worker is not None:
+            self._worker.join(timeout=20.0)
+            self._worker = None
+
+    def _on_frame(self, frame: Frame, frame_id: str) -> None:
+        self._last_image_s = time.monotonic()
+        self._warned = False
+        if self.state == Status.WAITING:
+            self.state = Status.INITIALIZING
+        if not self._paused:
+            self.maps.frame_id = frame_id
+            self.frames.put(frame)
+
+    def _on_odometry(self, message: Odometry) -> None:
+        self._odometry[stamp_to_ns(message.header.stamp)] = pose_to_matrix(message.pose.pose)
+        while len(self._odometry) > ODOMETRY_KEPT:
+            del self._odometry[next(iter(self._odometry))]
+
+    def _work(self) -> None:
+        """The worker: maps what waits, flushes when the camera pauses."""
+        while not self._stop.is_set():
+            while self._commands:
+                self._commands.pop(0)()
+            frame = self.frames.get(0.1)
+            try:
+                if frame is not None:
+                    self._map(lambda frame=frame: self.mapper.add_frame(frame))
+                elif self._idle_for(value(self, "max_chunk_wait")):
+                    self._map(self.mapper.flush)
+            except Exception as error:  # the thread must not die silently
+                self.state, self.message = Status.ERROR, f"{type(error).__name__}: {error}"
+                self.get_logger().fatal(f"mapping stopped: {self.message}")
+                raise
+
+    def _idle_for(self, seconds: float) -> bool:
+        return time.monotonic() - self._last_image_s > seconds
+
+    def _map(self, action: Callable[[], list[MapUpdate]]) -> None:
+        epoch = self._epoch
+        for update in action():
+            if epoch != self._epoch:
+                return  # reset while this chunk was in the network
+            self.state = Status.TRACKING
+            self.maps.publish(update)
+            self._correct_odometry()
+
+    def _correct_odometry(self) -> None:
+        """map -> odom at the newest keyframe whose odometry is known."""
+        poses = self.mapper.keyframe_poses()
+        submap = self.mapper.submaps[-1]
+        if value(self, "odom_source") == "none":
+            self.maps.publish_odometry(submap, self.broadcaster)
+            return
+        for index, stamp_ns in reversed(
+            list(zip(submap.frame_indices, submap.stamps_ns, strict=True))
+        ):
+            if stamp_ns in self._odometry:
+                self.T_map_odom = poses[index] @ np.linalg.inv(self._odometry[stamp_ns])
+                return
+
+    def _publish_map_odom(self) -> None:
+        self._watch()
+        if not value(self, "publish_tf") or not self.mapper.submaps:
+            return
+        ahead_ns = int(value(self, "tf_tolerance") * 1e9)
+        stamp_ns = self.get_clock().now().nanoseconds + ahead_ns
+        frames = value(self, "map_frame"), value(self, "odom_frame")
+        self.broadcaster.sendTransform(matrix_to_transform(self.T_map_odom, stamp_ns, *frames))
+
+    def _watch(self) -> None:
+        if self._warned or not self._idle_for(value(self, "watchdog_period")):
+            return
+        self._warned = True
+        if self.counters.received == 0:
+            self.get_logger().warning(f"no images yet on {self.images.describe()}")
+
+    def publish_status(self) -> None:
+        self.maps.publish_status(self)
+
+    @property
+    def pending(self) -> int:
+        return len(self.frames)
+
+    def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        """Clears memory, map and trajectory; a chunk in flight is dropped."""
+        self._epoch += 1
+        self.frames.clear()
+        self._odometry.clear()
+        self._commands.append(self._reset)
+        response.success, response.message = True, "a new map session starts"
+        return response
+
+    def _reset(self) -> None:
+        self.mapper.reset()
+        self.maps.reset()
+        self.T_map_odom = np.eye(4)
+        self.state = Status.WAITING
+
+    def _on_pause(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        self._paused, self.state = True, Status.PAUSED
+        response.success = True
+        return response
+
+    def _on_resume(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        self._paused = False
+        self.state = Status.TRACKING if self.mapper.submaps else Status.WAITING
+        response.success = True
+        return response
+
+    def _on_flush(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        """Maps what is pending now, as a shorter chunk."""
+        self._commands.append(lambda: self._map(self.mapper.flush))
+        response.success = True
+        return response
+
+
+def main() -> None:
+    spin(MappingNode)
+
+
+if __name__ == "__main__":
+    main()
