@@ -59,6 +59,7 @@ class RefinementConfig:
     prior_translation: float = 0.5  # share of the median depth
     min_parallax_rad: float = 0.02  # of a point that may correct the depth
     depth_smoothing: float = 0.12  # correction field, share of the image diagonal
+    densify: bool = True  # depth of every pixel from optical flow where there is parallax
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,8 @@ class PoseGraphConfig:
 
 @dataclass(frozen=True)
 class PointMapConfig:
-    min_confidence: float = 0.25  # quantile of a frame's confidence that is dropped
-    min_certainty: float = 0.3  # gate weight
+    drop_confidence: float = 0.2  # share of a frame's pixels, the least confident
+    drop_certainty: float = 0.1  # share of a frame's pixels, where the gate is least certain
     max_depth: float = 5.0  # times the median depth of the submap
     voxel: float = 0.008  # times the median depth of the submap
     grazing_cos: float = 0.12

@@ -1,0 +1,230 @@
+"""Bundle adjustment of one chunk: poses and one log depth per track, Gauss-Newton in numpy.
+
+A point lies on the ray of the first frame that saw it, so it has one unknown, and its elimination
+(Schur complement) is a division. Priors: the predicted depth of every track, the predicted motion
+between neighbouring frames. With them pure rotation is no special case.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy import ndarray
+from scipy.linalg import cho_factor, cho_solve
+from scipy.sparse import csr_matrix
+from scipy.spatial.transform import Rotation
+
+from scal3r_ros.mapping.config import RefinementConfig
+
+MIN_Z = 0.02  # of the median depth: nearer points would blow up the projection
+MAX_STEP = 0.7  # of a log depth in one iteration
+PRIOR_DEPTH_HUBER = 1.5  # sigmas
+
+
+@dataclass(frozen=True, eq=False)
+class BundleProblem:
+    """Observations beside the anchor's own, in frames other than it, sorted by track."""
+
+    frame: Int[ndarray, " n"]
+    track: Int[ndarray, " n"]
+    xy: Float[ndarray, "n 2"]  # normalised image coordinates
+    focal: Float[ndarray, "s 2"]  # pixels per unit of xy, by frame
+    anchor: Int[ndarray, " m"]  # frame whose ray holds the point
+    ray: Float[ndarray, "m 3"]  # z = 1, in the anchor's camera
+    log_depth_prior: Float[ndarray, " m"]
+    depth_sigma: Float[ndarray, " m"]  # of the log depth; infinity for none
+    motion_prior: Float[ndarray, "s-1 4 4"]  # T_previous_next
+    reference: int
+
+
+@dataclass(frozen=True, eq=False)
+class BundleState:
+    T_submap_cam: Float[ndarray, "s 4 4"]
+    log_depth: Float[ndarray, " m"]  # in the anchor
+
+
+@dataclass(frozen=True, eq=False)
+class Linearisation:
+    residual: Float[ndarray, "n 2"]  # pixels
+    d_anchor: Float[ndarray, "n 2 6"]  # by rotation (body), translation (submap)
+    d_frame: Float[ndarray, "n 2 6"]
+    d_depth: Float[ndarray, "n 2"]
+
+
+def adjust(
+    problem: BundleProblem, state: BundleState, config: RefinementConfig, iterations: int
+) -> tuple[BundleState, float]:
+    """Levenberg-Marquardt; the robust cost only ever falls. Returns it beside the state."""
+    damping = 1e-4
+    cost = robust_cost(problem, state, config)
+    for _ in range(iterations):
+        step_pose, step_depth = _solve(problem, state, config, damping)
+        trial = _moved(state, step_pose, step_depth)
+        trial_cost = robust_cost(problem, trial, config)
+        if trial_cost < cost:
+            settled = cost - trial_cost < 1e-4 * cost
+            state, cost, damping = trial, trial_cost, max(damping / 5, 1e-8)
+            if settled:
+                break
+        else:
+            damping *= 20
+            if damping > 1e4:
+                break
+    return state, cost
+
+
+def residuals(problem: BundleProblem, state: BundleState) -> Float[ndarray, "n 2"]:
+    """Reprojection errors, pixels."""
+    y = _in_camera(problem, state)
+    return (y[:, :2] / y[:, 2:] - problem.xy) * problem.focal[problem.frame]
+
+
+def points(problem: BundleProblem, state: BundleState) -> Float[ndarray, "m 3"]:
+    """Landmarks in the submap frame."""
+    T = state.T_submap_cam[problem.anchor]
+    p = problem.ray * np.exp(state.log_depth)[:, None]
+    return np.einsum("nij,nj->ni", T[:, :3, :3], p) + T[:, :3, 3]
+
+
+def robust_cost(problem: BundleProblem, state: BundleState, config: RefinementConfig) -> float:
+    """Huber costs of all pixels and priors, in units of (pixel sigma = 1)."""
+    pixel = np.linalg.norm(residuals(problem, state), axis=1)
+    depth = np.abs(state.log_depth - problem.log_depth_prior) / problem.depth_sigma
+    motion = np.linalg.norm(_motion_residual(problem, state, config), axis=1)
+    return float(
+        _huber(pixel, config.huber_px).sum()
+        + _huber(depth, PRIOR_DEPTH_HUBER).sum()
+        + _huber(motion, 1.0).sum()
+    )
+
+
+def _huber(x: Float[ndarray, " n"], delta: float) -> Float[ndarray, " n"]:
+    return np.where(x <= delta, 0.5 * x * x, delta * (x - 0.5 * delta))
+
+
+def _huber_weight(x: Float[ndarray, " n"], delta: float) -> Float[ndarray, " n"]:
+    return np.minimum(1.0, delta / np.maximum(x, 1e-12))
+
+
+def _in_camera(problem: BundleProblem, state: BundleState) -> Float[ndarray, "n 3"]:
+    T = state.T_submap_cam[problem.frame]
+    offset = points(problem, state)[problem.track] - T[:, :3, 3]
+    y = np.einsum("nji,nj->ni", T[:, :3, :3], offset)
+    y[:, 2] = np.maximum(y[:, 2], MIN_Z * np.exp(np.median(problem.log_depth_prior)))
+    return y
+
+
+def _skew(v: Float[ndarray, "n 3"]) -> Float[ndarray, "n 3 3"]:
+    x, y, z = v.T
+    zero = np.zeros_like(x)
+    return np.stack([zero, -z, y, z, zero, -x, -y, x, zero], 1).reshape(-1, 3, 3)
+
+
+def linearise(problem: BundleProblem, state: BundleState) -> Linearisation:
+    """Residuals and their derivatives by the rotation (body) and translation (submap) of the
+    anchor and of the observing frame, and by the log depth."""
+    T_a = state.T_submap_cam[problem.anchor]
+    R_a = T_a[:, :3, :3]
+    p = problem.ray * np.exp(state.log_depth)[:, None]
+    arm = np.einsum("nij,nj->ni", R_a, p)
+    turn = (-R_a @ _skew(p))[problem.track]
+    R_j = state.T_submap_cam[problem.frame][:, :3, :3]
+    y = _in_camera(problem, state)
+    fx, fy = problem.focal[problem.frame].T / y[:, 2]
+    zero = np.zeros_like(fx)
+    d_y = np.stack(
+        [fx, zero, -fx * y[:, 0] / y[:, 2], zero, fy, -fy * y[:, 1] / y[:, 2]], 1
+    ).reshape(-1, 2, 3)
+    d_point = d_y @ R_j.transpose(0, 2, 1)
+    focal = problem.focal[problem.frame]
+    return Linearisation(
+        residual=(y[:, :2] / y[:, 2:] - problem.xy) * focal,
+        d_anchor=np.concatenate([d_point @ turn, d_point], axis=2),
+        d_frame=np.concatenate([d_y @ _skew(y), -d_point], axis=2),
+        d_depth=np.einsum("nij,nj->ni", d_point, arm[problem.track]),
+    )
+
+
+def _solve(
+    problem: BundleProblem, state: BundleState, config: RefinementConfig, damping: float
+) -> tuple[Float[ndarray, "s 6"], Float[ndarray, " m"]]:
+    lin = linearise(problem, state)
+    s, m, n = len(state.T_submap_cam), len(state.log_depth), len(problem.frame)
+    weight = np.sqrt(_huber_weight(np.linalg.norm(lin.residual, axis=1), config.huber_px))
+    r = (lin.residual * weight[:, None]).reshape(-1)
+    blocks = np.concatenate([lin.d_anchor, lin.d_frame], axis=2) * weight[:, None, None]
+    frames = np.stack([problem.anchor[problem.track], problem.frame], 1)
+    columns = (frames[:, :, None] * 6 + np.arange(6)).reshape(n, 1, 12)
+    columns = np.broadcast_to(columns, (n, 2, 12)).reshape(-1)
+    starts = np.arange(2 * n + 1)
+    J_pose = csr_matrix((blocks.reshape(-1), columns, starts * 12), shape=(2 * n, 6 * s))
+    d_depth = (lin.d_depth * weight[:, None]).reshape(-1)
+    J_depth = csr_matrix((d_depth, np.repeat(problem.track, 2), starts), shape=(2 * n, m))
+    H = (J_pose.T @ J_pose).toarray()
+    g = J_pose.T @ r
+    away = (state.log_depth - problem.log_depth_prior) / problem.depth_sigma
+    pull = _huber_weight(np.abs(away), PRIOR_DEPTH_HUBER) / problem.depth_sigma
+    h = np.bincount(problem.track, (lin.d_depth**2).sum(1) * weight**2, m)
+    h = (h + pull / problem.depth_sigma) * (1 + damping) + 1e-9
+    g_depth = J_depth.T @ r + pull * away
+    W = (J_depth.T @ J_pose).tocsr()
+    _add_motion_prior(problem, state, config, H, g)
+    H += np.diag(np.diag(H) * damping + 1e-9)
+    H -= (W.T @ W.multiply(1 / h[:, None])).toarray()
+    g -= W.T @ (g_depth / h)
+    free = np.delete(np.arange(6 * s), np.arange(6) + 6 * problem.reference)
+    step = np.zeros(6 * s)
+    step[free] = -cho_solve(cho_factor(H[np.ix_(free, free)]), g[free])
+    step_depth = -(g_depth + W @ step) / h
+    return step.reshape(s, 6), np.clip(step_depth, -MAX_STEP, MAX_STEP)
+
+
+def _moved(
+    state: BundleState, step_pose: Float[ndarray, "s 6"], step_depth: Float[ndarray, " m"]
+) -> BundleState:
+    T = state.T_submap_cam.copy()
+    T[:, :3, :3] = T[:, :3, :3] @ Rotation.from_rotvec(step_pose[:, :3]).as_matrix()
+    T[:, :3, 3] += step_pose[:, 3:]
+    return replace(state, T_submap_cam=T, log_depth=state.log_depth + step_depth)
+
+
+def _sigmas(problem: BundleProblem, config: RefinementConfig) -> Float[ndarray, " 6"]:
+    depth = np.exp(np.median(problem.log_depth_prior))
+    return np.repeat([config.prior_rotation_rad, config.prior_translation * depth], 3)
+
+
+def _motion_residual(
+    problem: BundleProblem, state: BundleState, config: RefinementConfig
+) -> Float[ndarray, "s-1 6"]:
+    """(rotation, translation) between neighbours minus predicted, in sigmas."""
+    T = state.T_submap_cam
+    R_previous = T[:-1, :3, :3].transpose(0, 2, 1)
+    turned = problem.motion_prior[:, :3, :3].transpose(0, 2, 1) @ R_previous @ T[1:, :3, :3]
+    rotation = Rotation.from_matrix(turned).as_rotvec()
+    moved = np.einsum("nij,nj->ni", R_previous, T[1:, :3, 3] - T[:-1, :3, 3])
+    difference = np.concatenate([rotation, moved - problem.motion_prior[:, :3, 3]], 1)
+    return difference / _sigmas(problem, config)
+
+
+def _add_motion_prior(
+    problem: BundleProblem,
+    state: BundleState,
+    config: RefinementConfig,
+    H: Float[ndarray, "p p"],
+    g: Float[ndarray, " p"],
+) -> None:
+    """Adds to H and g in place; the derivative by the previous frame's rotation is left out of
+    the translation part, and d(rotation vector) is taken as identity: the prior is weak."""
+    r = _motion_residual(problem, state, config)
+    sigma = _sigmas(problem, config)
+    weight = _huber_weight(np.linalg.norm(r, axis=1), 1.0)
+    for k in range(len(r)):
+        R_previous = state.T_submap_cam[k, :3, :3].T
+        R_next_previous = state.T_submap_cam[k + 1, :3, :3].T @ state.T_submap_cam[k, :3, :3]
+        J = np.zeros((6, 12))
+        J[:3, :3], J[:3, 6:9] = -R_next_previous, np.eye(3)
+        J[3:, 3:6], J[3:, 9:] = -R_previous, R_previous
+        J /= sigma[:, None]
+        part = slice(6 * k, 6 * k + 12)
+        H[part, part] += weight[k] * J.T @ J
+        g[part] += weight[k] * J.T @ r[k]

@@ -1,0 +1,149 @@
+"""Depth corrected by geometry: a field of log corrections that follows the image's edges."""
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+from jaxtyping import Float, Float32, UInt8
+from numpy import ndarray
+
+from scal3r_ros.geometry.align import MAD_TO_SIGMA
+from scal3r_ros.mapping.config import RefinementConfig
+from scal3r_ros.mapping.dense_flow import FlowDepth, flow_depths
+from scal3r_ros.mapping.landmarks import Landmarks
+from scal3r_ros.mapping.types import Chunk, Prediction
+
+SIGMA = 0.05  # log depth; a sample this good has weight one
+LANDMARK_WEIGHT = 4.0  # of a landmark with full parallax
+MAX_WEIGHT = 4.0
+MAX_LOG_CORRECTION = 1.5
+MIN_SAMPLES = 12
+FINE_PX = 2  # radius of the last, finest window
+
+
+def correct_depth(
+    chunk: Chunk, prediction: Prediction, landmarks: Landmarks, config: RefinementConfig
+) -> Prediction:
+    """Depth and confidence of every frame; frames without landmarks keep theirs."""
+    height, width = prediction.depth.shape[1:]
+    greys = [small_grey(frame.image, height, width) for frame in chunk.frames]
+    T = prediction.T_submap_cam
+    dense = flow_depths(greys, prediction.K, T) if config.densify else [None] * len(greys)
+    z = landmarks.depths(T)
+    depth, confidence = prediction.depth.copy(), prediction.confidence.copy()
+    trust = np.minimum(1.0, landmarks.parallax_rad / (2 * config.min_parallax_rad)) ** 2
+    trust[landmarks.parallax_rad < config.min_parallax_rad] = 0.0
+    for i, grey in enumerate(greys):
+        use = (landmarks.frame == i) & (z > 0) & (trust[landmarks.track] > 0)
+        uv = landmarks.xy[use] * prediction.K[i, [0, 1], [0, 1]] + prediction.K[i, :2, 2]
+        residual, weight = _samples(depth[i], uv, np.log(z[use]), dense[i])
+        weight = _splat(weight, uv, LANDMARK_WEIGHT * trust[landmarks.track[use]])
+        if np.count_nonzero(weight) < MIN_SAMPLES:
+            continue
+        field, support = correction_field(depth[i], grey, residual, weight, config)
+        depth[i] *= np.exp(field)
+        confidence[i] = 1 + (confidence[i] - 1) * (0.3 + support)
+    return replace(prediction, depth=depth, confidence=confidence)
+
+
+def small_grey(image: UInt8[ndarray, "h w 3"], height: int, width: int) -> UInt8[ndarray, "a b"]:
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    return np.asarray(cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA))
+
+
+def _samples(
+    depth: Float32[ndarray, "h w"],
+    uv: Float[ndarray, "n 2"],
+    log_z: Float[ndarray, " n"],
+    dense: FlowDepth | None,
+) -> tuple[Float32[ndarray, "h w"], Float32[ndarray, "h w"]]:
+    """Measured minus predicted log depth, and weights; the landmarks' own weight is added later."""
+    log_depth = np.log(np.maximum(depth, 1e-9))
+    residual, weight = np.zeros_like(depth), np.zeros_like(depth)
+    if dense is not None:
+        weight = np.minimum(dense.information * SIGMA**2, MAX_WEIGHT)
+        residual = dense.log_depth - log_depth
+    v, u = _rows(uv, depth.shape)
+    residual[v, u] = log_z - log_depth[v, u]
+    weight[depth <= 0] = 0.0
+    return residual, weight
+
+
+def _rows(
+    uv: Float[ndarray, "n 2"], shape: tuple[int, ...]
+) -> tuple[Float[ndarray, " n"], Float[ndarray, " n"]]:
+    u, v = np.floor(uv).astype(np.int64).T
+    return v.clip(0, shape[0] - 1), u.clip(0, shape[1] - 1)
+
+
+def _splat(
+    weight: Float32[ndarray, "h w"], uv: Float[ndarray, "n 2"], added: Float[ndarray, " n"]
+) -> Float32[ndarray, "h w"]:
+    weight = weight.copy()
+    weight[_rows(uv, weight.shape)] = added
+    return weight
+
+
+def correction_field(
+    depth: Float32[ndarray, "h w"],
+    grey: UInt8[ndarray, "h w"],
+    residual: Float32[ndarray, "h w"],
+    weight: Float32[ndarray, "h w"],
+    config: RefinementConfig,
+) -> tuple[Float32[ndarray, "h w"], Float32[ndarray, "h w"]]:
+    """Log correction from wide windows to narrow ones, and in 0..1 how much samples support it.
+
+    Wide windows fit a line in the predicted log depth (scale and contrast of the prediction),
+    narrow ones a line in the brightness, so that corrections stop at edges (guided filter, He et
+    al. 2010, with weights). The prior of every window pulls to no further correction.
+    """
+    known = weight > 0
+    middle = float(np.median(residual[known]))
+    field = np.full_like(residual, middle)
+    log_depth = np.log(np.maximum(depth, 1e-9))
+    bright = grey.astype(np.float32) / 255
+    diagonal = float(np.hypot(*depth.shape))
+    wide, narrow = config.depth_smoothing * diagonal, config.depth_smoothing * diagonal / 3
+    support = np.zeros_like(field)
+    stages = (
+        (log_depth, 2.0 * wide, 0.05, 2.0),
+        (log_depth, wide, 0.05, 1.0),
+        (bright, narrow, 0.01, 0.5),
+        (bright, FINE_PX, 0.002, 0.5),
+    )
+    for guide, radius, epsilon, prior in stages:
+        rest = np.where(known, residual - field, 0.0)
+        spread = max(MAD_TO_SIGMA * float(np.median(np.abs(rest[known]))), 0.02)
+        robust = weight / (1 + (rest / (2 * spread)) ** 2)
+        step, support = _guided(guide, rest, robust, max(1, round(radius)), epsilon, prior)
+        field = field + step
+    return np.clip(field, -MAX_LOG_CORRECTION, MAX_LOG_CORRECTION), support
+
+
+def _guided(
+    guide: Float32[ndarray, "h w"],
+    value: Float32[ndarray, "h w"],
+    weight: Float32[ndarray, "h w"],
+    radius: int,
+    epsilon: float,
+    prior: float,
+) -> tuple[Float32[ndarray, "h w"], Float32[ndarray, "h w"]]:
+    """Weighted guided filter; the second value is the share of the data against the prior."""
+
+    def total(x: Float[ndarray, "h w"]) -> Float32[ndarray, "h w"]:
+        side = (2 * radius + 1, 2 * radius + 1)
+        return cv2.boxFilter(
+            x.astype(np.float32), -1, side, normalize=False, borderType=cv2.BORDER_CONSTANT
+        )
+
+    W = np.maximum(total(weight), 0.0)
+    share = W / (W + prior)
+    safe = np.maximum(W, 1e-6)
+    mean_guide, mean_value = total(weight * guide) / safe, total(weight * value) / safe
+    variance = np.maximum(total(weight * guide * guide) / safe - mean_guide**2, 0.0)
+    covariance = total(weight * guide * value) / safe - mean_guide * mean_value
+    slope = share * covariance / (variance + epsilon)
+    offset = share * mean_value - slope * mean_guide
+    certain = share + 1e-3
+    area = total(certain)
+    return (total(certain * slope) * guide + total(certain * offset)) / area, share

@@ -1,0 +1,139 @@
+"""Corners followed through the frames of a chunk."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+from numpy import ndarray
+
+from scal3r_ros.mapping.config import RefinementConfig
+
+WINDOW = (17, 17)  # pixels of the Lucas-Kanade template
+LEVELS = 4  # of the pyramid above the image: steps of 60 pixels are followed
+MAX_RETURN_PX = 1.0  # forward and backward must end where they began
+EPIPOLAR_PX = 1.5  # of neighbouring frames; moving things go
+MIN_RESPONSE = 2e-4  # smallest eigenvalue of the structure tensor; sensor noise is below
+CELLS = 8  # a side of the grid over which corners are spread
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureTracks:
+    """Observations of static points, sorted by track, then by frame."""
+
+    frame: Int[ndarray, " n"]
+    track: Int[ndarray, " n"]  # 0 .. count-1
+    uv: Float[ndarray, "n 2"]  # pixels of the tracking size, centres at half-integers
+    count: int
+    size: tuple[int, int]  # (height, width) at which was tracked
+
+    def select(self, keep: Bool[ndarray, " n"]) -> "FeatureTracks":
+        """Some observations; tracks left with fewer than two go."""
+        lengths = np.bincount(self.track[keep], minlength=self.count)
+        keep = keep & (lengths[self.track] >= 2)
+        names, track = np.unique(self.track[keep], return_inverse=True)
+        return FeatureTracks(self.frame[keep], track, self.uv[keep], len(names), self.size)
+
+
+def track_features(
+    images: Sequence[UInt8[ndarray, "h w 3"]], config: RefinementConfig
+) -> FeatureTracks:
+    """Shi-Tomasi corners by pyramidal Lucas-Kanade, checked backward and by epipolar lines."""
+    greys = _greys(images, config.max_width)
+    uv = np.zeros((0, 2), np.float32)  # cv2's pixels, centres at integers
+    names = np.zeros(0, np.int64)
+    observed: list[tuple[int, Int[ndarray, " n"], Float[ndarray, "n 2"]]] = []
+    born = 0
+    for k, grey in enumerate(greys):
+        if k > 0:
+            moved, kept = follow(greys[k - 1], grey, uv)
+            uv, names = moved[kept], names[kept]
+        fresh = spread_corners(grey, uv, config)
+        names = np.concatenate([names, born + np.arange(len(fresh))])
+        born += len(fresh)
+        uv = np.concatenate([uv, fresh])
+        observed.append((k, names, uv + 0.5))
+    frame = np.concatenate([np.full(len(n), k) for k, n, _ in observed])
+    track = np.concatenate([n for _, n, _ in observed])
+    pixels = np.concatenate([p for _, _, p in observed]).astype(np.float64)
+    order = np.lexsort((frame, track))
+    height, width = greys[0].shape
+    tracks = FeatureTracks(frame[order], track[order], pixels[order], born, (height, width))
+    return tracks.select(np.ones(len(order), bool))
+
+
+def follow(
+    before: UInt8[ndarray, "h w"],
+    after: UInt8[ndarray, "h w"],
+    uv: Float[ndarray, "n 2"],
+) -> tuple[Float[ndarray, "n 2"], Bool[ndarray, " n"]]:
+    """Where points went between two images, and which can be believed."""
+    if len(uv) == 0:
+        return uv, np.zeros(0, bool)
+    start = uv.astype(np.float32).reshape(-1, 1, 2)
+    settings = {"winSize": WINDOW, "maxLevel": LEVELS}
+    moved, found, _ = cv2.calcOpticalFlowPyrLK(before, after, start, None, **settings)
+    settings |= {"flags": cv2.OPTFLOW_USE_INITIAL_FLOW, "maxLevel": 1}
+    back, found_back, _ = cv2.calcOpticalFlowPyrLK(after, before, moved, start.copy(), **settings)
+    moved = moved[:, 0]
+    kept = (found[:, 0] > 0) & (found_back[:, 0] > 0)
+    kept &= np.linalg.norm(back[:, 0] - uv, axis=1) < MAX_RETURN_PX
+    kept &= (moved >= 0).all(1) & (moved < np.array(after.shape[::-1]) - 1).all(1)
+    if kept.sum() >= 16:
+        lines = (cv2.USAC_MAGSAC, EPIPOLAR_PX, 0.999, 1000)
+        _, inlier = cv2.findFundamentalMat(uv[kept], moved[kept], *lines)
+        if inlier is not None:
+            kept[np.flatnonzero(kept)[inlier[:, 0] == 0]] = False
+    return moved, kept
+
+
+def spread_corners(
+    grey: UInt8[ndarray, "h w"], taken: Float[ndarray, "n 2"], config: RefinementConfig
+) -> Float[ndarray, "m 2"]:
+    """New corners away from the ones there are, the strongest of every cell, cv2's pixels."""
+    distance = max(3, round(config.min_distance * grey.shape[1]))
+    response = cv2.cornerMinEigenVal(grey, 5)
+    peaks = response >= cv2.dilate(response, np.ones((2 * distance + 1,) * 2, np.uint8))
+    peaks &= response > MIN_RESPONSE
+    free = np.ones(grey.shape, np.uint8)
+    for u, v in taken:
+        cv2.circle(free, (round(float(u)), round(float(v))), distance, 0, -1)
+    free[:8], free[-8:], free[:, :8], free[:, -8:] = 0, 0, 0, 0
+    v, u = np.nonzero(peaks & (free > 0))
+    cell = _cells(u, v, grey.shape)
+    have = np.bincount(_cells(taken[:, 0], taken[:, 1], grey.shape), minlength=CELLS**2)
+    order = np.lexsort((-response[v, u], cell))
+    first = np.searchsorted(cell[order], np.arange(CELLS**2))
+    rank = np.arange(len(order)) - first[cell[order]]
+    allowed = order[rank < (max(1, config.features // CELLS**2) - have)[cell[order]]]
+    corners = np.stack([u[allowed], v[allowed]], 1).astype(np.float32)
+    if len(corners):
+        stop = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 10, 0.03)
+        cv2.cornerSubPix(grey, corners, (3, 3), (-1, -1), stop)
+    return corners
+
+
+def _cells(
+    u: Float[ndarray, " n"] | Int[ndarray, " n"],
+    v: Float[ndarray, " n"] | Int[ndarray, " n"],
+    shape: tuple[int, ...],
+) -> Int[ndarray, " n"]:
+    column = np.clip((u * CELLS / shape[1]).astype(np.int64), 0, CELLS - 1)
+    row = np.clip((v * CELLS / shape[0]).astype(np.int64), 0, CELLS - 1)
+    return row * CELLS + column
+
+
+def _greys(
+    images: Sequence[UInt8[ndarray, "h w 3"]], max_width: int
+) -> list[UInt8[ndarray, "h2 w2"]]:
+    height, width = images[0].shape[:2]
+    scale = min(1.0, max_width / max(height, width))
+    size = (round(width * scale), round(height * scale))
+    greys = []
+    for image in images:
+        grey = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
+        if (grey.shape[1], grey.shape[0]) != size:
+            grey = np.asarray(cv2.resize(grey, size, interpolation=cv2.INTER_AREA))
+        greys.append(grey)
+    return greys

@@ -1,0 +1,194 @@
+"""Poses as precise as feature tracks allow, depth corrected by what they triangulate.
+
+The network knows the scene where nothing can be tracked; geometry knows it where something can.
+A chunk's prediction goes in, a better one comes out, in the network's own scale.
+"""
+
+import time
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from scal3r_ros.geometry.camera import scale_intrinsics
+from scal3r_ros.geometry.sim3 import invert_pose
+from scal3r_ros.mapping.bundle import BundleProblem, BundleState, adjust, points, residuals
+from scal3r_ros.mapping.config import RefinementConfig
+from scal3r_ros.mapping.depth_correction import correct_depth
+from scal3r_ros.mapping.feature_tracks import FeatureTracks, track_features
+from scal3r_ros.mapping.initial_poses import (
+    DEPTH_SIGMA,
+    Observations,
+    anchors,
+    place_all,
+    poses_by_five_points,
+    triangulate,
+)
+from scal3r_ros.mapping.landmarks import Landmarks
+from scal3r_ros.mapping.types import Chunk, Prediction
+
+TRIAL_ITERATIONS = 4  # of every start before one is chosen
+ITERATIONS = 10
+OUTLIER_PX = (5.0, 2.5)  # after the first and the second round
+STILL_PX = 1.0  # median parallax below it says nothing about depth
+
+
+@dataclass(frozen=True)
+class RefinementReport:
+    """What was done to a chunk, and on what evidence."""
+
+    start: str  # network, depth or five_points: where the poses came from; none: left alone
+    reason: str = ""  # why nothing was refined, or rotation where there was no parallax
+    tracks: int = 0
+    landmarks: int = 0  # with enough parallax to correct depth
+    inliers: float = 0.0  # share of the observations that fit
+    rms_px: float = 0.0  # of the inliers, pixels of the tracking size
+    seconds: float = 0.0
+
+
+def refine(
+    chunk: Chunk, prediction: Prediction, config: RefinementConfig
+) -> tuple[Prediction, RefinementReport]:
+    """Bundle adjustment from the best of three starts, then depth by its landmarks."""
+    began = time.perf_counter()
+    if len(chunk.frames) < 2:
+        return prediction, RefinementReport("none", "a single frame")
+    tracks = track_features([frame.image for frame in chunk.frames], config)
+    if tracks.count < config.min_tracks:
+        return prediction, RefinementReport("none", "too few tracks", tracks.count)
+    observations = _observe(chunk, prediction, tracks)
+    start, state = _best_start(chunk, prediction, observations, config)
+    kept = observations
+    for limit in OUTLIER_PX:
+        problem = _problem(chunk, prediction, kept, config)
+        state, _ = adjust(problem, state, config, ITERATIONS)
+        kept, state = _without_outliers(kept, problem, state, limit)
+        if kept.tracks.count < config.min_tracks:
+            return prediction, RefinementReport("none", "tracks disagree", tracks.count)
+    landmarks = _landmarks(_problem(chunk, prediction, kept, config), kept, state)
+    refined, landmarks = _in_network_scale(prediction, state, landmarks, config)
+    good = landmarks.parallax_rad > config.min_parallax_rad
+    if good.sum() >= config.min_tracks:
+        refined = correct_depth(chunk, refined, landmarks, config)
+    parallax_px = float(np.median(landmarks.parallax_rad)) * float(kept.focal.mean())
+    report = RefinementReport(
+        start=start,
+        reason="rotation" if parallax_px < STILL_PX else "",
+        tracks=tracks.count,
+        landmarks=int(good.sum()),
+        inliers=len(kept.xy) / len(observations.xy),
+        rms_px=landmarks.rms_px,
+        seconds=time.perf_counter() - began,
+    )
+    return refined, report
+
+
+def _observe(chunk: Chunk, prediction: Prediction, tracks: FeatureTracks) -> Observations:
+    height, width = prediction.depth.shape[1:]
+    K = np.stack(
+        [
+            scale_intrinsics(k, (height, width), tracks.size)
+            if frame.K is None
+            else scale_intrinsics(frame.K, frame.image.shape[:2], tracks.size)
+            for frame, k in zip(chunk.frames, prediction.K, strict=True)
+        ]
+    )
+    focal, centre = K[:, [0, 1], [0, 1]], K[:, :2, 2]
+    xy = (tracks.uv - centre[tracks.frame]) / focal[tracks.frame]
+    scale = np.array([width / tracks.size[1], height / tracks.size[0]])
+    u, v = np.floor(tracks.uv * scale).astype(np.int64).T
+    depth = prediction.depth[tracks.frame, v.clip(0, height - 1), u.clip(0, width - 1)]
+    return Observations(tracks, xy, focal, depth.astype(np.float64))
+
+
+def _problem(
+    chunk: Chunk, prediction: Prediction, observations: Observations, config: RefinementConfig
+) -> BundleProblem:
+    tracks = observations.tracks
+    anchor, _ = anchors(observations, np.ones(len(observations.focal), bool))
+    others = anchor[tracks.track] != np.arange(len(tracks.track))
+    depth = observations.depth[anchor]
+    T = prediction.T_submap_cam
+    return BundleProblem(
+        frame=tracks.frame[others],
+        track=tracks.track[others],
+        xy=observations.xy[others],
+        focal=observations.focal,
+        anchor=tracks.frame[anchor],
+        ray=np.concatenate([observations.xy[anchor], np.ones((len(anchor), 1))], 1),
+        log_depth_prior=np.log(np.where(depth > 0, depth, observations.median_depth)),
+        depth_sigma=np.where(depth > 0, DEPTH_SIGMA, 10.0),
+        motion_prior=invert_pose(T[:-1]) @ T[1:],
+        reference=chunk.reference,
+    )
+
+
+def _best_start(
+    chunk: Chunk, prediction: Prediction, observations: Observations, config: RefinementConfig
+) -> tuple[str, BundleState]:
+    """The network's poses, cameras placed against the predicted depth, or five points: a few
+    iterations from each, the lowest robust cost wins."""
+    problem = _problem(chunk, prediction, observations, config)
+    s = len(observations.focal)
+    reference = np.arange(s) == chunk.reference
+    network = invert_pose(prediction.T_submap_cam[chunk.reference]) @ prediction.T_submap_cam
+    starts = {
+        "network": network,
+        "depth": place_all(observations, network, reference, problem.motion_prior),
+    }
+    five_points = poses_by_five_points(observations, problem.motion_prior)
+    if five_points is not None:
+        starts["five_points"] = invert_pose(five_points[chunk.reference]) @ five_points
+    trials = {}
+    for name, T in starts.items():
+        depth = triangulate(observations, T, np.ones(s, bool))
+        state = BundleState(T, np.log(depth))
+        trials[name] = adjust(problem, state, config, TRIAL_ITERATIONS)
+    best = min(trials, key=lambda name: trials[name][1])
+    return best, trials[best][0]
+
+
+def _without_outliers(
+    observations: Observations, problem: BundleProblem, state: BundleState, limit_px: float
+) -> tuple[Observations, BundleState]:
+    tracks = observations.tracks
+    anchor, _ = anchors(observations, np.ones(len(observations.focal), bool))
+    is_anchor = anchor[tracks.track] == np.arange(len(tracks.track))
+    keep = np.ones(len(tracks.track), bool)
+    keep[~is_anchor] = np.linalg.norm(residuals(problem, state), axis=1) < limit_px
+    alive = np.bincount(tracks.track[keep], minlength=tracks.count) >= 2
+    return observations.select(keep), replace(state, log_depth=state.log_depth[alive])
+
+
+def _landmarks(problem: BundleProblem, kept: Observations, state: BundleState) -> Landmarks:
+    error = np.linalg.norm(residuals(problem, state), axis=1)
+    xyz = points(problem, state)
+    centres = state.T_submap_cam[:, :3, 3]
+    a = xyz[problem.track] - centres[problem.anchor[problem.track]]
+    b = xyz[problem.track] - centres[problem.frame]
+    sine = np.linalg.norm(np.cross(a, b), axis=1)
+    angle = np.arctan2(sine, (a * b).sum(1))
+    parallax = np.zeros(len(xyz))
+    np.maximum.at(parallax, problem.track, angle)
+    return Landmarks(
+        xyz=xyz,
+        parallax_rad=parallax,
+        frame=kept.tracks.frame,
+        track=kept.tracks.track,
+        xy=kept.xy,
+        predicted=kept.depth,
+        rms_px=float(np.sqrt((error**2).mean())),
+    )
+
+
+def _in_network_scale(
+    prediction: Prediction, state: BundleState, landmarks: Landmarks, config: RefinementConfig
+) -> tuple[Prediction, Landmarks]:
+    """Scaled so that landmarks and predicted depths agree in the median."""
+    T = state.T_submap_cam.copy()
+    z = landmarks.depths(T)
+    use = (z > 0) & (landmarks.predicted > 0)
+    sure = use & (landmarks.parallax_rad > config.min_parallax_rad)[landmarks.track]
+    use = sure if sure.sum() >= config.min_tracks else use
+    s = float(np.exp(np.median(np.log(landmarks.predicted[use] / z[use])))) if use.any() else 1.0
+    T[:, :3, 3] *= s
+    return replace(prediction, T_submap_cam=T), replace(landmarks, xyz=landmarks.xyz * s)
