@@ -38,7 +38,7 @@ def decode_image(
     encoding: str, height: int, width: int, step: int, is_bigendian: bool, data: object
 ) -> UInt8[ndarray, "h w 3"]:
     """RGB of a raw image message; rows may be padded (`step`), 16 bits keep the upper 8."""
-    buffer = np.frombuffer(data, np.uint8)  # type: ignore[call-overload]
+    buffer = np.frombuffer(data, np.uint8)
     if height <= 0 or width <= 0:
         raise EncodingError(f"image size must be positive, got {width} x {height}")
     if encoding == "nv12":
@@ -71,7 +71,7 @@ def _rows(
 
 def decode_compressed(data: object) -> UInt8[ndarray, "h w 3"]:
     """RGB of a JPEG or PNG."""
-    buffer = np.frombuffer(data, np.uint8)  # type: ignore[call-overload]
+    buffer = np.frombuffer(data, np.uint8)
     pixels = cv2.imdecode(buffer, cv2.IMREAD_COLOR) if len(buffer) else None
     if pixels is None:
         raise EncodingError(f"compressed image of {len(buffer)} bytes cannot be decoded")

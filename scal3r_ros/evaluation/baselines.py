@@ -53,7 +53,7 @@ def _motion(
     corners = cv2.goodFeaturesToTrack(before, CORNERS, 0.01, 7)
     if corners is None or len(corners) < 20:
         return None
-    ends, found, _ = cv2.calcOpticalFlowPyrLK(before, after, corners, None)  # type: ignore[call-overload]
+    ends, found, _ = cv2.calcOpticalFlowPyrLK(before, after, corners, None)
     good = found[:, 0] > 0
     a, b = corners[good, 0], ends[good, 0]
     if good.sum() < 20 or np.median(np.linalg.norm(b - a, axis=1)) < MIN_FLOW_PX:

@@ -38,7 +38,7 @@ class KeyframeGate:
         if len(self._corners) < 8:  # nothing to measure with: time decides
             changed = float(np.abs(grey.astype(np.int16) - self._image).mean()) > 2.0
             return changed and self._waited(frame)
-        ends, found, _ = cv2.calcOpticalFlowPyrLK(self._image, grey, self._corners, None)  # type: ignore[call-overload]
+        ends, found, _ = cv2.calcOpticalFlowPyrLK(self._image, grey, self._corners, None)
         found = found[:, 0] > 0
         if found.mean() < self.config.min_tracked:
             return True

@@ -96,9 +96,7 @@ class LoopDetector:
         return votes
 
     def _is_new(self, old: int, new: int) -> bool:
-        return all(
-            abs(old - a) > SUPPRESSED or abs(new - b) > SUPPRESSED for a, b in self._closed
-        )
+        return all(abs(old - a) > SUPPRESSED or abs(new - b) > SUPPRESSED for a, b in self._closed)
 
     def close(self, candidate: LoopCandidate) -> None:
         """Remembers a pair, so that it is not verified again and again."""

@@ -89,10 +89,12 @@ def frame_filter(
 ) -> Bool[ndarray, "h w"]:
     """Confidence, gate certainty, isolation, grazing angle, agreement with a neighbour."""
     depth = submap.depth[slot].astype(np.float64)
-    confidence = submap.confidence[slot].astype(np.float64)
     keep = (depth > 0) & (depth < config.max_depth * median)
-    keep &= confidence >= np.quantile(confidence, config.min_confidence)
-    keep &= submap.edge_certainty[slot] >= config.min_certainty
+    for values, share in (
+        (submap.confidence[slot], config.drop_confidence),
+        (submap.edge_certainty[slot], config.drop_certainty),
+    ):
+        keep &= values >= np.quantile(values.astype(np.float64), share)
     keep &= close_neighbours(depth) >= config.isolation
     keep &= facing_cosine(unproject(depth, submap.K[slot])) >= config.grazing_cos
     neighbours = [i for i in (slot - 2, slot + 2) if 0 <= i < len(submap.depth)]

@@ -1,4 +1,4 @@
-"""Every ROS parameter, declared once: name, default, meaning, range. YAML is generated from here."""
+"""Every ROS parameter, declared once: name, default, meaning, range; YAML is generated here."""
 
 from dataclasses import dataclass
 from typing import Any

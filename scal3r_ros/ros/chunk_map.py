@@ -1,0 +1,86 @@
+"""A map rebuilt from Chunk and Corrections messages alone: of rclpy or read from a bag."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+
+from scal3r_ros.geometry.sim3 import Sim3
+from scal3r_ros.mapping.point_map import Cloud, join
+from scal3r_ros.ros.conversions import list_to_sim3, message_to_cloud, stamp_to_ns
+
+
+@dataclass(eq=False)
+class MappedChunk:
+    stamps_ns: list[int]
+    overlap: int
+    T_chunk_cam: Float[ndarray, "s 4 4"]  # chunk units
+    cloud: Cloud  # chunk frame
+    origins: Float[ndarray, "n 3"]  # chunk frame
+    T_map_chunk: Sim3
+
+
+class ChunkMap:
+    """Clouds stay chunk-local; corrections re-pose them. A new session starts empty."""
+
+    def __init__(self) -> None:
+        self.session = -1
+        self.chunks: dict[int, MappedChunk] = {}
+
+    def add_chunk(self, message: Any) -> None:
+        if message.map_session != self.session:
+            self.session, self.chunks = message.map_session, {}
+        T_map_chunk = list_to_sim3(message.sim3)
+        T_map_cam = _poses(np.asarray(message.poses).reshape(-1, 7))
+        self.chunks[message.chunk_id] = MappedChunk(
+            stamps_ns=[stamp_to_ns(s) for s in message.stamps],
+            overlap=message.overlap,
+            T_chunk_cam=T_map_chunk.inverse().apply_pose(T_map_cam),
+            cloud=message_to_cloud(message.points),
+            origins=np.asarray(message.origins, dtype=np.float64).reshape(-1, 3),
+            T_map_chunk=T_map_chunk,
+        )
+
+    def correct(self, message: Any) -> bool:
+        """True where a chunk moved; corrections of other sessions are ignored."""
+        if message.map_session != self.session:
+            return False
+        places = np.asarray(message.sim3, dtype=np.float64).reshape(-1, 8)
+        for index, place in zip(message.chunk_ids, places, strict=True):
+            if index in self.chunks:
+                self.chunks[index].T_map_chunk = list_to_sim3(place)
+        return len(places) > 0
+
+    def cloud(self) -> Cloud:
+        """Everything, in the map frame."""
+        placed = []
+        for _, chunk in sorted(self.chunks.items()):
+            xyz = chunk.T_map_chunk.apply(chunk.cloud.xyz.astype(np.float64))
+            placed.append(Cloud(xyz.astype(np.float32), chunk.cloud.rgb, chunk.cloud.confidence))
+        return join(placed)
+
+    def origins(self) -> Float[ndarray, "n 3"]:
+        """Camera centres in the map."""
+        parts = [c.T_map_chunk.apply(c.origins) for _, c in sorted(self.chunks.items())]
+        return np.concatenate(parts) if parts else np.zeros((0, 3))
+
+    def keyframe_poses(self) -> dict[int, Float[ndarray, "4 4"]]:
+        """Stamp [ns] -> T_map_cam, from the chunk in whose middle a keyframe lies."""
+        best: dict[int, tuple[int, Float[ndarray, "4 4"]]] = {}
+        for _, chunk in sorted(self.chunks.items()):
+            for slot, stamp in enumerate(chunk.stamps_ns):
+                margin = min(slot, len(chunk.stamps_ns) - 1 - slot)
+                if stamp not in best or margin > best[stamp][0]:
+                    best[stamp] = (margin, chunk.T_map_chunk.apply_pose(chunk.T_chunk_cam[slot]))
+        return {stamp: T for stamp, (_, T) in sorted(best.items())}
+
+
+def _poses(numbers: Float[ndarray, "s 7"]) -> Float[ndarray, "s 4 4"]:
+    from scipy.spatial.transform import Rotation
+
+    T = np.tile(np.eye(4), (len(numbers), 1, 1))
+    T[:, :3, 3] = numbers[:, :3]
+    T[:, :3, :3] = Rotation.from_quat(numbers[:, 3:]).as_matrix()
+    return T

@@ -1,0 +1,105 @@
+"""image_publisher: a folder, a video or a bag becomes `image` and `camera_info`.
+
+It can hold back while the mapper has many images pending, so that a demo on a slow machine loses
+none; a real camera does not wait, and then the mapper thins.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+import rclpy
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import Header
+
+from scal3r_ros.data.sequence import Sequence, SequenceError, open_sequence
+from scal3r_ros.ros.conversions import camera_to_info, ns_to_stamp, rgb_to_image
+from scal3r_ros.ros.interfaces import Status
+from scal3r_ros.ros.map_publisher import LATCHED
+
+QOS = QoSProfile(depth=20, reliability=ReliabilityPolicy.RELIABLE)
+
+
+class ImagePublisher(Node):
+    def __init__(self) -> None:
+        super().__init__("image_publisher")
+        self.declare_parameter("sequence", "")
+        self.declare_parameter("rate", 1.0)  # against the sequence's own stamps
+        self.declare_parameter("frame_id", "camera_optical_frame")
+        self.declare_parameter("max_pending", 0)  # images the mapper may have waiting; 0: any
+        self.declare_parameter("wait_for_subscribers", 1)
+        self.declare_parameter("max_images", 0)
+        self._images = self.create_publisher(Image, "image", QOS)
+        self._infos = self.create_publisher(CameraInfo, "camera_info", QOS)
+        self._published = 0
+        self._mapper: Status | None = None
+        self.create_subscription(Status, "status", self._on_status, LATCHED)
+
+    def _on_status(self, status: Status) -> None:
+        self._mapper = status
+
+    def _get(self, name: str):
+        return self.get_parameter(name).value
+
+    def run(self) -> int:
+        try:
+            sequence = open_sequence(Path(self._get("sequence")))
+        except SequenceError as error:
+            self.get_logger().error(str(error))
+            return 2
+        wanted = self._get("wait_for_subscribers")
+        while self._images.get_subscription_count() < wanted:
+            rclpy.spin_once(self, timeout_sec=0.1)
+        self._play(sequence)
+        while self._images.get_subscription_count() and not self._images.wait_for_all_acked():
+            rclpy.spin_once(self, timeout_sec=0.1)
+        self.get_logger().info(f"published {self._published} images of {sequence.name}")
+        return 0
+
+    def _play(self, sequence: Sequence) -> None:
+        rate, limit = self._get("rate"), self._get("max_images")
+        first_ns, began = None, time.monotonic()
+        for frame in sequence:
+            if limit and self._published >= limit:
+                return
+            first_ns = frame.stamp_ns if first_ns is None else first_ns
+            due = began + (frame.stamp_ns - first_ns) / 1e9 / rate if rate > 0 else 0.0
+            while time.monotonic() < due or self._must_wait():
+                rclpy.spin_once(self, timeout_sec=min(0.02, max(due - time.monotonic(), 0.001)))
+            head = Header(stamp=ns_to_stamp(frame.stamp_ns), frame_id=self._get("frame_id"))
+            if frame.K is not None:
+                self._infos.publish(camera_to_info(frame.K, *frame.image.shape[:2], head))
+            self._images.publish(rgb_to_image(frame.image, head))
+            self._published += 1
+            rclpy.spin_once(self, timeout_sec=0)
+
+    def _must_wait(self) -> bool:
+        """Whether the mapper is too far behind what has been published."""
+        limit = self._get("max_pending")
+        if not limit:
+            return False
+        if self._mapper is None:
+            return self._published >= limit
+        unseen = self._published - self._mapper.frames_received
+        return unseen + self._mapper.pending_frames > limit
+
+
+def main() -> None:
+    rclpy.init()
+    node = ImagePublisher()
+    code = 0
+    try:
+        code = node.run()
+    except KeyboardInterrupt:
+        code = 130
+    finally:
+        node.destroy_node()
+        if rclpy.ok():
+            rclpy.shutdown()
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

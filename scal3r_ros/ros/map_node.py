@@ -1,0 +1,103 @@
+"""map_node: keeps the whole map from chunks and corrections, publishes and saves it.
+
+A process of its own, so that a large publication never delays an image.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from nav_msgs.msg import OccupancyGrid
+from rclpy.node import Node
+from sensor_msgs.msg import PointCloud2
+
+from scal3r_ros.mapping.map_file import write_pcd, write_ply
+from scal3r_ros.mapping.occupancy import Grid, occupancy_grid
+from scal3r_ros.mapping.point_map import Cloud
+from scal3r_ros.ros.chunk_map import ChunkMap
+from scal3r_ros.ros.conversions import cloud_to_message, header, stamp_to_ns, to_ros_bytes
+from scal3r_ros.ros.interfaces import Chunk, Corrections, SaveMap
+from scal3r_ros.ros.map_publisher import CHUNKS, LATCHED
+from scal3r_ros.ros.parameters import MAP, declare, value
+from scal3r_ros.ros.running import spin
+
+WRITERS = {"ply": write_ply, "pcd": write_pcd}
+
+
+class MapNode(Node):
+    def __init__(self) -> None:
+        super().__init__("map_node")
+        declare(self, MAP)
+        self.map = ChunkMap()
+        self._changed = False
+        self._stamp_ns = 0
+        self.create_subscription(Chunk, "chunk", self._on_chunk, CHUNKS)
+        self.create_subscription(Corrections, "corrections", self._on_corrections, LATCHED)
+        self._cloud = self.create_publisher(PointCloud2, "map_cloud", LATCHED)
+        self._grid = self.create_publisher(OccupancyGrid, "map", LATCHED)
+        self.create_timer(value(self, "map_publish_period"), self._publish)
+        self.create_service(SaveMap, "~/save_map", self._on_save)
+
+    def _on_chunk(self, message: Chunk) -> None:
+        self.map.add_chunk(message)
+        self._stamp_ns = stamp_to_ns(message.header.stamp)
+        self._changed = True
+
+    def _on_corrections(self, message: Corrections) -> None:
+        self._changed = self.map.correct(message) or self._changed
+
+    def _publish(self) -> None:
+        """Only after a change; the cloud only when somebody listens."""
+        if not self._changed:
+            return
+        self._changed = False
+        head = header(self._stamp_ns, value(self, "map_frame"))
+        cloud = self.map.cloud()
+        if self._cloud.get_subscription_count():
+            limit = value(self, "max_map_points_published")
+            step = max(1, -(-len(cloud) // limit))
+            thin = Cloud(cloud.xyz[::step], cloud.rgb[::step], cloud.confidence[::step])
+            self._cloud.publish(cloud_to_message(thin, head))
+        if self._grid.get_subscription_count() and len(cloud):
+            self._grid.publish(self._grid_message(cloud, head))
+
+    def _grid_message(self, cloud: Cloud, head) -> OccupancyGrid:
+        grid: Grid = occupancy_grid(
+            cloud.xyz,
+            self.map.origins(),
+            resolution=value(self, "grid_resolution"),
+            height_range=(value(self, "grid_min_height"), value(self, "grid_max_height")),
+            min_hits=value(self, "grid_min_hits"),
+        )
+        message = OccupancyGrid(header=head)
+        message.info.resolution = grid.resolution
+        message.info.height, message.info.width = grid.cells.shape
+        message.info.origin.position.x, message.info.origin.position.y = grid.origin
+        message.info.origin.orientation.w = 1.0
+        message.data = to_ros_bytes(grid.cells.astype(np.int8))
+        return message
+
+    def _on_save(self, request: SaveMap.Request, response: SaveMap.Response) -> SaveMap.Response:
+        """Writes below the map folder only; nothing is replaced unless asked."""
+        folder = Path(value(self, "map_folder") or ".").resolve()
+        path = (folder / request.path).resolve()
+        kind = request.format or path.suffix.removeprefix(".")
+        if not path.is_relative_to(folder):
+            response.message = f"path must lie in {folder}, got {request.path}"
+        elif kind not in WRITERS:
+            response.message = f"format must be one of {', '.join(WRITERS)}, got {kind!r}"
+        elif path.exists() and not request.overwrite:
+            response.message = f"{path} exists; set overwrite to replace it"
+        else:
+            cloud = self.map.cloud()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            WRITERS[kind](path, cloud)
+            response.success, response.files, response.points = True, [str(path)], len(cloud)
+        return response
+
+
+def main() -> None:
+    spin(MapNode)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""odometry_node, the fast lane: a pose of every image against the newest mapped keyframe.
+
+It lives on when mapping_node dies: then it coasts on its last keyframe and says so.
+"""
+
+import threading
+import time
+
+import numpy as np
+from nav_msgs.msg import Odometry
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+
+from scal3r_ros.geometry.keyframe import Keyframe as MappedKeyframe
+from scal3r_ros.mapping.types import Frame
+from scal3r_ros.ros.conversions import (
+    header,
+    image_to_float,
+    image_to_rgb,
+    matrix_to_transform,
+    odometry_message,
+    stamp_to_ns,
+)
+from scal3r_ros.ros.fallback.tf import transform_broadcaster
+from scal3r_ros.ros.interfaces import Keyframe, Status
+from scal3r_ros.ros.map_publisher import LATCHED, ODOMETRY, RELIABLE
+from scal3r_ros.ros.parameters import ODOMETRY as PARAMETERS
+from scal3r_ros.ros.parameters import declare, value
+from scal3r_ros.ros.running import spin
+from scal3r_ros.ros.subscriptions import FrameCounters, FrameQueue, ImageInput
+from scal3r_ros.tracking.tracker import TrackedPose, Tracker, TrackerConfig
+
+MAX_PENDING = 64  # images; beyond it every second one goes, counted
+STATUS_PERIOD_S = 0.5
+
+
+class OdometryNode(LifecycleNode):
+    def __init__(self) -> None:
+        super().__init__("odometry_node")
+        declare(self, PARAMETERS)
+        self.counters = FrameCounters()
+        self.tracked = 0
+        self.state = Status.UNCONFIGURED
+        self._session = -1
+        self._keyframe: MappedKeyframe | None = None
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._worker: threading.Thread | None = None
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self.tracker = Tracker(TrackerConfig())
+        self.frames = FrameQueue(MAX_PENDING, self.counters)
+        self._odometry = self.create_publisher(Odometry, "odometry", ODOMETRY)
+        self._status = self.create_publisher(Status, "odometry_status", LATCHED)
+        self.broadcaster = transform_broadcaster(self)
+        self.state = Status.WAITING
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self.images = ImageInput(
+            self,
+            self._on_frame,
+            self.counters,
+            transport=value(self, "image_transport"),
+            reliability=value(self, "image_reliability"),
+            depth=value(self, "image_queue_depth"),
+        )
+        self.create_subscription(Keyframe, "keyframe", self._on_keyframe, RELIABLE)
+        self._stop.clear()
+        self._worker = threading.Thread(target=self._work, name="tracker", daemon=True)
+        self._worker.start()
+        self._timer = self.create_timer(STATUS_PERIOD_S, self._publish_status)
+        return super().on_activate(state)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self.close()
+        self.destroy_timer(self._timer)
+        self.images.close()
+        return super().on_deactivate(state)
+
+    def close(self) -> None:
+        self._stop.set()
+        if self._worker is not None:
+            self._worker.join(timeout=5.0)
+            self._worker = None
+
+    def _on_frame(self, frame: Frame, frame_id: str) -> None:
+        self.frame_id = frame_id
+        self.frames.put(frame)
+
+    def _on_keyframe(self, message: Keyframe) -> None:
+        K = np.array(message.k, dtype=np.float64).reshape(3, 3)
+        K[:2, 2] += 0.5
+        keyframe = MappedKeyframe(
+            index=message.keyframe_id,
+            stamp_ns=stamp_to_ns(message.header.stamp),
+            image=image_to_rgb(message.image),
+            depth=image_to_float(message.depth),
+            K=K,
+            T_map_cam=np.array(message.t_map_cam).reshape(4, 4),
+            map_version=message.map_version,
+        )
+        with self._lock:
+            if message.map_session != self._session:
+                self._session = message.map_session
+                self.tracker.reset()
+            self._keyframe = keyframe
+
+    def _work(self) -> None:
+        while not self._stop.is_set():
+            with self._lock:
+                keyframe, self._keyframe = self._keyframe, None
+            if keyframe is not None:
+                self.tracker.set_keyframe(keyframe)
+                self._K = keyframe.K
+            frame = self.frames.get(0.1)
+            if frame is not None:
+                self._track(frame)
+
+    def _track(self, frame: Frame) -> None:
+        K = frame.K if frame.K is not None else getattr(self, "_K", None)
+        if K is None:
+            return  # neither camera_info nor a keyframe has told the intrinsics yet
+        pose = self.tracker.track(frame.image, K, frame.stamp_ns)
+        if pose is not None:
+            self.tracked += 1
+            self.state = Status.TRACKING if pose.state == "tracking" else Status.DEGRADED
+            self._publish(pose)
+
+    def _publish(self, pose: TrackedPose) -> None:
+        odom = value(self, "odom_frame")
+        self._odometry.publish(
+            odometry_message(pose.T_odom_cam, pose.stamp_ns, odom, self.frame_id, pose.covariance)
+        )
+        if value(self, "publish_tf"):
+            self.broadcaster.sendTransform(
+                matrix_to_transform(pose.T_odom_cam, pose.stamp_ns, odom, self.frame_id)
+            )
+
+    def _publish_status(self) -> None:
+        self._status.publish(
+            Status(
+                header=header(time.time_ns(), value(self, "odom_frame")),
+                state=self.state,
+                frames_received=self.counters.received,
+                frames_used=self.tracked,
+                frames_dropped_overload=self.counters.dropped_overload,
+                frames_dropped_invalid=self.counters.dropped_invalid,
+                pending_frames=len(self.frames),
+            )
+        )
+
+
+def main() -> None:
+    spin(OdometryNode)
+
+
+if __name__ == "__main__":
+    main()

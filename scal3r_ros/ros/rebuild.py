@@ -1,0 +1,110 @@
+"""From a recorded bag to the map, the trajectory and the pictures: outputs alone are enough."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+from rosbags.rosbag2 import Reader
+
+from scal3r_ros.data.sequence import open_sequence
+from scal3r_ros.data.tum import write_trajectory
+from scal3r_ros.evaluation.render import render_depth, render_map
+from scal3r_ros.mapping.loop_closure import thumbnail
+from scal3r_ros.mapping.map_file import write_ply
+from scal3r_ros.mapping.trajectory import camera_trajectory
+from scal3r_ros.ros.chunk_map import ChunkMap
+from scal3r_ros.ros.conversions import image_to_float, pose_to_matrix, stamp_to_ns
+from scal3r_ros.ros.recorder import typestore
+
+DEPTH_ROWS = 5
+
+
+@dataclass(eq=False)
+class Recording:
+    """What a bag of the nodes' outputs holds."""
+
+    map: ChunkMap = field(default_factory=ChunkMap)
+    odometry: dict[int, Float[ndarray, "4 4"]] = field(default_factory=dict)  # stamp -> T_odom_cam
+    depth: dict[int, Float[ndarray, "h w"]] = field(default_factory=dict)  # stamp -> map units
+    certainty: dict[int, Float[ndarray, "h w"]] = field(default_factory=dict)
+    status: Any = None  # the last of mapping_node
+    odometry_status: Any = None
+    topics: dict[str, int] = field(default_factory=dict)  # messages
+
+
+def read_recording(bag: Path) -> Recording:
+    recording, store = Recording(), typestore()
+    with Reader(bag) as reader:
+        recording.topics = {c.topic: c.msgcount for c in reader.connections}
+        for connection, _, data in reader.messages():
+            topic = connection.topic.rpartition("/")[2]
+            message = store.deserialize_cdr(data, connection.msgtype)
+            _take(recording, topic, connection.topic, message)
+    return recording
+
+
+def _take(recording: Recording, topic: str, full: str, message: Any) -> None:
+    if topic == "chunk":
+        recording.map.add_chunk(message)
+    elif topic == "corrections":
+        recording.map.correct(message)
+    elif topic == "odometry":
+        stamp = stamp_to_ns(message.header.stamp)
+        recording.odometry[stamp] = pose_to_matrix(message.pose.pose)
+    elif full.endswith("depth/image"):
+        recording.depth[stamp_to_ns(message.header.stamp)] = image_to_float(message)
+    elif topic == "edge_certainty":
+        recording.certainty[stamp_to_ns(message.header.stamp)] = image_to_float(message)
+    elif topic == "status":
+        recording.status = message
+    elif topic == "odometry_status":
+        recording.odometry_status = message
+
+
+def trajectory(recording: Recording, stamps_ns: list[int]) -> dict[int, Float[ndarray, "4 4"]]:
+    """T_map_cam of every image, by stamp."""
+    index = {stamp: i for i, stamp in enumerate(stamps_ns)}
+    poses = camera_trajectory(
+        {index[s]: T for s, T in recording.map.keyframe_poses().items() if s in index},
+        {index[s]: T for s, T in recording.odometry.items() if s in index},
+        range(len(stamps_ns)),
+    )
+    return {stamps_ns[i]: T for i, T in poses.items()}
+
+
+def write_results(recording: Recording, sequence: Path, out: Path, images: int = 0) -> int:
+    """map.ply, trajectory.txt, keyframes.txt, odometry.txt, map.png, depth.png; points written."""
+    cloud = recording.map.cloud()
+    write_ply(out / "map.ply", cloud)
+    frames = {}
+    wanted = _chosen(sorted(recording.depth))
+    stamps = []
+    for frame in open_sequence(sequence):
+        if images and len(stamps) >= images:
+            break
+        stamps.append(frame.stamp_ns)
+        if frame.stamp_ns in wanted:
+            frames[frame.stamp_ns] = frame.image
+    write_trajectory(out / "trajectory.txt", trajectory(recording, stamps))
+    keyframes = recording.map.keyframe_poses()
+    write_trajectory(out / "keyframes.txt", keyframes)
+    if recording.odometry:
+        write_trajectory(out / "odometry.txt", recording.odometry)
+    if len(cloud):
+        render_map(out / "map.png", cloud, np.stack(list(keyframes.values())))
+        shown = [s for s in wanted if s in frames and s in recording.certainty]
+        render_depth(
+            out / "depth.png",
+            [thumbnail(frames[s], *recording.depth[s].shape) for s in shown],
+            [recording.depth[s].astype(np.float64) for s in shown],
+            [recording.certainty[s].astype(np.float64) for s in shown],
+        )
+    return len(cloud)
+
+
+def _chosen(stamps: list[int]) -> list[int]:
+    rows = min(DEPTH_ROWS, len(stamps))
+    return [stamps[i] for i in np.linspace(0, len(stamps) - 1, rows, dtype=int)]
