@@ -5,13 +5,14 @@ import logging
 import math
 import os
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -67,6 +68,17 @@ def learning_rate(config: TrainConfig, share: float) -> float:
     return config.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(turn, 1))))
 
 
+def warm_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
+    """Exponential average that follows quickly at first, so that short runs forget their start."""
+
+    def update(average: Tensor, current: Tensor, seen: Tensor | int) -> Tensor:
+        steps = float(seen)
+        keep = min(decay, (1 + steps) / (10 + steps))
+        return torch.lerp(average, current, 1 - keep) if average.is_floating_point() else current
+
+    return update
+
+
 class SequenceLoss(nn.Module):
     """Network and losses over the chunks of one sequence; gradients flow through the memory."""
 
@@ -92,7 +104,7 @@ def train(config: TrainConfig) -> Path:
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     model = _initial_model(config).to(device).train()
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema))
+    average = AveragedModel(model, avg_fn=warm_average(config.ema))
     optimiser = _optimiser(model, config)
     progress = _resume(out, model, average, optimiser)
     network = SequenceLoss(model, config.losses)
