@@ -13,6 +13,8 @@ from scal3r_ros.geometry.sim3 import invert_pose
 from scal3r_ros.mapping.point_map import Cloud
 
 BACKGROUND = (18, 20, 24)
+CANDIDATES = 8  # keyframes whose views are tried
+STRIDE = 7  # of the points while views are compared
 PATH_COLOUR, FRUSTUM_COLOUR = (255, 190, 60), (90, 200, 255)
 
 
@@ -52,20 +54,43 @@ def look_at(
 def overview(
     cloud: Cloud, poses: Float[ndarray, "s 4 4"], width: int = 1600, height: int = 900
 ) -> View:
-    """From above and behind the path, far enough to see most of the map."""
-    low, high = np.quantile(cloud.xyz, [0.03, 0.97], axis=0)
-    centre = (low + high) / 2
-    size = float(np.linalg.norm(high - low))
-    start = poses[0, :3, 3]
-    horizontal = centre - start
-    horizontal[2] = 0
-    if np.linalg.norm(horizontal) < 0.05 * size:  # the path starts in the middle: its own heading
-        horizontal = poses[:, :3, 2].mean(axis=0)
-        horizontal[2] = 0
-    horizontal /= max(float(np.linalg.norm(horizontal)), 1e-9)
-    side = np.array([-horizontal[1], horizontal[0], 0.0])
-    eye = centre - 0.62 * size * horizontal + 0.25 * size * side + np.array([0, 0, 0.55 * size])
-    return look_at(eye, centre, width, height, 55.0)
+    """Of raised views over the shoulder of some keyframes, the one that shows most map and path."""
+    picks = np.linspace(0, len(poses) - 1, min(len(poses), CANDIDATES)).astype(int)
+    views = [
+        over_the_shoulder(cloud, poses, i, (back, up), width, height)
+        for i in picks
+        for back, up in ((0.8, 0.5), (1.6, 1.0), (3.0, 2.2))
+    ]
+    some = Cloud(cloud.xyz[::STRIDE], cloud.rgb[::STRIDE], cloud.confidence[::STRIDE])
+    return max(views, key=lambda view: _shown(some, poses, view))
+
+
+def over_the_shoulder(
+    cloud: Cloud,
+    poses: Float[ndarray, "s 4 4"],
+    index: int,
+    offset: tuple[float, float],
+    width: int,
+    height: int,
+) -> View:
+    """From behind and above a camera, in multiples of the depth before it."""
+    pose = poses[index]
+    ahead = (cloud.xyz[::STRIDE].astype(np.float64) - pose[:3, 3]) @ pose[:3, 2]
+    depth = float(np.median(ahead[ahead > 0])) if (ahead > 0).any() else 1.0
+    heading = pose[:3, 2] * [1, 1, 0]
+    length = float(np.linalg.norm(heading))
+    heading = heading / length if length > 1e-6 else np.array([1.0, 0.0, 0.0])
+    eye = pose[:3, 3] + depth * (offset[1] * np.array([0, 0, 1]) - offset[0] * heading)
+    return look_at(eye, pose[:3, 3] + 0.7 * depth * heading, width, height, 60.0)
+
+
+def _shown(cloud: Cloud, poses: Float[ndarray, "s 4 4"], view: View) -> float:
+    """Share of the picture that is map, times the share of the path that is in it."""
+    small = View(view.T_cam_map, view.focal / 10, view.width // 10, view.height // 10)
+    _, depth = draw_cloud(cloud, small)
+    uv, z = view.project(poses[:, :3, 3])
+    inside = (z > 0) & (uv > 0).all(axis=1) & (uv < [view.width, view.height]).all(axis=1)
+    return float(np.isfinite(depth).mean() * (0.2 + inside.mean()))
 
 
 def draw_cloud(cloud: Cloud, view: View) -> tuple[UInt8[ndarray, "h w 3"], Float[ndarray, "h w"]]:

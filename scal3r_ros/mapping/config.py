@@ -73,14 +73,18 @@ class RegistrationConfig:
 @dataclass(frozen=True)
 class LoopConfig:
     enabled: bool = True
-    min_score: float = 0.90  # cosine of descriptors
+    min_score: float = 0.70  # cosine of descriptors
     min_gap: int = 24  # keyframes between the two places
-    window: int = 8  # keyframes of each side in a bridge chunk
-    votes: int = 3  # of neighbouring keyframes that must agree
-    min_inliers: float = 0.45  # of the bridge's registration with both sides
-    max_residual: float = 0.08  # relative to the median depth
-    per_chunk: int = 1  # candidates verified after a chunk
-    store: int = 4000  # keyframe images kept for bridges
+    votes: int = 2  # of five neighbouring keyframes that must agree
+    per_chunk: int = 2  # candidates verified after a chunk
+    min_inliers: int = 30  # matched features that agree on one pose
+    min_share: float = 0.35  # of the matches
+    min_coverage: float = 0.35  # of the image by inliers, 1 = evenly all over
+    agreeing: int = 3  # pairs of images, of nine, that must say the same
+    agree_rad: float = 0.12
+    agree_depth: float = 0.15  # translation, share of the median depth
+    agree_log_scale: float = 0.25
+    max_turn_rad: float = 1.0  # by which a loop may turn against the graph
 
 
 @dataclass(frozen=True)

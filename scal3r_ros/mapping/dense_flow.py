@@ -15,6 +15,9 @@ FLOW_SIGMA_PX = 0.35  # of DIS at a few hundred pixels of width
 MAX_RETURN_PX = 1.0  # forward and backward flow must cancel
 MAX_EPIPOLAR_PX = 1.5
 MAX_SIGMA = 0.25  # of a log depth that is worth keeping
+PATCH = 9  # pixels of a side, about that of DIS
+TEXTURE = 4.0  # grey levels a pixel, gradient at which flow counts half
+MARGIN = 0.02  # of the width, at the rim: patches of the flow reach beyond the image there
 AGREEMENT = 0.12  # log depth, between the views of a pixel
 
 
@@ -36,6 +39,7 @@ def flow_depths(
     flow.setFinestScale(0)
     flow.setUseSpatialPropagation(True)
     views: list[list[tuple[Float32[ndarray, "h w"], Float32[ndarray, "h w"]]]] = [[] for _ in greys]
+    texture = [_texture(grey) for grey in greys]
     for step in STEPS:
         for i in range(len(greys) - step):
             j = i + step
@@ -43,8 +47,16 @@ def flow_depths(
             back = flow.calc(greys[j], greys[i], None)
             for a, b, ab, ba in ((i, j, there, back), (j, i, back, there)):
                 T_b_a = np.linalg.inv(T_submap_cam[b]) @ T_submap_cam[a]
-                views[a].append(_triangulated(ab, ba, K[a], K[b], T_b_a))
+                seen = _triangulated(ab, ba, K[a], K[b], T_b_a)
+                views[a].append((seen[0], seen[1] * texture[a]))
     return [_fused(view) for view in views]
+
+
+def _texture(grey: UInt8[ndarray, "h w"]) -> Float32[ndarray, "h w"]:
+    """0 where flow is a guess between its neighbours, 1 where the image itself says it."""
+    dx, dy = (cv2.Sobel(grey, cv2.CV_32F, *order, scale=0.125) for order in ((1, 0), (0, 1)))
+    energy = cv2.boxFilter(dx * dx + dy * dy, -1, (PATCH, PATCH))
+    return energy / (energy + TEXTURE**2)
 
 
 def _triangulated(
@@ -60,7 +72,10 @@ def _triangulated(
     matched = uv + flow
     u, v = (matched[..., k] - 0.5 for k in (0, 1))  # cv2's pixels
     returned = cv2.remap(back, u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) + flow
-    valid = (u > 0) & (v > 0) & (u < width - 1) & (v < height - 1)
+    margin = MARGIN * width
+    valid = np.ones(u.shape, bool)
+    for x, y in ((u, v), (uv[..., 0], uv[..., 1])):
+        valid &= (x > margin) & (y > margin) & (x < width - margin) & (y < height - margin)
     valid &= np.abs(returned).max(2) < MAX_RETURN_PX
     focal_a, focal_b = K_a[[0, 1], [0, 1]], K_b[[0, 1], [0, 1]]
     x_a, x_b = (uv - K_a[:2, 2]) / focal_a, (matched - K_b[:2, 2]) / focal_b

@@ -7,7 +7,6 @@ import numpy as np
 from jaxtyping import Float, Float32, UInt8
 from numpy import ndarray
 
-from scal3r_ros.geometry.align import MAD_TO_SIGMA
 from scal3r_ros.mapping.config import RefinementConfig
 from scal3r_ros.mapping.dense_flow import FlowDepth, flow_depths
 from scal3r_ros.mapping.landmarks import Landmarks
@@ -113,11 +112,26 @@ def correction_field(
     )
     for guide, radius, epsilon, prior in stages:
         rest = np.where(known, residual - field, 0.0)
-        spread = max(MAD_TO_SIGMA * float(np.median(np.abs(rest[known]))), 0.02)
-        robust = weight / (1 + (rest / (2 * spread)) ** 2)
-        step, support = _guided(guide, rest, robust, max(1, round(radius)), epsilon, prior)
+        reach = max(1, round(radius))
+        robust = _robust(rest, weight)
+        step, support = _guided(guide, rest, robust, reach, epsilon, prior)
         field = field + step
     return np.clip(field, -MAX_LOG_CORRECTION, MAX_LOG_CORRECTION), support
+
+
+def _box(x: Float[ndarray, "h w"], radius: int) -> Float32[ndarray, "h w"]:
+    """Sums over square windows; nothing lies beyond the image."""
+    side = (2 * radius + 1, 2 * radius + 1)
+    values = x.astype(np.float32)
+    return cv2.boxFilter(values, -1, side, normalize=False, borderType=cv2.BORDER_CONSTANT)
+
+
+def _robust(
+    value: Float32[ndarray, "h w"], weight: Float32[ndarray, "h w"]
+) -> Float32[ndarray, "h w"]:
+    """Weights (Cauchy) against samples that no correction so far explains."""
+    spread = max(1.5 * float(np.median(np.abs(value[weight > 0]))), 0.02)
+    return (weight / (1 + (value / (2 * spread)) ** 2)).astype(np.float32)
 
 
 def _guided(
@@ -131,10 +145,7 @@ def _guided(
     """Weighted guided filter; the second value is the share of the data against the prior."""
 
     def total(x: Float[ndarray, "h w"]) -> Float32[ndarray, "h w"]:
-        side = (2 * radius + 1, 2 * radius + 1)
-        return cv2.boxFilter(
-            x.astype(np.float32), -1, side, normalize=False, borderType=cv2.BORDER_CONSTANT
-        )
+        return _box(x, radius)
 
     W = np.maximum(total(weight), 0.0)
     share = W / (W + prior)

@@ -1,11 +1,12 @@
-"""Loops: the backend's own descriptors propose, a bridge chunk and geometry decide.
+"""Loops: the backend's own descriptors propose, local features and geometry decide.
 
 False loops are far worse than missed ones, so every test must pass: score, votes of neighbouring
-keyframes, a bridge of images of both places through the network, its registration with both
-submaps, and a scale that agrees.
+keyframes, features that agree on one camera pose in several pairs of images, poses that agree with
+each other, and a rotation that the graph can believe.
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -13,14 +14,16 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from numpy import ndarray
 
-from scal3r_ros.geometry.align import AlignmentError
-from scal3r_ros.mapping.config import LoopConfig, RegistrationConfig
-from scal3r_ros.mapping.registration import register
-from scal3r_ros.mapping.types import Chunk, Edge, Frame, Submap
+from scal3r_ros.mapping.config import LoopConfig
+from scal3r_ros.mapping.place_match import PlaceMatch, View, match_places, view_of
+from scal3r_ros.mapping.pose_graph import PoseGraph
+from scal3r_ros.mapping.registration import shared_frames
+from scal3r_ros.mapping.types import Edge, Frame, Submap
 
 logger = logging.getLogger(__name__)
 
 JPEG_QUALITY = 92
+SIDE = 2  # keyframes between the images that are matched
 SUPPRESSED = 6  # keyframes around an accepted pair that are not proposed again
 
 
@@ -35,7 +38,7 @@ class LoopCandidate:
 
 @dataclass(frozen=True, eq=False)
 class KeptKeyframe:
-    """What a bridge needs of a keyframe: its compressed image."""
+    """What verification needs of a keyframe: its compressed image."""
 
     frame: Frame  # without pixels
     jpeg: bytes
@@ -102,48 +105,71 @@ class LoopDetector:
         """Remembers a pair, so that it is not verified again and again."""
         self._closed.append((candidate.old, candidate.new))
 
-    def bridge(self, candidate: LoopCandidate) -> Chunk:
-        """Images of both places as one chunk that reads the memory without writing it."""
-        half = self.config.window
-        old = range(max(0, candidate.old - half // 2), candidate.old + half - half // 2)
-        new_end = min(len(self.keyframes), candidate.new + half // 2)
-        new = range(max(0, new_end - half), new_end)
-        kept = [self.keyframes[i] for i in (*old, *(i for i in new if i not in old))]
-        frames = tuple(k.restore() for k in kept)
-        return Chunk(-1, frames, 0, (len(frames) + 1) // 2 - 1)
+    def verify(
+        self, candidate: LoopCandidate, submaps: Sequence[Submap], graph: PoseGraph
+    ) -> Edge | None:
+        """T_old_new by matching images around both places, or None where any test fails.
 
+        At least `agreeing` pairs of images must say the same, each with enough features.
+        """
+        old = self._views(candidate.old, submaps)
+        new = self._views(candidate.new, submaps)
+        if shared_frames(submaps[old[0].submap], submaps[new[0].submap]):
+            return None
+        pairs = [(a, b) for a in old for b in new]
+        found = [match_places(a, b, self.config.min_inliers) for a, b in pairs]
+        matches = [m for m in found if m is not None and self._is_sound(m)]
+        groups = [[m for m in matches if self._agree(m, pivot, old[0])] for pivot in matches]
+        group = max(groups, key=len, default=[])
+        if len(group) < self.config.agreeing:
+            logger.info("loop %s refused: %d pairs agree", candidate, len(group))
+            return None
+        edge = _edge(group, old[0], new[0])
+        turn = float(np.linalg.norm(graph.residual(edge)[:3]))
+        if turn > self.config.max_turn_rad:
+            logger.info("loop %s refused: %.2f rad against the graph", candidate, turn)
+            return None
+        return edge
 
-def verify(
-    candidate: LoopCandidate,
-    bridge: Submap,
-    old: Submap,
-    new: Submap,
-    config: LoopConfig,
-    registration: RegistrationConfig,
-) -> Edge | None:
-    """T_old_new through the bridge, or None where any test fails."""
-    try:
-        to_old = register(bridge, old, registration)
-        to_new = register(bridge, new, registration)
-    except AlignmentError as error:
-        logger.info("loop %d-%d refused: %s", candidate.old, candidate.new, error)
-        return None
-    residual = max(to_old.residual, to_new.residual)
-    inliers = min(to_old.inliers, to_new.inliers)
-    if inliers < config.min_inliers or residual > config.max_residual:
-        logger.info(
-            "loop %d-%d refused: inliers %.2f, residual %.3f",
-            candidate.old,
-            candidate.new,
-            inliers,
-            residual,
+    def _views(self, keyframe: int, submaps: Sequence[Submap]) -> list[View]:
+        """The keyframe and two at its sides, all in the submap that brought it."""
+        submap = submaps[self.keyframes[keyframe].submap]
+        first = keyframe - submap.frame_indices.index(self.keyframes[keyframe].frame.index)
+        wanted = (keyframe, keyframe - SIDE, keyframe + SIDE)
+        inside = range(max(first, 0), first + len(submap.frame_indices))
+        kept = [(i - first, self.keyframes[i]) for i in wanted if i in inside]
+        return [view_of(k.restore().image, submap, slot) for slot, k in kept]
+
+    def _is_sound(self, match: PlaceMatch) -> bool:
+        return match.share >= self.config.min_share and match.coverage >= self.config.min_coverage
+
+    def _agree(self, a: PlaceMatch, b: PlaceMatch, old: View) -> bool:
+        difference = (a.T_old_new.inverse() @ b.T_old_new).log()
+        depth = float(np.median(old.depth)) / a.T_old_new.s  # in units of the new submap
+        return (
+            float(np.linalg.norm(difference[:3])) < self.config.agree_rad
+            and float(np.linalg.norm(difference[3:6])) < self.config.agree_depth * depth
+            and abs(float(difference[6])) < self.config.agree_log_scale
         )
-        return None
-    T_old_new = to_old.T_target_source @ to_new.T_target_source.inverse()
-    information = np.linalg.inv(
-        np.linalg.inv(to_old.information) + np.linalg.inv(to_new.information)
+
+
+def _edge(group: list[PlaceMatch], old: View, new: View) -> Edge:
+    """The best of the agreeing matches, with their spread as its uncertainty."""
+    best = max(group, key=lambda m: m.inliers)
+    others = np.stack([(best.T_old_new.inverse() @ m.T_old_new).log() for m in group])
+    depth = float(np.median(old.depth[old.depth > 0]))
+    floors = np.array([0.01] * 3 + [0.02 * depth / best.T_old_new.s] * 3 + [0.02])
+    deviations = np.maximum(np.sqrt((others**2).mean(axis=0)), floors)
+    deviations[3:6] *= best.T_old_new.s
+    return Edge(
+        source=new.submap,
+        target=old.submap,
+        T_target_source=best.T_old_new,
+        information=np.diag(1 / deviations**2),
+        kind="loop",
+        inliers=best.share,
+        residual=best.log_spread,
     )
-    return Edge(new.index, old.index, T_old_new, information, "loop", inliers, residual)
 
 
 def thumbnail(image: UInt8[ndarray, "h w 3"], height: int, width: int) -> UInt8[ndarray, "h2 w2 3"]:

@@ -18,7 +18,7 @@ from scal3r_ros.geometry.sim3 import Sim3
 from scal3r_ros.mapping.chunker import Chunker
 from scal3r_ros.mapping.config import MapperConfig
 from scal3r_ros.mapping.keyframes import KeyframeGate
-from scal3r_ros.mapping.loop_closure import LoopDetector, thumbnail, verify
+from scal3r_ros.mapping.loop_closure import LoopDetector, thumbnail
 from scal3r_ros.mapping.point_map import PointMap
 from scal3r_ros.mapping.pose_graph import PoseGraph
 from scal3r_ros.mapping.prediction import Predictor
@@ -196,31 +196,15 @@ class Mapper:
             return 0, set()
         closed = 0
         for candidate in self.loop_detector.add(chunk.frames, submap):
-            kept = self.loop_detector.keyframes
-            old, new = (self.submaps[kept[i].submap] for i in (candidate.old, candidate.new))
-            self.loop_detector.close(candidate)
-            edge = None
-            bridge = self._bridge(self.loop_detector.bridge(candidate))
-            if bridge is not None and not shared_frames(old, new):
-                edge = verify(
-                    candidate, bridge, old, new, self.config.loops, self.config.registration
-                )
+            edge = self.loop_detector.verify(candidate, self.submaps, self.graph)
             if edge is None:
                 self.counters.loops_refused += 1
                 continue
+            self.loop_detector.close(candidate)
             self.graph.add_edge(edge)
             closed += 1
         self.counters.loops += closed
         return closed, self._optimise() if closed else set()
-
-    def _bridge(self, chunk: Chunk) -> Submap | None:
-        """Both places through the network in one chunk; the memory is read, not written."""
-        try:
-            prediction, _ = self.predictor.predict(chunk, self.memory, write=False)
-        except PredictionError as error:
-            logger.warning("bridge discarded: %s", error)
-            return None
-        return self._submap(chunk, self._refined(chunk, prediction))
 
     def _publishable(self, submap: Submap, moved: set[int], loops: int) -> MapUpdate:
         older = tuple(sorted(moved - {submap.index}))

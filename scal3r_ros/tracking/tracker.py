@@ -1,300 +1,273 @@
-"""Camera-rate pose: corners of the newest keyframe, lifted with its depth, followed to each image.
+"""Odometry at camera rate against the depth of keyframes that arrive late.
 
-Keyframes arrive late, a stride behind the camera. The tracker keeps recent grey images and its own
-poses, anchors a keyframe where it was itself at that stamp, and follows the keyframe's corners
-through the kept images to the present: the hand-over does not jump. Its scale follows a slow
-filter, so odometry stays continuous when the map's does not.
+Corners are followed from image to image; each has a place in the odom frame, from the depth of the
+keyframe that it was found in or, where the camera has moved on, triangulated by the odometry.
 """
 
-from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import cv2
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Float, UInt8
 from numpy import ndarray
+from scipy.spatial.transform import Rotation
 
-from scal3r_ros.geometry.camera import scale_intrinsics
+from scal3r_ros.geometry.camera import scale_intrinsics, transform_points, unproject_pixels
 from scal3r_ros.geometry.keyframe import Keyframe
 from scal3r_ros.geometry.sim3 import invert_pose
+from scal3r_ros.tracking.camera_pose import CameraPose, solve_pose
+from scal3r_ros.tracking.features import find_corners, follow, sample_depth, small_grey
+from scal3r_ros.tracking.history import History, TrackedImage
+from scal3r_ros.tracking.points import Points
 
-LK = {"winSize": (15, 15), "maxLevel": 3}
-TRACKING, COASTING = "tracking", "coasting"
+MIN_SHARED = 15  # points that two depths must have in common to compare their scale
+MAX_LOG_SCALE = 1.0  # of a change that is believed to be one
 
 
 @dataclass(frozen=True)
 class TrackerConfig:
-    max_width: int = 640  # pixels at which features are followed
+    max_width: int = 640  # pixels at which is tracked
     features: int = 300
-    min_inliers: int = 20
-    pnp_px: float = 2.5
-    max_backward_px: float = 1.0
-    history: int = 96  # images kept for late keyframes
-    catch_up: int = 24  # kept images through which a late keyframe's corners are followed
-    edge_ratio: float = 0.08  # depth change around a corner that marks an edge
-    scale_gain: float = 0.2  # of the log-scale filter, per keyframe
-    coast_translation: float = 0.05  # standard deviation added per image, share of the depth
-    coast_rotation_rad: float = 0.02
+    min_inliers: int = 15  # fewer: coasting
+    history: int = 64  # images kept for late keyframes
+    catch_up: int = 16  # images through which a late keyframe's corners are followed
+    coast_decay_s: float = 0.2  # blind, the velocity fades to rest with this time constant
+    scale_bleed: float = 0.1  # share of a scale jump that a new keyframe lets through
+    floor_translation: float = 0.002  # standard deviation, share of the median depth
+    floor_rotation_rad: float = 0.001
+    coast_translation: float = 0.3  # growth of the deviation a second, share of the median depth
+    coast_rotation_rad: float = 0.3  # growth a second
+    min_parallax_rad: float = 0.03  # of a corner that odometry triangulates
 
 
 @dataclass(frozen=True, eq=False)
 class TrackedPose:
     stamp_ns: int
     T_odom_cam: Float[ndarray, "4 4"]
-    covariance: Float[ndarray, "6 6"]  # of (translation, rotation vector), map units and rad
+    covariance: Float[ndarray, "6 6"]  # translation (map units), rotation (rad), axes of odom
     state: str  # tracking or coasting
     inliers: int
 
 
-@dataclass(frozen=True, eq=False)
-class _Seen:
-    """What is kept of a past image."""
-
-    pyramid: UInt8[ndarray, "h w"]
-    T_odom_cam: Float[ndarray, "4 4"] | None
-
-
 class Tracker:
+    """Not thread-safe: `track` and `set_keyframe` belong to one thread."""
+
     def __init__(self, config: TrackerConfig) -> None:
         self.config = config
         self.reset()
 
     def reset(self) -> None:
-        self._history: OrderedDict[int, _Seen] = OrderedDict()
-        self._xyz = np.zeros((0, 3))  # of the corners, in the keyframe's camera, odom units
-        self._uv = np.zeros((0, 2), np.float32)  # where they are in the newest image
-        self._T_odom_keyframe: Float[ndarray, "4 4"] | None = None
-        self._poses: list[tuple[int, Float[ndarray, "4 4"]]] = []  # the last two, for velocity
-        self._log_scale = 0.0  # odom units per map unit
-        self._depth = 1.0  # median of the keyframe, odom units
-        self._covariance = np.zeros((6, 6))
-        self._K: Float[ndarray, "3 3"] | None = None
+        self._history = History(self.config.history)
+        self._points = Points.none()
+        self._source: TrackedImage | None = None  # the image in which the points are at their uv
+        self._K = np.eye(3)  # pixels of the tracking size
+        self._last: TrackedPose | None = None
+        self._solved: TrackedPose | None = None  # the last one that was measured
+        self._velocity = np.zeros(6)  # translation, rotation vector in cam, a second
+        self._median_depth = 1.0
 
     def track(
         self, image: UInt8[ndarray, "h w 3"], K: Float[ndarray, "3 3"], stamp_ns: int
     ) -> TrackedPose | None:
-        """Pose of one image; None before the first keyframe.
-
-        Raises ValueError where stamps do not increase.
-        """
-        if self._history and stamp_ns <= next(reversed(self._history)):
-            raise ValueError(f"stamps must increase, got {stamp_ns} ns again or earlier")
-        grey, self._K = shrink(image, K, self.config.max_width)
-        previous = self._history[next(reversed(self._history))].pyramid if self._history else None
-        pose = None
-        if self._T_odom_keyframe is not None and previous is not None:
-            self._follow(previous, grey)
-            pose = self._locate(stamp_ns)
-        self._remember(stamp_ns, grey, pose)
+        """Pose of an image; None before the first keyframe."""
+        newest = self._history.newest
+        if newest is not None and stamp_ns <= newest.stamp_ns:
+            raise ValueError(f"stamps must increase, got {stamp_ns} after {newest.stamp_ns}")
+        grey = small_grey(image, self.config.max_width)
+        self._K = scale_intrinsics(K, image.shape[:2], grey.shape)
+        if self._last is None:
+            self._history.add(TrackedImage(stamp_ns, grey, None))
+            return None
+        pose = self._repeated(grey, stamp_ns) or self._measured(grey, stamp_ns)
+        pose = pose or self._coasted(stamp_ns)
+        self._last = pose
+        self._history.add(TrackedImage(stamp_ns, grey, pose.T_odom_cam))
         return pose
 
     def set_keyframe(self, keyframe: Keyframe) -> None:
-        """Takes over a newly mapped keyframe, usually some seconds old."""
-        grey, K = shrink(keyframe.image, keyframe.K, self.config.max_width)
-        uv, depth = lift_corners(grey, keyframe.depth, self.config)
-        if len(uv) < self.config.min_inliers:
-            return  # nothing to hold on to: the old keyframe serves on
-        anchor = self._anchor(keyframe)
-        self._follow_scale(keyframe, uv, depth, anchor, K)
-        depth = depth * np.exp(self._log_scale)
-        rays = np.concatenate([(uv + 0.5 - K[:2, 2]) / K[[0, 1], [0, 1]], np.ones((len(uv), 1))], 1)
-        self._xyz, self._uv = rays * depth[:, None], uv.astype(np.float32)
-        self._T_odom_keyframe, self._depth = anchor, float(np.median(depth))
-        self._catch_up(grey, keyframe.stamp_ns)
+        """Takes over a keyframe's depth. It shows the past: its corners are anchored at the odom
+        pose of its own stamp and followed through the images since."""
+        grey = small_grey(keyframe.image, self.config.max_width)
+        K = scale_intrinsics(keyframe.K, keyframe.image.shape[:2], grey.shape)
+        first = self._last is None
+        T_odom_cam = keyframe.T_map_cam if first else self._history.pose_at(keyframe.stamp_ns)
+        uv = find_corners(grey, np.zeros((0, 2)), self.config.features)
+        depth = sample_depth(keyframe.depth, uv, grey.shape)
+        uv, depth = uv[depth > 0], depth[depth > 0]
+        depth = depth * self._depth_scale(keyframe, T_odom_cam, K, grey.shape)
+        xyz = transform_points(T_odom_cam, unproject_pixels(uv, depth, K))
+        points = replace(Points.born(uv, T_odom_cam), xyz_odom=xyz)
+        source = TrackedImage(keyframe.stamp_ns, grey, T_odom_cam)
+        self._K = K
+        if len(depth):
+            self._median_depth = float(np.median(depth))
+        if first or self._last.state == "coasting":
+            self._replay(points, source)
+        elif not self._hand_over(points, source):
+            self._replay_to_here(points, source)
+        self._history.forget_before(keyframe.stamp_ns)
 
-    def _anchor(self, keyframe: Keyframe) -> Float[ndarray, "4 4"]:
-        """Where the tracker was itself at the keyframe; the map's pose at the very start."""
-        if self._T_odom_keyframe is None:
-            return keyframe.T_map_cam.copy()
-        own = self._history.get(keyframe.stamp_ns)
-        if own is not None and own.T_odom_cam is not None:
-            return own.T_odom_cam
-        known = [(s, h.T_odom_cam) for s, h in self._history.items() if h.T_odom_cam is not None]
-        if not known:
-            return self._T_odom_keyframe
-        nearest = min(known, key=lambda pair: abs(pair[0] - keyframe.stamp_ns))
-        assert nearest[1] is not None
-        return nearest[1]
+    def _replay(self, points: Points, source: TrackedImage) -> None:
+        """Starts at the keyframe and measures the images since it, again where they were blind."""
+        floor = self._covariance(None, source.T_odom_cam)
+        self._last = TrackedPose(source.stamp_ns, source.T_odom_cam, floor, "tracking", len(points))
+        self._points, self._source, self._solved = points, source, self._last
+        waiting = self._history.after(source.stamp_ns, 2 * self.config.catch_up)
+        self._history.images = [source]
+        for image in waiting:
+            pose = self._measured(image.grey, image.stamp_ns) or self._coasted(image.stamp_ns)
+            self._last = pose
+            self._history.add(replace(image, T_odom_cam=pose.T_odom_cam))
 
-    def _follow_scale(
+    def _replay_to_here(self, points: Points, source: TrackedImage) -> None:
+        """As `_replay`, but the present pose stays, and so does all else where replaying fails."""
+        saved = vars(self).copy()  # values are replaced, never changed
+        self._replay(points, source)
+        T_last_replayed = saved["_last"].T_odom_cam @ invert_pose(self._last.T_odom_cam)
+        if self._last.state == "coasting":
+            vars(self).update(saved)
+            return
+        self._points = self._points.shifted(T_last_replayed)
+        self._last, self._solved, self._source = (
+            replace(x, T_odom_cam=T_last_replayed @ x.T_odom_cam)
+            for x in (self._last, self._solved, self._source)
+        )
+        self._history.shift(T_last_replayed)
+
+    def _hand_over(self, points: Points, source: TrackedImage) -> bool:
+        """Continuous: the new points are moved so that the present pose stays. False where too few
+        corners of the keyframe are still in sight."""
+        assert self._last is not None
+        for image in self._history.after(source.stamp_ns, self.config.catch_up):
+            if image.grey.shape != source.grey.shape:
+                return False
+            assert image.T_odom_cam is not None
+            guess = points.projected(image.T_odom_cam, self._K)
+            points = _followed(points, source, image.grey, guess)
+            source = image
+        solved = self._solve(points, self._last.T_odom_cam)
+        if solved is None:
+            return False
+        T_shift = self._last.T_odom_cam @ invert_pose(solved.T_odom_cam)
+        points = points.select(solved.inliers).shifted(T_shift)
+        apart = self._points.apart_from(points, 0.015 * source.grey.shape[1])
+        self._points, self._source = points.joined(apart), source
+        return True
+
+    def _depth_scale(
         self,
         keyframe: Keyframe,
-        uv: Float[ndarray, "n 2"],
-        depth: Float[ndarray, " n"],
-        anchor: Float[ndarray, "4 4"],
+        T_odom_cam: Float[ndarray, "4 4"],
         K: Float[ndarray, "3 3"],
-    ) -> None:
-        """Compares the new depth with that of the old corners as the keyframe sees them."""
-        if self._T_odom_keyframe is None or not len(self._xyz):
-            return
-        T_new_old = invert_pose(anchor) @ self._T_odom_keyframe
-        old = self._xyz @ T_new_old[:3, :3].T + T_new_old[:3, 3]
-        old = old[old[:, 2] > 0]
-        at = old[:, :2] / old[:, 2:] * K[[0, 1], [0, 1]] + K[:2, 2] - 0.5
-        distance = np.linalg.norm(at[:, None] - uv[None], axis=2)
-        if not distance.size:
-            return
-        nearest = distance.argmin(axis=1)
-        close = distance[np.arange(len(at)), nearest] < 8.0
-        if close.sum() < 10:
-            return
-        observed = float(np.median(np.log(old[close, 2] / depth[nearest[close]])))
-        self._log_scale += self.config.scale_gain * np.clip(observed - self._log_scale, -0.5, 0.5)
+        size: tuple[int, ...],
+    ) -> float:
+        """Odom over map units: what tracked points say, less the share that is let through."""
+        known = self._points.select(self._points.known)
+        z = transform_points(invert_pose(T_odom_cam), known.xyz_odom)[:, 2]
+        depth = sample_depth(keyframe.depth, known.projected(T_odom_cam, K), size)
+        shared = (z > 0) & (depth > 0)
+        if shared.sum() < MIN_SHARED:
+            return 1.0
+        jump = float(np.median(np.log(z[shared] / depth[shared])))
+        return float(
+            np.exp((1 - self.config.scale_bleed) * np.clip(jump, -MAX_LOG_SCALE, MAX_LOG_SCALE))
+        )
 
-    def _catch_up(self, grey: UInt8[ndarray, "h w"], stamp_ns: int) -> None:
-        """Follows the new corners from the keyframe to the newest image."""
-        later = [h.pyramid for s, h in self._history.items() if s > stamp_ns]
-        if not later:
-            return
-        step = max(1, -(-len(later) // self.config.catch_up))
-        chosen = [*later[step - 1 : -1 : step], later[-1]]
-        for after in chosen:
-            self._follow(grey, after)
-            grey = after
+    def _repeated(self, grey: UInt8[ndarray, "h w"], stamp_ns: int) -> TrackedPose | None:
+        """The very same image has the same pose. In the dark that says nothing."""
+        assert self._last is not None
+        newest = self._history.newest
+        if (
+            newest is None
+            or self._last.state != "tracking"
+            or not np.array_equal(grey, newest.grey)
+        ):
+            return None
+        return replace(self._last, stamp_ns=stamp_ns)
 
-    def _follow(self, before: UInt8[ndarray, "h w"], after: UInt8[ndarray, "h w"]) -> None:
-        if not len(self._uv):
-            return
-        ends, good = follow(before, after, self._uv, self.config.max_backward_px)
-        self._uv, self._xyz = ends[good], self._xyz[good]
-
-    def _locate(self, stamp_ns: int) -> TrackedPose:
-        """PnP on what is still followed, else constant velocity with growing covariance."""
-        guess = self._predict(stamp_ns)
-        found = self._solve(guess)
+    def _measured(self, grey: UInt8[ndarray, "h w"], stamp_ns: int) -> TrackedPose | None:
+        source, solved = self._source, self._solved
+        assert source is not None and solved is not None
+        if source.grey.shape != grey.shape:
+            return None
+        expected = self._predicted(stamp_ns)
+        points = _followed(self._points, source, grey, None)
+        if len(points) < 0.5 * len(self._points):
+            guess = self._points.projected(expected, self._K)
+            guided = _followed(self._points, source, grey, guess)
+            points = guided if len(guided) > len(points) else points
+        known = points.known
+        found = self._solve(points.select(known), expected)
         if found is None:
-            growth = [self.config.coast_translation * self._depth] * 3
-            growth += [self.config.coast_rotation_rad] * 3
-            self._covariance = self._covariance + np.diag(np.square(growth))
-            pose = TrackedPose(stamp_ns, guess, self._covariance, COASTING, 0)
-        else:
-            T_odom_cam, covariance, inliers = found
-            self._covariance = covariance
-            pose = TrackedPose(stamp_ns, T_odom_cam, covariance, TRACKING, int(inliers.sum()))
-        self._poses = [*self._poses[-1:], (stamp_ns, pose.T_odom_cam)]
+            return None
+        T = found.T_odom_cam
+        seconds = (stamp_ns - solved.stamp_ns) * 1e-9
+        T_before_now = invert_pose(solved.T_odom_cam) @ T
+        turned = Rotation.from_matrix(T_before_now[:3, :3]).as_rotvec()
+        self._velocity = np.concatenate([T_before_now[:3, 3], turned]) / seconds
+        keep = ~known
+        keep[known] = found.inliers
+        self._source = TrackedImage(stamp_ns, grey, T)
+        self._points = self._grown(points.select(keep), self._source)
+        covariance = self._covariance(found, T)
+        pose = TrackedPose(stamp_ns, T, covariance, "tracking", int(found.inliers.sum()))
+        self._solved = pose
         return pose
 
-    def _predict(self, stamp_ns: int) -> Float[ndarray, "4 4"]:
-        """Constant velocity from the last two poses."""
-        if not self._poses:
-            assert self._T_odom_keyframe is not None
-            return self._T_odom_keyframe
-        if len(self._poses) < 2:
-            return self._poses[-1][1]
-        (t0, A), (t1, B) = self._poses
-        share = min((stamp_ns - t1) / max(t1 - t0, 1), 3.0)
-        step = invert_pose(A) @ B
-        T = np.eye(4)
-        T[:3, :3] = cv2.Rodrigues(share * cv2.Rodrigues(step[:3, :3])[0])[0]
-        T[:3, 3] = share * step[:3, 3]
-        return B @ T
+    def _solve(self, points: Points, guess: Float[ndarray, "4 4"]) -> CameraPose | None:
+        focal = float(self._K[[0, 1], [0, 1]].mean())
+        xy = (points.uv - self._K[:2, 2]) / self._K[[0, 1], [0, 1]]
+        found = solve_pose(points.xyz_odom, xy, focal, guess)
+        enough = found is not None and found.inliers.sum() >= self.config.min_inliers
+        return found if enough else None
 
-    def _solve(
-        self, guess: Float[ndarray, "4 4"]
-    ) -> tuple[Float[ndarray, "4 4"], Float[ndarray, "6 6"], Bool[ndarray, " n"]] | None:
-        assert self._K is not None
-        assert self._T_odom_keyframe is not None
-        if len(self._uv) < self.config.min_inliers:
-            return None
-        T_cam_keyframe = invert_pose(guess) @ self._T_odom_keyframe
-        rotation, translation = cv2.Rodrigues(T_cam_keyframe[:3, :3])[0], T_cam_keyframe[:3, 3:]
-        uv = self._uv.astype(np.float64) + 0.5
-        found, rotation, translation, rows = cv2.solvePnPRansac(
-            self._xyz,
-            uv,
-            self._K,
-            None,
-            rotation,
-            translation.copy(),
-            True,
-            100,
-            self.config.pnp_px,
-            0.99,
-        )
-        if not found or rows is None or len(rows) < self.config.min_inliers:
-            return None
-        rows = rows[:, 0]
-        rotation, translation = cv2.solvePnPRefineLM(
-            self._xyz[rows], uv[rows], self._K, None, rotation, translation
-        )
-        inliers = np.zeros(len(uv), dtype=bool)
-        inliers[rows] = True
-        T = np.eye(4)
-        T[:3, :3], T[:3, 3] = cv2.Rodrigues(rotation)[0], np.asarray(translation)[:, 0]
-        covariance = self._uncertainty(rotation, translation, rows, T)
-        return self._T_odom_keyframe @ invert_pose(T), covariance, inliers
+    def _grown(self, points: Points, image: TrackedImage) -> Points:
+        """Triangulates what has parallax by now; fills up with new corners."""
+        assert image.T_odom_cam is not None
+        points = points.triangulated(image.T_odom_cam, self._K, self.config.min_parallax_rad)
+        missing = self.config.features - len(points)
+        if missing < 0.4 * self.config.features:
+            return points
+        uv = find_corners(image.grey, points.uv, missing)
+        return points.joined(Points.born(uv, image.T_odom_cam))
 
-    def _uncertainty(
-        self,
-        rotation: Float[ndarray, "3 1"],
-        translation: Float[ndarray, "3 1"],
-        rows: ndarray,
-        T_cam_keyframe: Float[ndarray, "4 4"],
+    def _predicted(self, stamp_ns: int) -> Float[ndarray, "4 4"]:
+        assert self._solved is not None
+        decay = self.config.coast_decay_s
+        seconds = decay * (1 - np.exp(-(stamp_ns - self._solved.stamp_ns) * 1e-9 / decay))
+        step = np.eye(4)
+        step[:3, :3] = Rotation.from_rotvec(self._velocity[3:] * seconds).as_matrix()
+        step[:3, 3] = self._velocity[:3] * seconds
+        return self._solved.T_odom_cam @ step
+
+    def _coasted(self, stamp_ns: int) -> TrackedPose:
+        """Velocity that fades; the deviation grows with the time since the last measured pose."""
+        assert self._solved is not None
+        seconds = (stamp_ns - self._solved.stamp_ns) * 1e-9
+        rates = [self.config.coast_translation * self._median_depth, self.config.coast_rotation_rad]
+        growth = np.diag(np.repeat(np.array(rates) * seconds, 3) ** 2)
+        covariance = self._solved.covariance + growth
+        return TrackedPose(stamp_ns, self._predicted(stamp_ns), covariance, "coasting", 0)
+
+    def _covariance(
+        self, found: CameraPose | None, T_odom_cam: Float[ndarray, "4 4"]
     ) -> Float[ndarray, "6 6"]:
-        """From the reprojection's Jacobian and residuals, turned into odom axes, with a floor."""
-        assert self._T_odom_keyframe is not None
-        projected, jacobian = cv2.projectPoints(
-            self._xyz[rows], rotation, translation, self._K, None
-        )
-        residual = projected[:, 0] - (self._uv[rows] + 0.5)
-        variance = max(float((residual**2).sum()) / max(2 * len(rows) - 6, 1), 0.05)
-        J = jacobian[:, [3, 4, 5, 0, 1, 2]]  # translation, rotation
-        normal = J.T @ J + 1e-9 * np.eye(6)
-        covariance = variance * np.linalg.inv(normal)
-        R_odom_cam = self._T_odom_keyframe[:3, :3] @ T_cam_keyframe[:3, :3].T
-        turn = np.kron(np.eye(2), R_odom_cam)
-        floor = np.diag(np.square([0.002 * self._depth] * 3 + [0.001] * 3))
-        return turn @ covariance @ turn.T + floor
-
-    def _remember(
-        self, stamp_ns: int, grey: UInt8[ndarray, "h w"], pose: TrackedPose | None
-    ) -> None:
-        self._history[stamp_ns] = _Seen(grey, None if pose is None else pose.T_odom_cam)
-        while len(self._history) > self.config.history:
-            self._history.popitem(last=False)
+        floors = [
+            self.config.floor_translation * self._median_depth,
+            self.config.floor_rotation_rad,
+        ]
+        floor = np.diag(np.repeat(floors, 3) ** 2)
+        if found is None:
+            return floor
+        turn = np.eye(6)
+        turn[3:, 3:] = T_odom_cam[:3, :3]  # rotation from the axes of cam to those of odom
+        return turn @ found.covariance @ turn.T + floor
 
 
-def shrink(
-    image: UInt8[ndarray, "h w 3"], K: Float[ndarray, "3 3"], width: int
-) -> tuple[UInt8[ndarray, "h2 w2"], Float[ndarray, "3 3"]]:
-    """Grey, no wider than `width`, with its K."""
-    grey = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
-    if grey.shape[1] <= width:
-        return grey, K
-    size = (round(grey.shape[0] * width / grey.shape[1]), width)
-    small = np.asarray(cv2.resize(grey, size[::-1], interpolation=cv2.INTER_AREA))
-    return small, scale_intrinsics(K, grey.shape, size)
-
-
-def lift_corners(
-    grey: UInt8[ndarray, "h w"], depth: Float[ndarray, "hd wd"], config: TrackerConfig
-) -> tuple[Float[ndarray, "n 2"], Float[ndarray, " n"]]:
-    """Corners with a depth that is no edge; pixels of `grey`, integer centres."""
-    apart = max(4, round(0.7 * np.sqrt(grey.size / config.features) / 2))
-    corners = cv2.goodFeaturesToTrack(grey, config.features, 0.005, apart)
-    if corners is None:
-        return np.zeros((0, 2)), np.zeros(0)
-    uv = np.asarray(corners)[:, 0].astype(np.float64)
-    scale = np.array(depth.shape[::-1]) / np.array(grey.shape[::-1])
-    column, row = np.clip(
-        np.floor((uv + 0.5) * scale).astype(int), 1, np.array(depth.shape[::-1]) - 2
-    ).T
-    around = np.stack([depth[row + dy, column + dx] for dy in (-1, 0, 1) for dx in (-1, 0, 1)])
-    low, high = around.min(axis=0), around.max(axis=0)
-    good = (low > 0) & (high - low < config.edge_ratio * high * 2)
-    return uv[good], depth[row, column][good].astype(np.float64)
-
-
-def follow(
-    before: UInt8[ndarray, "h w"],
-    after: UInt8[ndarray, "h w"],
-    uv: Float[ndarray, "n 2"],
-    max_backward_px: float,
-) -> tuple[Float[ndarray, "n 2"], Bool[ndarray, " n"]]:
-    """Ends of the points, and which come back to where they started."""
-    start = np.ascontiguousarray(uv[:, None], np.float32)
-    ends, found, _ = cv2.calcOpticalFlowPyrLK(before, after, start, None, **LK)
-    back, returned, _ = cv2.calcOpticalFlowPyrLK(after, before, ends, None, **LK)
-    good = (found[:, 0] > 0) & (returned[:, 0] > 0)
-    good &= np.linalg.norm(back - start, axis=2)[:, 0] < max_backward_px
-    return ends[:, 0], good
+def _followed(
+    points: Points,
+    source: TrackedImage,
+    grey: UInt8[ndarray, "h w"],
+    guess: Float[ndarray, "n 2"] | None,
+) -> Points:
+    uv, kept = follow(source.grey, grey, points.uv, guess)
+    return replace(points, uv=uv).select(kept)

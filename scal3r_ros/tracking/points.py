@@ -1,0 +1,99 @@
+"""Corners that are being followed, and where they are in the odom frame."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Bool, Float
+from numpy import ndarray
+
+from scal3r_ros.geometry.camera import project, transform_points, unproject_pixels
+from scal3r_ros.geometry.sim3 import invert_pose
+
+MAX_ERROR_PX = 1.5  # of a triangulated point in the image that completes it
+
+
+@dataclass(frozen=True, eq=False)
+class Points:
+    """`uv` are the pixels in the image seen last; xyz is NaN until known."""
+
+    uv: Float[ndarray, "n 2"]
+    xyz_odom: Float[ndarray, "n 3"]
+    birth_uv: Float[ndarray, "n 2"]
+    T_odom_birth: Float[ndarray, "n 4 4"]
+
+    @classmethod
+    def none(cls) -> "Points":
+        return cls.born(np.zeros((0, 2)), np.eye(4))
+
+    @classmethod
+    def born(cls, uv: Float[ndarray, "n 2"], T_odom_cam: Float[ndarray, "4 4"]) -> "Points":
+        """New corners of unknown depth."""
+        poses = np.broadcast_to(T_odom_cam, (len(uv), 4, 4))
+        return cls(uv, np.full((len(uv), 3), np.nan), uv, poses)
+
+    def __len__(self) -> int:
+        return len(self.uv)
+
+    @property
+    def known(self) -> Bool[ndarray, " n"]:
+        return np.isfinite(self.xyz_odom[:, 0])
+
+    def select(self, rows: Bool[ndarray, " n"]) -> "Points":
+        return Points(
+            self.uv[rows], self.xyz_odom[rows], self.birth_uv[rows], self.T_odom_birth[rows]
+        )
+
+    def joined(self, other: "Points") -> "Points":
+        return Points(
+            np.concatenate([self.uv, other.uv]),
+            np.concatenate([self.xyz_odom, other.xyz_odom]),
+            np.concatenate([self.birth_uv, other.birth_uv]),
+            np.concatenate([self.T_odom_birth, other.T_odom_birth]),
+        )
+
+    def shifted(self, T_new_odom: Float[ndarray, "4 4"]) -> "Points":
+        """The same corners in a moved odom frame."""
+        xyz = transform_points(T_new_odom, self.xyz_odom)
+        return replace(self, xyz_odom=xyz, T_odom_birth=T_new_odom @ self.T_odom_birth)
+
+    def apart_from(self, other: "Points", distance: float) -> "Points":
+        """Those with no point of another set within `distance` pixels."""
+        if not len(other) or not len(self):
+            return self
+        gaps = np.linalg.norm(self.uv[:, None] - other.uv[None], axis=2).min(axis=1)
+        return self.select(gaps >= distance)
+
+    def projected(
+        self, T_odom_cam: Float[ndarray, "4 4"], K: Float[ndarray, "3 3"]
+    ) -> Float[ndarray, "n 2"]:
+        """Expected pixels in a camera; unknown points, and those behind it, where they are."""
+        uv = project(transform_points(invert_pose(T_odom_cam), self.xyz_odom), K)
+        return np.where(np.isfinite(uv), uv, self.uv)
+
+    def triangulated(
+        self, T_odom_cam: Float[ndarray, "4 4"], K: Float[ndarray, "3 3"], min_parallax_rad: float
+    ) -> "Points":
+        """Unknown points that now have parallax become known; those that do not fit go."""
+        rows = np.flatnonzero(~self.known)
+        if not len(rows):
+            return self
+        T_now_birth = invert_pose(T_odom_cam) @ self.T_odom_birth[rows]
+        ray = unproject_pixels(self.birth_uv[rows], np.ones(len(rows)), K)
+        xy = unproject_pixels(self.uv[rows], np.ones(len(rows)), K)[:, :2]
+        turned = np.einsum("nij,nj->ni", T_now_birth[:, :3, :3], ray)
+        moved = T_now_birth[:, :3, 3]
+        # xy = (turned + moved / depth) projected: linear in the inverse depth
+        A, B = moved[:, :2] - xy * moved[:, 2:], xy * turned[:, 2:] - turned[:, :2]
+        inverse = (A * B).sum(1) / np.maximum((A * A).sum(1), 1e-18)
+        now = np.concatenate([xy, np.ones((len(xy), 1))], 1)
+        angle = np.arctan2(np.linalg.norm(np.cross(turned, now), axis=1), (turned * now).sum(1))
+        ready = angle > min_parallax_rad
+        error = np.linalg.norm(B - inverse[:, None] * A, axis=1) * K[0, 0]
+        good = ready & (inverse > 0) & (error < MAX_ERROR_PX)
+        birth = self.T_odom_birth[rows[good]]
+        cam = ray[good] / inverse[good, None]
+        xyz = self.xyz_odom.copy()
+        xyz[rows[good]] = np.einsum("nij,nj->ni", birth[:, :3, :3], cam) + birth[:, :3, 3]
+        stay = np.ones(len(self), bool)
+        stay[rows[ready & ~good]] = False
+        return replace(self, xyz_odom=xyz).select(stay)
