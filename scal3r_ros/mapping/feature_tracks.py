@@ -81,7 +81,8 @@ def follow(
     kept &= np.linalg.norm(back[:, 0] - uv, axis=1) < MAX_RETURN_PX
     kept &= (moved >= 0).all(1) & (moved < np.array(after.shape[::-1]) - 1).all(1)
     if kept.sum() >= 16:
-        lines = (cv2.USAC_MAGSAC, EPIPOLAR_PX, 0.999, 1000)
+        # USAC's estimators assert on degenerate points (OpenCV 5.0), where there is no parallax
+        lines = (cv2.FM_RANSAC, EPIPOLAR_PX, 0.999, 1000)
         _, inlier = cv2.findFundamentalMat(uv[kept], moved[kept], *lines)
         if inlier is not None:
             kept[np.flatnonzero(kept)[inlier[:, 0] == 0]] = False

@@ -153,7 +153,7 @@ class Mapper:
         self.submaps.append(submap)
         if not edges:
             self._start_component(submap)
-            return set()
+            return self._optimise()
         nearest = max(edges, key=lambda edge: edge.target)
         submap.T_map_submap = self.submaps[nearest.target].T_map_submap @ nearest.T_target_source
         self.graph.add_submap(submap.index, submap.T_map_submap)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import rclpy
+from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from tqdm import tqdm
 
@@ -24,6 +25,7 @@ from scal3r_ros.ros.rebuild import Recording, read_recording, write_results
 NODES = ("mapping_node", "odometry_node", "map_node", "recorder")
 START_TIMEOUT_S = 90.0
 SETTLE_S = 8.0  # no new chunk for this long after the last image: everything is mapped
+STALL_S = 60.0  # nothing moves for this long: something is lost
 MAX_PENDING = 24  # images the publisher lets wait: nothing is thinned, however slow the machine
 
 
@@ -126,7 +128,7 @@ def run_demo(sequence: Path, out: Path, *, rate: float = 0.0, frames: int = 0) -
     except DemoError as error:
         print(f"demo failed: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, ExternalShutdownException):
         print("demo interrupted", file=sys.stderr)
         return 130
     finally:
@@ -152,8 +154,9 @@ def play(
     """Starts everything, publishes the sequence, waits until all of it is mapped."""
     processes.start("recorder", {"bag": out / "bag"})
     processes.start("map_node", {"map_folder": out.resolve()})
-    processes.start("odometry_node", {})
-    processes.start("mapping_node", {"model": "nano", "max_chunk_wait": 4.0})
+    depth = {"image_queue_depth": 2 * MAX_PENDING}  # all that may be under way
+    processes.start("odometry_node", depth)
+    processes.start("mapping_node", {"model": "nano", "max_chunk_wait": 4.0, **depth})
     rclpy.init()
     node = Node("demo")
     watch = StatusWatch(node)
@@ -173,7 +176,8 @@ def play(
             watch.follow(processes, total, bar)
     finally:
         node.destroy_node()
-        rclpy.shutdown()
+        if rclpy.ok():
+            rclpy.shutdown()
 
 
 class StatusWatch:
@@ -201,7 +205,8 @@ class StatusWatch:
 
     def follow(self, processes: Processes, total: int, bar: tqdm) -> None:
         """Until every image has gone through and no chunk has come for a while."""
-        chunks, quiet_since = -1, time.monotonic()
+        before, moved_at = (-1, -1), time.monotonic()
+        publisher = processes.running["image_publisher"]
         while True:
             processes.check()
             rclpy.spin_once(self.node, timeout_sec=0.2)
@@ -209,17 +214,18 @@ class StatusWatch:
             assert status is not None
             if status.state == Status.ERROR:
                 raise DemoError(f"mapping_node: {status.message}")
+            if publisher.poll() not in (None, 0):
+                raise DemoError(f"image_publisher: {processes.last_line('image_publisher')}")
             seen = status.frames_received - status.pending_frames
-            bar.n = min(total, seen)
             bar.set_postfix(chunks=status.chunks, loops=status.loops, refresh=False)
-            bar.refresh()
-            if status.chunks != chunks or seen < total:
-                chunks, quiet_since = status.chunks, time.monotonic()
-                publisher = processes.running["image_publisher"]
-                if publisher.poll() not in (None, 0):
-                    raise DemoError(f"image_publisher: {processes.last_line('image_publisher')}")
-            elif time.monotonic() - quiet_since > SETTLE_S:
+            bar.update(min(total, seen) - bar.n)
+            if (seen, status.chunks) != before:
+                before, moved_at = (seen, status.chunks), time.monotonic()
+            quiet_s = time.monotonic() - moved_at
+            if seen >= total and quiet_s > SETTLE_S:
                 return
+            if quiet_s > STALL_S:
+                raise DemoError(f"stalled after {seen} of {total} images")
 
 
 def finish(sequence: Path, out: Path, seconds: float, frames: int) -> int:
