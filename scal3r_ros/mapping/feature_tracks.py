@@ -81,12 +81,17 @@ def follow(
     kept &= np.linalg.norm(back[:, 0] - uv, axis=1) < MAX_RETURN_PX
     kept &= (moved >= 0).all(1) & (moved < np.array(after.shape[::-1]) - 1).all(1)
     if kept.sum() >= 16:
-        # USAC's estimators assert on degenerate points (OpenCV 5.0), where there is no parallax
-        lines = (cv2.FM_RANSAC, EPIPOLAR_PX, 0.999, 1000)
-        _, inlier = cv2.findFundamentalMat(uv[kept], moved[kept], *lines)
-        if inlier is not None:
-            kept[np.flatnonzero(kept)[inlier[:, 0] == 0]] = False
+        kept[np.flatnonzero(kept)[~on_epipolar_lines(uv[kept], moved[kept])]] = False
     return moved, kept
+
+
+def on_epipolar_lines(a: Float[ndarray, "n 2"], b: Float[ndarray, "n 2"]) -> Bool[ndarray, " n"]:
+    """Matches that one camera motion explains; all of them where that cannot be said."""
+    try:
+        _, inlier = cv2.findFundamentalMat(a, b, cv2.USAC_MAGSAC, EPIPOLAR_PX, 0.999, 1000)
+    except cv2.error:  # an assertion inside USAC (OpenCV 5.0) where all samples are degenerate
+        return np.ones(len(a), bool)
+    return np.ones(len(a), bool) if inlier is None else inlier[:, 0] > 0
 
 
 def spread_corners(
