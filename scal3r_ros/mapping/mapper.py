@@ -61,6 +61,7 @@ class Mapper:
 
     def __init__(self, predictor: Predictor, config: MapperConfig) -> None:
         self.predictor, self.config = predictor, config
+        self.R_map_first = R_MAP_OPTICAL  # of the first submap's reference camera
         self.session = -1
         self.write_memory = True  # False: the memory is complete and only read (offline schedule)
         self.reset()
@@ -175,7 +176,7 @@ class Mapper:
     def _start_component(self, submap: Submap) -> None:
         """The first submap is the map's origin; a later one continues where the camera was."""
         self.counters.components += 1
-        submap.T_map_submap = Sim3(R_MAP_OPTICAL, np.zeros(3), self.scale.scale)
+        submap.T_map_submap = Sim3(self.R_map_first, np.zeros(3), self.scale.scale)
         if len(self.submaps) > 1:
             before = self.submaps[-2]
             logger.warning("submap %d starts a new component", submap.index)

@@ -154,9 +154,10 @@ def play(
     """Starts everything, publishes the sequence, waits until all of it is mapped."""
     processes.start("recorder", {"bag": out / "bag"})
     processes.start("map_node", {"map_folder": out.resolve()})
-    depth = {"image_queue_depth": 2 * MAX_PENDING}  # all that may be under way
-    processes.start("odometry_node", depth)
-    processes.start("mapping_node", {"model": "nano", "max_chunk_wait": 4.0, **depth})
+    # the sequence's own clock; a queue for all images that may be under way
+    shared = {"use_sim_time": True, "image_queue_depth": 2 * MAX_PENDING}
+    processes.start("odometry_node", shared)
+    processes.start("mapping_node", {"model": "nano", "max_chunk_wait": 4.0, **shared})
     rclpy.init()
     node = Node("demo")
     watch = StatusWatch(node)
@@ -170,6 +171,7 @@ def play(
                 "max_pending": MAX_PENDING,
                 "wait_for_subscribers": 2,
                 "max_images": frames,
+                "publish_clock": True,
             },
         )
         with tqdm(total=total, unit="image", desc="mapping over ROS 2") as bar:

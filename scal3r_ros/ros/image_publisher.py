@@ -11,6 +11,7 @@ from pathlib import Path
 import rclpy
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
@@ -31,8 +32,10 @@ class ImagePublisher(Node):
         self.declare_parameter("max_pending", 0)  # images the mapper may have waiting; 0: any
         self.declare_parameter("wait_for_subscribers", 1)
         self.declare_parameter("max_images", 0)
+        self.declare_parameter("publish_clock", False)  # the sequence's stamps as /clock
         self._images = self.create_publisher(Image, "image", QOS)
         self._infos = self.create_publisher(CameraInfo, "camera_info", QOS)
+        self._clock = self.create_publisher(Clock, "/clock", 10)
         self._published = 0
         self._mapper: Status | None = None
         self.create_subscription(Status, "status", self._on_status, LATCHED)
@@ -68,6 +71,8 @@ class ImagePublisher(Node):
             due = began + (frame.stamp_ns - first_ns) / 1e9 / rate if rate > 0 else 0.0
             while time.monotonic() < due or self._must_wait():
                 rclpy.spin_once(self, timeout_sec=min(0.02, max(due - time.monotonic(), 0.001)))
+            if self._get("publish_clock"):
+                self._clock.publish(Clock(clock=ns_to_stamp(frame.stamp_ns)))
             head = Header(stamp=ns_to_stamp(frame.stamp_ns), frame_id=self._get("frame_id"))
             if frame.K is not None:
                 self._infos.publish(camera_to_info(frame.K, *frame.image.shape[:2], head))

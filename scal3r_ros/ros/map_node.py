@@ -18,7 +18,7 @@ from scal3r_ros.ros.conversions import cloud_to_message, header, stamp_to_ns, to
 from scal3r_ros.ros.interfaces import Chunk, Corrections, SaveMap
 from scal3r_ros.ros.map_publisher import CHUNKS, LATCHED
 from scal3r_ros.ros.parameters import MAP, declare, value
-from scal3r_ros.ros.running import spin
+from scal3r_ros.ros.running import STEADY, spin
 
 WRITERS = {"ply": write_ply, "pcd": write_pcd}
 
@@ -34,7 +34,7 @@ class MapNode(Node):
         self.create_subscription(Corrections, "corrections", self._on_corrections, LATCHED)
         self._cloud = self.create_publisher(PointCloud2, "map_cloud", LATCHED)
         self._grid = self.create_publisher(OccupancyGrid, "map", LATCHED)
-        self.create_timer(value(self, "map_publish_period"), self._publish)
+        self.create_timer(value(self, "map_publish_period"), self._publish, clock=STEADY)
         self.create_service(SaveMap, "~/save_map", self._on_save)
 
     def _on_chunk(self, message: Chunk) -> None:

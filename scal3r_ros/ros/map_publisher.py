@@ -26,6 +26,7 @@ from scal3r_ros.ros.conversions import (
     rgb_to_image,
     sim3_to_list,
 )
+from scal3r_ros.ros.frames import RobotFrame
 from scal3r_ros.ros.interfaces import Chunk, Corrections, Keyframe, Status
 from scal3r_ros.ros.parameters import value
 
@@ -46,8 +47,8 @@ UNKNOWN = [float("nan")] * 16
 class MapPublisher:
     """Clouds and images only when somebody listens; chunks, corrections and status always."""
 
-    def __init__(self, node: Any, mapper: Mapper) -> None:
-        self.node, self.mapper = node, mapper
+    def __init__(self, node: Any, mapper: Mapper, robot: RobotFrame) -> None:
+        self.node, self.mapper, self.robot = node, mapper, robot
         self.frame_id = ""  # of the images
         self.map_frame = value(node, "map_frame")
         self._chunks = node.create_publisher(Chunk, "chunk", CHUNKS)
@@ -172,10 +173,12 @@ class MapPublisher:
     def _publish_path(self, submap: Submap) -> None:
         newest = submap.T_map_submap.apply_pose(submap.T_submap_cam[-1])
         head = header(submap.stamps_ns[-1], self.map_frame)
-        message = PoseWithCovarianceStamped(header=head)
-        message.pose.pose = matrix_to_pose(newest)
-        message.pose.covariance = _pose_covariance(self.mapper, submap).flatten().tolist()
-        self._pose.publish(message)
+        T_base_cam = self.robot.T_base_cam(self.frame_id)
+        if T_base_cam is not None:
+            message = PoseWithCovarianceStamped(header=head)
+            message.pose.pose = matrix_to_pose(newest @ invert_pose(T_base_cam))
+            message.pose.covariance = _pose_covariance(self.mapper, submap).flatten().tolist()
+            self._pose.publish(message)
         if not self._path.get_subscription_count():
             return
         poses = list(self.mapper.keyframe_poses().values())
@@ -186,15 +189,17 @@ class MapPublisher:
 
     def publish_odometry(self, submap: Submap, broadcaster: Any) -> None:
         """Chunk-rate odometry for robots without a tracker: the uncorrected chain."""
-        odom = value(self.node, "odom_frame")
+        T_base_cam = self.robot.T_base_cam(self.frame_id)
+        if T_base_cam is None:
+            return
+        frames = value(self.node, "odom_frame"), self.robot.child(self.frame_id)
         covariance = _pose_covariance(self.mapper, submap)
         for slot in range(submap.overlap, len(submap.stamps_ns)):
-            T = submap.T_map_submap.apply_pose(submap.T_submap_cam[slot])
-            stamp_ns = submap.stamps_ns[slot]
-            message = odometry_message(T, stamp_ns, odom, self.frame_id, covariance)
-            self._odometry.publish(message)
+            T_cam = submap.T_map_submap.apply_pose(submap.T_submap_cam[slot])
+            T, stamp_ns = T_cam @ invert_pose(T_base_cam), submap.stamps_ns[slot]
+            self._odometry.publish(odometry_message(T, stamp_ns, *frames, covariance))
             if value(self.node, "publish_tf"):
-                broadcaster.sendTransform(matrix_to_transform(T, stamp_ns, odom, self.frame_id))
+                broadcaster.sendTransform(matrix_to_transform(T, stamp_ns, *frames))
 
     def publish_status(self, node: "MappingNode") -> None:
         counters = self.mapper.counters

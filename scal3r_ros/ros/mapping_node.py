@@ -15,6 +15,7 @@ from numpy import ndarray
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from std_srvs.srv import Trigger
 
+from scal3r_ros.geometry.sim3 import invert_pose
 from scal3r_ros.mapping.config import ConfigError
 from scal3r_ros.mapping.mapper import Mapper
 from scal3r_ros.mapping.types import Frame, MapUpdate
@@ -24,10 +25,11 @@ from scal3r_ros.ros.conversions import (
     stamp_to_ns,
 )
 from scal3r_ros.ros.fallback.tf import transform_broadcaster
+from scal3r_ros.ros.frames import RobotFrame
 from scal3r_ros.ros.interfaces import Status
 from scal3r_ros.ros.map_publisher import MapPublisher
 from scal3r_ros.ros.parameters import MAPPING, declare, mapper_config, value
-from scal3r_ros.ros.running import spin
+from scal3r_ros.ros.running import STEADY, spin
 from scal3r_ros.ros.subscriptions import FrameCounters, FrameQueue, ImageInput
 
 OK, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
@@ -72,7 +74,8 @@ class MappingNode(LifecycleNode):
         self.device = str(predictor.device)
         self.mapper = Mapper(predictor, config)
         self.frames = FrameQueue(value(self, "max_pending_frames"), self.counters)
-        self.maps = MapPublisher(self, self.mapper)
+        self.robot = RobotFrame(self, value(self, "base_frame"))
+        self.maps = MapPublisher(self, self.mapper, self.robot)
         self.broadcaster = transform_broadcaster(self)
         self.T_map_odom = np.eye(4)
         for name, callback in (
@@ -100,12 +103,15 @@ class MappingNode(LifecycleNode):
         self._worker = threading.Thread(target=self._work, name="mapper", daemon=True)
         self._worker.start()
         self._timers = [
-            self.create_timer(STATUS_PERIOD_S, self.publish_status),
-            self.create_timer(1 / value(self, "tf_publish_rate"), self._publish_map_odom),
+            self.create_timer(STATUS_PERIOD_S, self.publish_status, clock=STEADY),
+            self.create_timer(
+                1 / value(self, "tf_publish_rate"), self._publish_map_odom, clock=STEADY
+            ),
         ]
         self.get_logger().info(
             f"mapping on {self.device}: {self.images.describe()}; frames "
-            f"{value(self, 'map_frame')} -> {value(self, 'odom_frame')} -> camera"
+            f"{value(self, 'map_frame')} -> {value(self, 'odom_frame')} -> "
+            f"{value(self, 'base_frame') or 'the frame of the images'}"
         )
         return super().on_activate(state)
 
@@ -156,8 +162,15 @@ class MappingNode(LifecycleNode):
     def _idle_for(self, seconds: float) -> bool:
         return time.monotonic() - self._last_image_s > seconds
 
+    def _level(self) -> None:
+        """Before the first chunk: the map's axes are those of the robot, where it is known."""
+        T_base_cam = self.robot.T_base_cam(self.maps.frame_id)
+        if value(self, "base_frame") and T_base_cam is not None and not self.mapper.submaps:
+            self.mapper.R_map_first = T_base_cam[:3, :3]
+
     def _map(self, action: Callable[[], list[MapUpdate]]) -> None:
         epoch = self._epoch
+        self._level()
         for update in action():
             if epoch != self._epoch:
                 return  # reset while this chunk was in the network
@@ -172,11 +185,15 @@ class MappingNode(LifecycleNode):
         if value(self, "odom_source") == "none":
             self.maps.publish_odometry(submap, self.broadcaster)
             return
+        T_base_cam = self.robot.T_base_cam(self.maps.frame_id)
+        if T_base_cam is None:
+            return
         for index, stamp_ns in reversed(
             list(zip(submap.frame_indices, submap.stamps_ns, strict=True))
         ):
             if stamp_ns in self._odometry:
-                self.T_map_odom = poses[index] @ np.linalg.inv(self._odometry[stamp_ns])
+                T_odom_cam = self._odometry[stamp_ns] @ T_base_cam
+                self.T_map_odom = poses[index] @ invert_pose(T_odom_cam)
                 return
 
     def _publish_map_odom(self) -> None:

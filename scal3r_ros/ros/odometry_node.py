@@ -4,13 +4,13 @@ It lives on when mapping_node dies: then it coasts on its last keyframe and says
 """
 
 import threading
-import time
 
 import numpy as np
 from nav_msgs.msg import Odometry
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
 from scal3r_ros.geometry.keyframe import Keyframe as MappedKeyframe
+from scal3r_ros.geometry.sim3 import invert_pose
 from scal3r_ros.mapping.types import Frame
 from scal3r_ros.ros.conversions import (
     header,
@@ -21,11 +21,12 @@ from scal3r_ros.ros.conversions import (
     stamp_to_ns,
 )
 from scal3r_ros.ros.fallback.tf import transform_broadcaster
+from scal3r_ros.ros.frames import RobotFrame
 from scal3r_ros.ros.interfaces import Keyframe, Status
 from scal3r_ros.ros.map_publisher import LATCHED, ODOMETRY, RELIABLE
 from scal3r_ros.ros.parameters import ODOMETRY as PARAMETERS
 from scal3r_ros.ros.parameters import declare, value
-from scal3r_ros.ros.running import spin
+from scal3r_ros.ros.running import STEADY, spin
 from scal3r_ros.ros.subscriptions import FrameCounters, FrameQueue, ImageInput
 from scal3r_ros.tracking.tracker import TrackedPose, Tracker, TrackerConfig
 
@@ -52,6 +53,7 @@ class OdometryNode(LifecycleNode):
         self._odometry = self.create_publisher(Odometry, "odometry", ODOMETRY)
         self._status = self.create_publisher(Status, "odometry_status", LATCHED)
         self.broadcaster = transform_broadcaster(self)
+        self.robot = RobotFrame(self, value(self, "base_frame"))
         self.state = Status.WAITING
         return TransitionCallbackReturn.SUCCESS
 
@@ -68,7 +70,7 @@ class OdometryNode(LifecycleNode):
         self._stop.clear()
         self._worker = threading.Thread(target=self._work, name="tracker", daemon=True)
         self._worker.start()
-        self._timer = self.create_timer(STATUS_PERIOD_S, self._publish_status)
+        self._timer = self.create_timer(STATUS_PERIOD_S, self._publish_status, clock=STEADY)
         return super().on_activate(state)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -127,19 +129,21 @@ class OdometryNode(LifecycleNode):
             self._publish(pose)
 
     def _publish(self, pose: TrackedPose) -> None:
-        odom = value(self, "odom_frame")
+        T_base_cam = self.robot.T_base_cam(self.frame_id)
+        if T_base_cam is None:
+            return
+        T_odom_base = pose.T_odom_cam @ invert_pose(T_base_cam)
+        frames = value(self, "odom_frame"), self.robot.child(self.frame_id)
         self._odometry.publish(
-            odometry_message(pose.T_odom_cam, pose.stamp_ns, odom, self.frame_id, pose.covariance)
+            odometry_message(T_odom_base, pose.stamp_ns, *frames, pose.covariance)
         )
         if value(self, "publish_tf"):
-            self.broadcaster.sendTransform(
-                matrix_to_transform(pose.T_odom_cam, pose.stamp_ns, odom, self.frame_id)
-            )
+            self.broadcaster.sendTransform(matrix_to_transform(T_odom_base, pose.stamp_ns, *frames))
 
     def _publish_status(self) -> None:
         self._status.publish(
             Status(
-                header=header(time.time_ns(), value(self, "odom_frame")),
+                header=header(self.get_clock().now().nanoseconds, value(self, "odom_frame")),
                 state=self.state,
                 frames_received=self.counters.received,
                 frames_used=self.tracked,

@@ -22,6 +22,7 @@ class Parameter:
 FRAMES = (
     Parameter("map_frame", "map", "z-up world frame, may jump (REP 105)"),
     Parameter("odom_frame", "odom", "continuous frame of the odometry"),
+    Parameter("base_frame", "", "frame of the robot below odom; empty: the frame of the images"),
     Parameter("publish_tf", True, "broadcast transforms"),
     Parameter("tf_publish_rate", 20.0, "Hz at which map -> odom is repeated", 1.0, 100.0),
     Parameter("tf_tolerance", 0.1, "s that map -> odom is stamped ahead", 0.0, 5.0),

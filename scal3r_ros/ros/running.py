@@ -5,11 +5,14 @@ from collections.abc import Callable
 from typing import Any
 
 import rclpy
+from rclpy.clock import Clock, ClockType  # pyright: ignore[reportPrivateImportUsage]
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 from rclpy.node import Node
 
 from scal3r_ros.ros.parameters import value
+
+STEADY = Clock(clock_type=ClockType.STEADY_TIME)  # timers go on while a bag's clock stands still
 
 
 def spin(make: Callable[[], Node]) -> None:

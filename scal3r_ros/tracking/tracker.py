@@ -14,12 +14,13 @@ from scipy.spatial.transform import Rotation
 from scal3r_ros.geometry.camera import scale_intrinsics, transform_points, unproject_pixels
 from scal3r_ros.geometry.keyframe import Keyframe
 from scal3r_ros.geometry.sim3 import invert_pose
-from scal3r_ros.tracking.camera_pose import CameraPose, solve_pose
+from scal3r_ros.tracking.camera_pose import CameraPose, solve_pose, solve_rotation
 from scal3r_ros.tracking.features import find_corners, follow, sample_depth, small_grey
 from scal3r_ros.tracking.history import History, TrackedImage
 from scal3r_ros.tracking.points import Points
 
 MIN_SHARED = 15  # points that two depths must have in common to compare their scale
+MIN_TURNED = 0.5  # share of corners that must agree on a rotation
 MAX_LOG_SCALE = 1.0  # of a change that is believed to be one
 
 
@@ -198,7 +199,7 @@ class Tracker:
         known = points.known
         found = self._solve(points.select(known), expected)
         if found is None:
-            return None
+            return self._turned(grey, stamp_ns)
         T = found.T_odom_cam
         seconds = (stamp_ns - solved.stamp_ns) * 1e-9
         T_before_now = invert_pose(solved.T_odom_cam) @ T
@@ -212,6 +213,30 @@ class Tracker:
         pose = TrackedPose(stamp_ns, T, covariance, "tracking", int(found.inliers.sum()))
         self._solved = pose
         return pose
+
+    def _turned(self, grey: UInt8[ndarray, "h w"], stamp_ns: int) -> TrackedPose | None:
+        """Too few known points: corners of any depth still tell the rotation; the position coasts.
+
+        What is followed stays alive, so that it can be triangulated when the camera moves on.
+        """
+        source = self._source
+        assert source is not None and source.T_odom_cam is not None
+        uv, kept = follow(source.grey, grey, self._points.uv)
+        if kept.sum() < self.config.min_inliers:
+            return None
+        ones = np.ones(int(kept.sum()))
+        before = unproject_pixels(self._points.uv[kept], ones, self._K)
+        now = unproject_pixels(uv[kept], ones, self._K)
+        R_before_now, inliers = solve_rotation(before, now, float(self._K[0, 0]))
+        if inliers.sum() < self.config.min_inliers or inliers.mean() < MIN_TURNED:
+            return None
+        blind = self._coasted(stamp_ns)
+        T = blind.T_odom_cam.copy()
+        T[:3, :3] = source.T_odom_cam[:3, :3] @ R_before_now
+        points = replace(self._points, uv=uv).select(kept).select(inliers)
+        self._source = TrackedImage(stamp_ns, grey, T)
+        self._points = self._grown(points, self._source)
+        return replace(blind, T_odom_cam=T, inliers=int(inliers.sum()))
 
     def _solve(self, points: Points, guess: Float[ndarray, "4 4"]) -> CameraPose | None:
         focal = float(self._K[[0, 1], [0, 1]].mean())
@@ -237,7 +262,12 @@ class Tracker:
         step = np.eye(4)
         step[:3, :3] = Rotation.from_rotvec(self._velocity[3:] * seconds).as_matrix()
         step[:3, 3] = self._velocity[:3] * seconds
-        return self._solved.T_odom_cam @ step
+        T = self._solved.T_odom_cam @ step
+        source = self._source
+        if source is not None and source.stamp_ns > self._solved.stamp_ns:  # it has turned since
+            assert source.T_odom_cam is not None
+            T[:3, :3] = source.T_odom_cam[:3, :3]
+        return T
 
     def _coasted(self, stamp_ns: int) -> TrackedPose:
         """Velocity that fades; the deviation grows with the time since the last measured pose."""

@@ -1,0 +1,116 @@
+"""ros2 launch scal3r_ros mapping.launch.py image_topic:=/camera/image_raw"""
+
+from pathlib import Path
+
+from ament_index_python.packages import get_package_share_directory
+from launch.actions import (
+    DeclareLaunchArgument,
+    ExecuteProcess,
+    GroupAction,
+    OpaqueFunction,
+    SetEnvironmentVariable,
+)
+from launch.conditions import IfCondition
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node, PushRosNamespace
+
+from launch import LaunchDescription
+
+CONFIG = Path(get_package_share_directory("scal3r_ros")) / "config"
+
+ARGUMENTS = {
+    "image_topic": ("/camera/image_raw", "topic of the images, without /compressed"),
+    "camera_info_topic": ("", "empty: camera_info beside the images"),
+    "image_transport": ("raw", "raw or compressed"),
+    "params_file": (str(CONFIG / "mapping.yaml"), "parameters of all nodes"),
+    "model": ("nano", "nano (ships with the package) or scal3r (needs checkpoint)"),
+    "checkpoint": ("", "weights; empty: those of the package"),
+    "device": ("auto", "auto, cpu or cuda:N"),
+    "namespace": ("", "namespace of all nodes and relative topics"),
+    "use_sim_time": ("false", "true where a bag or a simulator publishes /clock"),
+    "base_frame": ("", "frame of the robot, e.g. base_link; empty: the frame of the images"),
+    "odom_source": ("tracker", "tracker (odometry_node) or none (chunk-rate odometry)"),
+    "scale_source": ("none", "none or fixed"),
+    "fixed_scale": ("1.0", "metres per map unit, with scale_source:=fixed"),
+    "publish_tf": ("true", "broadcast map -> odom -> base_frame"),
+    "map": ("true", "start map_node: map_cloud, occupancy grid, save_map"),
+    "rviz": ("false", "start RViz"),
+    "rviz_config": (str(CONFIG / "scal3r.rviz"), "RViz configuration"),
+    "dds_profile": ("true", "let Fast DDS carry large images and clouds"),
+    "autostart": ("true", "configure and activate the lifecycle nodes at once"),
+    "respawn": ("false", "start a node again when it dies"),
+    "log_level": ("info", "debug, info, warn or error"),
+    "bag": ("", "rosbag2 to play with /clock once the nodes are up; sets use_sim_time"),
+}
+
+
+def generate_launch_description() -> LaunchDescription:
+    declared = [
+        DeclareLaunchArgument(name, default_value=default, description=text)
+        for name, (default, text) in ARGUMENTS.items()
+    ]
+    return LaunchDescription([*declared, OpaqueFunction(function=start)])
+
+
+def start(context) -> list:
+    """The nodes, with every argument resolved."""
+    get = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
+    image = get["image_topic"]
+    info = get["camera_info_topic"] or f"{image.rsplit('/', 1)[0]}/camera_info"
+    images = [("image", image), ("image/compressed", f"{image}/compressed"), ("camera_info", info)]
+    shared = {
+        "use_sim_time": get["use_sim_time"] == "true" or bool(get["bag"]),
+        "image_transport": get["image_transport"],
+        "base_frame": get["base_frame"],
+        "publish_tf": get["publish_tf"] == "true",
+        "autostart": get["autostart"] == "true",
+    }
+    mapping = {
+        "model": get["model"],
+        "checkpoint": get["checkpoint"],
+        "device": get["device"],
+        "odom_source": get["odom_source"],
+        "scale_source": get["scale_source"],
+        "fixed_scale": float(get["fixed_scale"]),
+    }
+    clock = {"use_sim_time": shared["use_sim_time"]}
+    nodes = [
+        PushRosNamespace(get["namespace"]),
+        _node("mapping_node", get, shared | mapping, images),
+    ]
+    if get["odom_source"] == "tracker":
+        nodes.append(_node("odometry_node", get, shared, images))
+    if get["map"] == "true":
+        nodes.append(_node("map_node", get, clock, []))
+    if get["rviz"] == "true":
+        nodes.append(
+            Node(
+                package="rviz2",
+                executable="rviz2",
+                arguments=["-d", get["rviz_config"]],
+                parameters=[clock],
+            )
+        )
+    if get["bag"]:
+        play = ["ros2", "bag", "play", get["bag"], "--clock", "100", "--delay", "15"]
+        nodes.append(ExecuteProcess(cmd=play, output="screen"))
+    profile = str(CONFIG / "fastdds_large_data.xml")
+    wanted = IfCondition(LaunchConfiguration("dds_profile"))
+    environment = [
+        SetEnvironmentVariable(name, profile, condition=wanted)
+        for name in ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
+    ]
+    return [*environment, GroupAction(nodes)]
+
+
+def _node(name: str, get: dict[str, str], parameters: dict, remappings: list) -> Node:
+    return Node(
+        package="scal3r_ros",
+        executable=name,
+        name=name,
+        parameters=[get["params_file"], parameters],
+        remappings=remappings,
+        arguments=["--ros-args", "--log-level", f"{name}:={get['log_level']}"],
+        respawn=get["respawn"] == "true",
+        output="screen",
+    )

@@ -1,0 +1,48 @@
+"""Where the camera sits on the robot: `base_frame` and its static transform to the camera."""
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+from rclpy.node import Node
+from tf2_msgs.msg import TFMessage
+
+from scal3r_ros.ros.conversions import stamp_to_ns, transform_to_matrix
+from scal3r_ros.ros.fallback.tf import STATIC, TransformError, TransformTree
+
+
+class RobotFrame:
+    """The child of the odom frame: `base_frame` where it is set, else the camera itself.
+
+    Only /tf_static is read: a camera that moves on its robot is not supported.
+    """
+
+    def __init__(self, node: Node, base_frame: str) -> None:
+        self.node, self.base_frame = node, base_frame
+        self._tree = TransformTree()
+        self._told = False
+        if base_frame:
+            node.create_subscription(TFMessage, "/tf_static", self._on_static, STATIC)
+
+    def _on_static(self, message: TFMessage) -> None:
+        for t in message.transforms:
+            T = transform_to_matrix(t.transform)
+            stamp_ns = stamp_to_ns(t.header.stamp)
+            self._tree.set(t.header.frame_id, t.child_frame_id, stamp_ns, T, static=True)
+
+    def child(self, camera_frame: str) -> str:
+        return self.base_frame or camera_frame
+
+    def T_base_cam(self, camera_frame: str) -> Float[ndarray, "4 4"] | None:
+        """None, and a warning once, where the transform is not known yet."""
+        if not self.base_frame or self.base_frame == camera_frame:
+            return np.eye(4)
+        try:
+            return self._tree.lookup(self.base_frame, camera_frame, None)
+        except TransformError as error:
+            if not self._told:
+                self._told = True
+                self.node.get_logger().warning(
+                    f"nothing is published below odom until /tf_static tells "
+                    f"{self.base_frame} -> {camera_frame}: {error}"
+                )
+            return None
