@@ -13,7 +13,8 @@ from scal3r_ros.mapping.mapper import Mapper
 from scal3r_ros.mapping.pipeline import map_sequence
 from scal3r_ros.mapping.predictor import NetworkPredictor
 from scal3r_ros.mapping.types import Frame, MapUpdate
-from scal3r_ros.tracking.tracker import Tracker, TrackerConfig
+from scal3r_ros.tracking.tracker import Tracker
+from scal3r_ros.tracking.types import TrackerConfig
 
 SCHEDULES = ("causal", "offline")
 

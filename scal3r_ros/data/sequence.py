@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -28,6 +28,7 @@ class RawImage:
     image: UInt8[ndarray, "h w 3"]
 
 
+@runtime_checkable
 class Source(Protocol):
     """What a folder, a video or a bag gives."""
 

@@ -33,7 +33,7 @@ class BundleProblem:
     ray: Float[ndarray, "m 3"]  # z = 1, in the anchor's camera
     log_depth_prior: Float[ndarray, " m"]
     depth_sigma: Float[ndarray, " m"]  # of the log depth; infinity for none
-    motion_prior: Float[ndarray, "s-1 4 4"]  # T_previous_next
+    motion_prior: Float[ndarray, "pairs 4 4"]  # T_previous_next
     reference: int
 
 
@@ -195,7 +195,7 @@ def _sigmas(problem: BundleProblem, config: RefinementConfig) -> Float[ndarray, 
 
 def _motion_residual(
     problem: BundleProblem, state: BundleState, config: RefinementConfig
-) -> Float[ndarray, "s-1 6"]:
+) -> Float[ndarray, "pairs 6"]:
     """(rotation, translation) between neighbours minus predicted, in sigmas."""
     T = state.T_submap_cam
     R_previous = T[:-1, :3, :3].transpose(0, 2, 1)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import cv2
 import numpy as np
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Float, Float32, Int, UInt8
 from numpy import ndarray
 
 from scal3r_ros.mapping.config import RefinementConfig
@@ -70,7 +70,7 @@ def _samples(
 
 def _rows(
     uv: Float[ndarray, "n 2"], shape: tuple[int, ...]
-) -> tuple[Float[ndarray, " n"], Float[ndarray, " n"]]:
+) -> tuple[Int[ndarray, " n"], Int[ndarray, " n"]]:
     u, v = np.floor(uv).astype(np.int64).T
     return v.clip(0, shape[0] - 1), u.clip(0, shape[1] - 1)
 

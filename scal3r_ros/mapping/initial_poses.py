@@ -117,7 +117,7 @@ def _parallax_px(a: Float[ndarray, "n 2"], b: Float[ndarray, "n 2"], focal: floa
 
 
 def poses_by_five_points(
-    observations: Observations, motion: Float[ndarray, "s-1 4 4"]
+    observations: Observations, motion: Float[ndarray, "pairs 4 4"]
 ) -> Float[ndarray, "s 4 4"] | None:
     """Essential matrix of the best pair, scaled to the predicted depth, then PnP for the others;
     None without parallax."""
@@ -163,7 +163,7 @@ def place_all(
     observations: Observations,
     T_submap_cam: Float[ndarray, "s 4 4"],
     placed: Bool[ndarray, " s"],
-    motion: Float[ndarray, "s-1 4 4"],
+    motion: Float[ndarray, "pairs 4 4"],
 ) -> Float[ndarray, "s 4 4"]:
     """The other cameras by PnP, the best connected first, against points triangulated so far;
     where too few points are common, by the predicted motion from a neighbour."""
@@ -212,7 +212,7 @@ def _place(
 
 
 def _chained(
-    T: Float[ndarray, "s 4 4"], motion: Float[ndarray, "s-1 4 4"], start: int, end: int
+    T: Float[ndarray, "s 4 4"], motion: Float[ndarray, "pairs 4 4"], start: int, end: int
 ) -> Float[ndarray, "4 4"]:
     """Pose of `end` by the predicted motion from `start`."""
     pose = T[start]

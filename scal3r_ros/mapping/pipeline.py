@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float, UInt8
 from numpy import ndarray
@@ -18,10 +18,12 @@ from scal3r_ros.mapping.types import Frame, MapUpdate
 logger = logging.getLogger(__name__)
 
 
+@runtime_checkable
 class TrackedCamera(Protocol):
     T_odom_cam: Float[ndarray, "4 4"]
 
 
+@runtime_checkable
 class CameraTracker(Protocol):
     """What the pipeline needs of a tracker (tracking.tracker.Tracker is one)."""
 

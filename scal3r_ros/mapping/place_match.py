@@ -52,6 +52,7 @@ def view_of(image: UInt8[ndarray, "h w 3"], submap: Submap, slot: int) -> View:
     height, width = grey.shape
     size = (WIDTH, round(height * WIDTH / width)) if width > WIDTH else (width, height)
     grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
+    grey = cv2.createCLAHE(2.0, (8, 8)).apply(grey)  # dark places have features too
     points, descriptors = cv2.SIFT_create(FEATURES).detectAndCompute(grey, None)
     uv = np.array([p.pt for p in points]).reshape(-1, 2) + 0.5
     depth = submap.depth[slot].astype(np.float64)

@@ -1,10 +1,11 @@
 """What the mapper asks of a network: one chunk in, a prediction and the next memory out."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from scal3r_ros.mapping.types import Chunk, Prediction
 
 
+@runtime_checkable
 class Predictor(Protocol):
     """The memory is a value that only the predictor understands; the mapper carries it."""
 

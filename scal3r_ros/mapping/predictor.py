@@ -85,6 +85,13 @@ class NetworkPredictor:
             image_width=image_width,
         )
 
+    def gpu_memory(self) -> tuple[int, int]:
+        """Bytes used and there are; zeros on a CPU."""
+        if self.device.type != "cuda":
+            return 0, 0
+        free, total = torch.cuda.mem_get_info(self.device)
+        return total - free, total
+
     def initial_memory(self) -> GlobalContext:
         return GlobalContext()
 

@@ -39,7 +39,7 @@ class ChunkTokens:
 
     x: Float[Tensor, "b s p c"]
     taps: list[Float[Tensor, "b s p c2"]]
-    fresh: Float[Tensor, "b n 1"] | None  # 0 for patch tokens of frames counted before
+    fresh: Float[Tensor, "b all 1"] | None  # 0 for patch tokens of frames counted before
     sequence: RotaryTable  # positions of all tokens of the chunk
     patches: RotaryTable  # positions of all patch tokens, over the memory's channels
     encoded: Float[Tensor, "b s n c"]  # the encoder's patch tokens

@@ -205,7 +205,7 @@ class MapPublisher:
         counters = self.mapper.counters
         seconds = counters.total_seconds
         newest = self.mapper.submaps[-1].T_map_submap if self.mapper.submaps else Sim3.identity()
-        used, total = _gpu_memory(node.device)
+        used, total = node.gpu_memory()
         input_rate = self._rate(node.counters.received)
         self._status.publish(
             Status(
@@ -258,13 +258,3 @@ def _pose_covariance(mapper: Mapper, submap: Submap) -> np.ndarray:
     rotation[:3, :3] = submap.T_map_submap.R * submap.T_map_submap.s
     rotation[3:, 3:] = submap.T_map_submap.R
     return rotation @ covariance @ rotation.T
-
-
-def _gpu_memory(device: str) -> tuple[int, int]:
-    """Bytes used and there are; zeros on a CPU."""
-    if not device.startswith("cuda"):
-        return 0, 0
-    import torch
-
-    free, total = torch.cuda.mem_get_info()
-    return total - free, total

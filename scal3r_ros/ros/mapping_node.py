@@ -71,7 +71,7 @@ class MappingNode(LifecycleNode):
             self.get_logger().error(f"cannot configure: {error}")
             self.state, self.message = Status.ERROR, str(error)
             return FAILURE
-        self.device = str(predictor.device)
+        self.device, self.gpu_memory = str(predictor.device), predictor.gpu_memory
         self.mapper = Mapper(predictor, config)
         self.frames = FrameQueue(value(self, "max_pending_frames"), self.counters)
         self.robot = RobotFrame(self, value(self, "base_frame"))

@@ -28,7 +28,8 @@ from scal3r_ros.ros.parameters import ODOMETRY as PARAMETERS
 from scal3r_ros.ros.parameters import declare, value
 from scal3r_ros.ros.running import STEADY, spin
 from scal3r_ros.ros.subscriptions import FrameCounters, FrameQueue, ImageInput
-from scal3r_ros.tracking.tracker import TrackedPose, Tracker, TrackerConfig
+from scal3r_ros.tracking.tracker import Tracker
+from scal3r_ros.tracking.types import TrackedPose, TrackerConfig
 
 MAX_PENDING = 64  # images; beyond it every second one goes, counted
 STATUS_PERIOD_S = 0.5

@@ -58,7 +58,7 @@ def solve_rotation(
         error = np.linalg.norm(a - b @ R.T, axis=1) * focal
         weights = 1 / (1 + (error / width) ** 2)
         width = max(width / 2, OUTLIER_PX)
-    return R, error < 4 * OUTLIER_PX
+    return R, np.asarray(error < 4 * OUTLIER_PX)
 
 
 def _ransac(

@@ -4,7 +4,7 @@ Corners are followed from image to image; each has a place in the odom frame, fr
 keyframe that it was found in or, where the camera has moved on, triangulated by the odometry.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -18,35 +18,11 @@ from scal3r_ros.tracking.camera_pose import CameraPose, solve_pose, solve_rotati
 from scal3r_ros.tracking.features import find_corners, follow, sample_depth, small_grey
 from scal3r_ros.tracking.history import History, TrackedImage
 from scal3r_ros.tracking.points import Points
+from scal3r_ros.tracking.types import TrackedPose, TrackerConfig
 
 MIN_SHARED = 15  # points that two depths must have in common to compare their scale
 MIN_TURNED = 0.5  # share of corners that must agree on a rotation
 MAX_LOG_SCALE = 1.0  # of a change that is believed to be one
-
-
-@dataclass(frozen=True)
-class TrackerConfig:
-    max_width: int = 640  # pixels at which is tracked
-    features: int = 300
-    min_inliers: int = 15  # fewer: coasting
-    history: int = 64  # images kept for late keyframes
-    catch_up: int = 16  # images through which a late keyframe's corners are followed
-    coast_decay_s: float = 0.2  # blind, the velocity fades to rest with this time constant
-    scale_bleed: float = 0.1  # share of a scale jump that a new keyframe lets through
-    floor_translation: float = 0.002  # standard deviation, share of the median depth
-    floor_rotation_rad: float = 0.001
-    coast_translation: float = 0.3  # growth of the deviation a second, share of the median depth
-    coast_rotation_rad: float = 0.3  # growth a second
-    min_parallax_rad: float = 0.03  # of a corner that odometry triangulates
-
-
-@dataclass(frozen=True, eq=False)
-class TrackedPose:
-    stamp_ns: int
-    T_odom_cam: Float[ndarray, "4 4"]
-    covariance: Float[ndarray, "6 6"]  # translation (map units), rotation (rad), axes of odom
-    state: str  # tracking or coasting
-    inliers: int
 
 
 class Tracker:

@@ -18,7 +18,7 @@ CLAMP = 10.0  # of one pixel's loss: outliers of the likelihood
 
 @dataclass(frozen=True)
 class LossConfig:
-    camera: float = 2.0
+    camera: float = 0.03  # its gradient on the trunk is hundreds of times that of depth
     depth: float = 1.0
     mean: float = 0.5  # L1 of the mean log depth, which starts the experts off together
     gradient: float = 0.5  # of the mean log depth, over scales

@@ -10,9 +10,11 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from scal3r_ros.training.world import FAMILIES, WorldClip, render_clip
+from scal3r_ros.training.scenes import FAMILIES
+from scal3r_ros.training.world import WorldClip, render_clip
 
 PATCH = 14
+POOL = 300  # sequences that are kept to be shown again
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class SampleConfig:
     frames_per_step: int = 8  # frames that pass the network in one step, about
     max_frames: int = 6  # of one chunk
     max_chunks: int = 3  # of one sequence; they share the memory
+    reuse: int = 1  # earlier sequences shown again after each fresh one: rendering is not free
     held_out_family: str = ""  # never rendered for training
     first_seed: int = 1_000_000  # evaluation worlds lie below
 
@@ -116,8 +119,13 @@ class WorldSamples(IterableDataset):
         lane = worker.id if worker else 0
         rng = np.random.default_rng([self.seed, lane])
         torch.set_num_threads(1)
+        pool: list[list[ChunkSample]] = []
         while True:
-            yield self.sequence(rng)
+            fresh = self.sequence(rng)
+            yield fresh
+            pool = [*pool[-POOL + 1 :], fresh]
+            for index in rng.integers(len(pool), size=self.config.reuse):
+                yield pool[index]
 
     def sequence(self, rng: np.random.Generator) -> list[ChunkSample]:
         config = self.config

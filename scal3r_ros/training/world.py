@@ -1,21 +1,21 @@
-"""Procedural scenes with exact depth, poses and intrinsics, from a seed.
+"""The procedural world: images with exact depth, poses and intrinsics, from a seed.
 
-A scene is a set of textured boxes (a room is a box seen from inside) and spheres; rays are cast
-against all of them at once. Lengths are metres, world axes x right, y down, z forward.
+A scene is a set of textured boxes and balls; rays are cast against all of them at once. Lengths
+are metres, world axes x right, y down, z forward.
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
-from scipy.spatial.transform import Rotation
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 from torch.nn import functional
 
-FAMILIES = ("room", "corridor", "street", "outdoor", "clutter", "planes")
-TILE, TILES = 128, 24
+from scal3r_ros.training.paths import camera_path
+from scal3r_ros.training.scenes import FAMILIES, Ball, Builder, build_scene
+from scal3r_ros.training.textures import TILE, TILES, texture_tiles
+
 NEAR, FAR = 0.15, 200.0
 
 
@@ -30,415 +30,188 @@ class WorldClip:
     family: str
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class Scene:
-    centre: Tensor  # b 3
-    axes: Tensor  # b 3 3 world from local
-    half: Tensor  # b 3
-    inside: Tensor  # b bool
-    colour: Tensor  # b 2 3 two tones
-    tile: Tensor  # b
-    scale: Tensor  # b metres per tile
-    ball: Tensor  # m 4
-    ball_colour: Tensor  # m 2 3
-    ball_tile: Tensor
-    tiles: Tensor  # t 128 128
-    light: Tensor
-    sky: Tensor
+    """Boxes (b) and balls (m) as tensors."""
+
+    centre: Float[Tensor, "b 3"]
+    R_world_box: Float[Tensor, "b 3 3"]
+    half: Float[Tensor, "b 3"]
+    inside: Bool[Tensor, " b"]
+    tones: Float[Tensor, "b 2 3"]
+    tile: Int[Tensor, " b"]
+    scale: Float[Tensor, " b"]
+    ball: Float[Tensor, "m 4"]  # centre and radius
+    ball_tones: Float[Tensor, "m 2 3"]
+    ball_tile: Int[Tensor, " m"]
+    tiles: Float[Tensor, "t 128 128"]
+    light: Float[Tensor, " 3"]
+    sky: Float[Tensor, " 3"]
 
 
-@lru_cache(maxsize=16)
-def noise_tiles(seed):
-    rng = np.random.default_rng(seed)
-    tiles = []
-    for i in range(TILES):
-        kind = i % 8
-        octaves = sum(
-            np.kron(rng.random((2**o, 2**o)), np.ones((TILE // 2**o,) * 2)) * 0.7 ** (o - 1)
-            for o in range(1 + kind % 3, 8)
-        )
-        octaves = (octaves - octaves.min()) / np.ptp(octaves)
-        y, x = np.mgrid[:TILE, :TILE]
-        n = 2 ** rng.integers(1, 5)
-        if kind == 1:
-            octaves = 0.6 * (((x * n // TILE) + (y * n // TILE)) % 2) + 0.4 * octaves
-        elif kind == 2:
-            octaves = 0.5 * ((x * n // TILE) % 2) + 0.5 * octaves
-        elif kind == 3:  # bricks
-            row = y * n // TILE
-            edge = ((y * n) % TILE < 12) | (((x * n // 2 + (row % 2) * TILE // 2) % TILE) < 8)
-            octaves = 0.3 * octaves + np.where(edge, 0.7, 0.1)
-        elif kind == 4:  # marks like text
-            marks = np.kron(rng.random((32, 32)) > 0.6, np.ones((4, 4)))
-            lines = (y // 8) % 2
-            octaves = 0.2 * octaves + 0.8 * (1 - marks * lines)
-        elif kind == 5:
-            octaves = 0.15 * octaves + 0.4
-        elif kind == 6:  # wood
-            octaves = (
-                0.5 + 0.3 * np.sin((x + 6 * octaves * 4) * 2 * np.pi * n / TILE) + 0.2 * octaves
-            )
-        tiles.append(octaves)
-    return torch.tensor(np.stack(tiles), dtype=torch.float32).clamp(0, 1)
+@dataclass(frozen=True, eq=False)
+class Hits:
+    """The nearest surface along n rays; `t` in units of the ray, beyond FAR where there is none."""
+
+    t: Float[Tensor, " n"]
+    uv: Float[Tensor, "n 2"]  # in tiles
+    normal: Float[Tensor, "n 3"]
+    tones: Float[Tensor, "n 2 3"]
+    tile: Int[Tensor, " n"]
 
 
-class Builder:
-    def __init__(self, rng):
-        self.rng, self.boxes, self.balls = rng, [], []
-
-    def box(self, centre, half, yaw=0.0, inside=False, tilt=0.0, scale=None):
-        r = Rotation.from_euler("yx", [yaw, tilt]).as_matrix()
-        base = np.clip(
-            self.rng.uniform(0.1, 0.95) + self.rng.normal(0, 0.1, 3) * [1, 0.6, 1], 0.02, 1
-        )
-        other = np.clip(base * self.rng.uniform(0.4, 1.3) + self.rng.normal(0, 0.06, 3), 0.02, 1)
-        self.boxes.append(
-            (
-                centre,
-                r,
-                half,
-                inside,
-                (base, other),
-                self.rng.integers(TILES),
-                scale or self.rng.uniform(0.4, 3),
-            )
-        )
-
-    def ball(self, centre, radius):
-        base = np.clip(self.rng.uniform(0.1, 0.9) + self.rng.normal(0, 0.13, 3), 0.02, 1)
-        self.balls.append((*centre, radius, base, np.clip(base + self.rng.normal(0, 0.3, 3), 0, 1)))
-
-    def thing(self, x, z, floor, size):
-        """Furniture, a plant, a lamp, a person-like stack: whatever stands on a floor."""
-        rng = self.rng
-        kind, yaw = rng.integers(6), rng.uniform(0, np.pi)
-        if kind == 0:
-            h = size * rng.uniform(0.3, 1.6)
-            self.box((x, floor - h / 2, z), (size / 2, h / 2, size * rng.uniform(0.2, 0.6)), yaw)
-        elif kind == 1:  # table
-            h = size * 0.7
-            self.box((x, floor - h, z), (size * 0.7, size * 0.03, size * 0.4), yaw)
-            c, s = np.cos(yaw), np.sin(yaw)
-            for a, b in ((-0.6, -0.33), (0.6, -0.33), (-0.6, 0.33), (0.6, 0.33)):
-                lx, lz = size * (a * c + b * s), size * (-a * s + b * c)
-                self.box((x + lx, floor - h / 2, z + lz), (size * 0.03, h / 2, size * 0.03), yaw)
-            self.box(
-                (x, floor - h - size * 0.12, z), (size * 0.15, size * 0.1, size * 0.1), yaw + 0.4
-            )
-        elif kind == 2:  # plant
-            self.box((x, floor - size * 0.15, z), (size * 0.15, size * 0.15, size * 0.15), yaw)
-            for _ in range(4):
-                d = rng.normal(0, size * 0.15, 3)
-                self.ball(
-                    (x + d[0], floor - size * 0.6 + d[1], z + d[2]), size * rng.uniform(0.1, 0.25)
-                )
-        elif kind == 3:  # pole
-            h = size * rng.uniform(1, 2.5)
-            self.box((x, floor - h / 2, z), (size * 0.04, h / 2, size * 0.04), yaw)
-            self.ball((x, floor - h, z), size * 0.15)
-        elif kind == 4:  # shelf
-            h = size * 1.5
-            for k in range(4):
-                self.box((x, floor - h * k / 3, z), (size * 0.5, size * 0.03, size * 0.15), yaw)
-            for side in (-1, 1):
-                self.box(
-                    (
-                        x + side * size * 0.5 * np.cos(yaw),
-                        floor - h / 2,
-                        z - side * size * 0.5 * np.sin(yaw),
-                    ),
-                    (size * 0.03, h / 2, size * 0.15),
-                    yaw,
-                )
-        else:
-            self.box((x, floor - size * 0.4, z), (size * 0.3, size * 0.4, size * 0.3), yaw)
-            self.ball((x, floor - size * 0.95, z), size * 0.2)
-
-
-def build(family, rng, path):
-    b = Builder(rng)
-    floor = rng.uniform(1.0, 1.8)
-    if family in ("room", "clutter", "planes"):
-        w, d, h = rng.uniform(2.5, 6), rng.uniform(3, 8), rng.uniform(2.3, 3.5)
-        if family == "clutter":
-            floor = rng.uniform(0.35, 0.7)
-        b.box((0, floor - h / 2, 0), (w, h / 2, d), inside=True, scale=rng.uniform(1, 3))
-        spots = [(rng.uniform(-w, w), rng.uniform(-d, d)) for _ in range(26)]
-        size = (0.15, 0.5) if family == "clutter" else (0.4, 1.3)
-        if family == "planes":
-            for _ in range(6):
-                b.box(
-                    (rng.uniform(-w, w), floor - 1, rng.uniform(-d, d)),
-                    (rng.uniform(0.5, 2), 1.5, 0.05),
-                    rng.uniform(0, 3.1),
-                    tilt=rng.uniform(-0.5, 0.5),
-                )
-        for side in range(8):  # panels on walls
-            sx = w * (1 if side % 2 else -1)
-            b.box(
-                (sx, floor - rng.uniform(0.8, 2), rng.uniform(-d, d)),
-                (0.04, rng.uniform(0.2, 0.7), rng.uniform(0.2, 1)),
-            )
-            sz = d * (1 if side % 2 else -1)
-            b.box(
-                (rng.uniform(-w, w), floor - rng.uniform(0.8, 2), sz),
-                (rng.uniform(0.2, 1), rng.uniform(0.2, 0.7), 0.04),
-            )
-    elif family == "corridor":
-        w, h = rng.uniform(0.9, 2), rng.uniform(2.2, 3)
-        b.box((0, floor - h / 2, 20), (w, h / 2, 30), inside=True, scale=rng.uniform(1, 3))
-        for _ in range(14):
-            sx = w * rng.choice([-1, 1])
-            b.box(
-                (sx, floor - rng.uniform(0.9, 1.2), rng.uniform(-8, 30)),
-                (rng.uniform(0.02, 0.25), rng.uniform(0.3, 1.1), rng.uniform(0.3, 0.7)),
-            )
-        spots = [(w * rng.choice([-0.75, 0.75]), rng.uniform(-8, 30)) for _ in range(14)]
-        size = (0.3, 0.8)
-    elif family == "street":
-        b.box((0, floor + 0.5, 0), (200, 0.5, 200), scale=rng.uniform(2, 8))
-        for side in (-1, 1):
-            z = -40.0
-            off = rng.uniform(5, 11)
-            b.box((side * (off - 2), floor - 0.05, 20), (2, 0.07, 80), scale=2)
-            while z < 110:
-                length, height = rng.uniform(3, 10), rng.uniform(2.5, 8)
-                if rng.random() < 0.85:
-                    b.box(
-                        (side * (off + 4 + rng.uniform(0, 2)), floor - height, z + length),
-                        (4, height, length),
-                        scale=rng.uniform(2, 6),
-                    )
-                z += 2 * length + rng.uniform(0, 3)
-        for _ in range(12):  # cars
-            sx, z = rng.choice([-1, 1]) * rng.uniform(2.6, 4.5), rng.uniform(-20, 80)
-            b.box((sx, floor - 0.55, z), (0.85, 0.4, 2.0), rng.normal(0, 0.05))
-            b.box((sx, floor - 1.1, z + 0.2), (0.75, 0.3, 1.1), rng.normal(0, 0.05))
-        spots = [(rng.choice([-1, 1]) * rng.uniform(4, 9), rng.uniform(-20, 80)) for _ in range(16)]
-        size = (0.8, 2.5)
-    else:
-        b.box((0, floor + 0.5, 0), (200, 0.5, 200), scale=rng.uniform(1, 8))
-        spots = [(rng.normal(0, 9), rng.normal(6, 12)) for _ in range(40)]
-        size = (0.6, 3.0)
-        for _ in range(6):
-            b.ball((rng.normal(0, 70), floor + 12, rng.uniform(60, 120)), rng.uniform(14, 30))
-    for x, z in spots:
-        s = rng.uniform(*size)
-        if np.min(np.linalg.norm(path[:, [0, 2]] - (x, z), axis=1)) > s * 1.0 + 0.35:
-            b.thing(x, z, floor, s)
-    return b
-
-
-def camera_path(family, rng, frames, stride):
-    motion = rng.choice(
-        ["walk", "drive", "sideways", "orbit", "turn", "fly", "back"],
-        p=[0.3, 0.2, 0.12, 0.14, 0.08, 0.1, 0.06],
-    )
-    big = family in ("street", "outdoor")
-    speed = (
-        stride
-        * rng.uniform(0.3, 1.0)
-        * {"street": 0.9, "outdoor": 0.4, "clutter": 0.05, "corridor": 0.2}.get(family, 0.12)
-    )
-    n = np.arange(frames)
-    heading = (
-        rng.uniform(-0.3, 0.3) if family in ("street", "corridor") else rng.uniform(-np.pi, np.pi)
-    )
-    turn = rng.normal(0, 0.03 if family in ("street", "corridor") else 0.1) * stride
-    yaw = heading + turn * n
-    pos = np.zeros((frames, 3))
-    if motion == "orbit":
-        radius = rng.uniform(0.6, 2.0) * (3 if big else 1)
-        a = np.sign(rng.normal()) * n * min(speed / radius, 0.25)
-        yaw = heading + a
-        pos = np.stack(
-            [
-                -radius * np.sin(yaw) + radius * np.sin(heading),
-                0 * n,
-                -radius * np.cos(yaw) + radius * np.cos(heading),
-            ],
-            1,
-        )
-    elif motion == "turn":
-        yaw = heading + n * rng.choice([-1, 1]) * rng.uniform(0.04, 0.15) * stride
-    else:
-        direction = yaw + {"sideways": np.pi / 2}.get(motion, rng.normal(0, 0.25))
-        sign = -1 if motion == "back" else 1
-        step = np.stack([np.sin(direction), 0 * n, np.cos(direction)], 1) * speed * sign
-        pos = np.cumsum(step, 0) - step[:1]
-    if motion == "walk":
-        pos[:, 1] += 0.03 * np.sin(n * 1.3 + rng.uniform(0, 6))
-    if motion == "fly":
-        pos[:, 1] -= n * speed * rng.uniform(-0.1, 0.4)
-    shake = np.cumsum(rng.normal(0, 0.006 * stride, (frames, 2)), 0)
-    pitch = rng.normal(-0.03, 0.15) + shake[:, 0]
-    roll = rng.normal(0, 0.05) + shake[:, 1]
-    start = {"room": 0.5, "planes": 0.5, "clutter": 0.15}.get(family, 0.2)
-    pos[:, [0, 2]] += rng.normal(0, start, 2)
-    T = np.tile(np.eye(4), (frames, 1, 1))
-    T[:, :3, :3] = Rotation.from_euler("YXZ", np.stack([yaw, pitch, roll], 1)).as_matrix()
-    T[:, :3, 3] = pos
-    return T
-
-
-def to_scene(b, rng):
-    def f(x):
-        return torch.tensor(np.array(x, dtype=np.float32))
-
-    balls = b.balls or [(0, 0, -500, 0.1, np.zeros(3), np.zeros(3))]
-    light = rng.normal(0, 1, 3) + [0, -1.2, 0]
-    return Scene(
-        f([x[0] for x in b.boxes]),
-        f([x[1] for x in b.boxes]),
-        f([x[2] for x in b.boxes]),
-        torch.tensor([x[3] for x in b.boxes]),
-        f([x[4] for x in b.boxes]),
-        torch.tensor([int(x[5]) for x in b.boxes]),
-        f([x[6] for x in b.boxes]),
-        f([x[:4] for x in balls]),
-        f([x[4:] for x in balls]),
-        torch.tensor(rng.integers(0, TILES, len(balls))),
-        noise_tiles(int(rng.integers(16))),
-        f(light / np.linalg.norm(light)),
-        f(np.clip(rng.uniform(0.5, 0.95) + np.array([-0.1, 0, 0.1]) * rng.random(), 0, 1)),
-    )
-
-
-def cast(scene, o, d):
-    """Nearest surface along rays: depth factor, colour tone 2 3, pattern, shade."""
-    n = len(d)
-    local_o = torch.einsum("bji,bj->bi", scene.axes, o - scene.centre)
-    local_d = torch.einsum("bji,nj->bni", scene.axes, d)
-    safe = torch.where(local_d.abs() < 1e-8, torch.full_like(local_d, 1e-8), local_d)
-    a = (-scene.half[:, None] - local_o[:, None]) / safe
-    c = (scene.half[:, None] - local_o[:, None]) / safe
-    enter, axis_in = torch.minimum(a, c).max(-1)
-    leave, axis_out = torch.maximum(a, c).min(-1)
-    inside = scene.inside[:, None]
-    t = torch.where(inside, leave, enter)
-    axis = torch.where(inside, axis_out, axis_in)
-    hit = (enter < leave) & (t > NEAR)
-    t = torch.where(hit, t, FAR * 2)
-    best, which = t.min(0)
-    oc = o - scene.ball[:, :3]
-    bq = d @ oc.T
-    cq = (oc * oc).sum(-1) - scene.ball[:, 3] ** 2
-    aq = (d * d).sum(-1, keepdim=True)
-    disc = bq * bq - aq * cq
-    tb = torch.where(disc > 0, (-bq - disc.clamp_min(0).sqrt()) / aq, FAR * 2)
-    tb = torch.where(tb > NEAR, tb, FAR * 2)
-    best_b, which_b = tb.min(1)
-    r = torch.arange(n)
-    ax = axis[which, r]
-    point = local_o[which] + local_d[which, r] * best[:, None]
-    uv = torch.stack(
-        [
-            point.gather(1, ((ax + 1) % 3)[:, None])[:, 0],
-            point.gather(1, ((ax + 2) % 3)[:, None])[:, 0],
-        ],
-        -1,
-    )
-    uv = uv / scene.scale[which][:, None] + which[:, None] * 0.37 + ax[:, None] * 0.21
-    local_n = functional.one_hot(ax, 3).float() * -torch.sign(
-        local_d[which, r].gather(1, ax[:, None])
-    )
-    normal = torch.einsum("nij,nj->ni", scene.axes[which], local_n)
-    tone, tile = scene.colour[which], scene.tile[which]
-    use = best_b < best
-    pb = o + d * best_b[:, None]
-    nb = (pb - scene.ball[which_b, :3]) / scene.ball[which_b, 3:4]
-    uvb = torch.stack([torch.atan2(nb[:, 0], nb[:, 2]) / 1.57, nb[:, 1]], -1)
-    t = torch.where(use, best_b, best)
-    uv = torch.where(use[:, None], uvb, uv)
-    normal = torch.where(use[:, None], nb, normal)
-    tone = torch.where(use[:, None, None], scene.ball_colour[which_b], tone)
-    tile = torch.where(use, scene.ball_tile[which_b], tile)
-    return t, uv, normal, tone, tile
-
-
-def shade(scene, t, uv, normal, tone, tile, d):
-    xy = (uv % 1) * TILE
-    i = xy.long() % TILE
-    f = xy - xy.floor()
-    j = (i + 1) % TILE
-
-    def g(y, x):
-        return scene.tiles[tile, y, x]
-
-    p = (g(i[:, 1], i[:, 0]) * (1 - f[:, 0]) + g(i[:, 1], j[:, 0]) * f[:, 0]) * (1 - f[:, 1]) + (
-        g(j[:, 1], i[:, 0]) * (1 - f[:, 0]) + g(j[:, 1], j[:, 0]) * f[:, 0]
-    ) * f[:, 1]
-    colour = tone[:, 0] * p[:, None] + tone[:, 1] * (1 - p[:, None])
-    lambert = (normal @ scene.light).clamp_min(0)
-    colour = colour * (0.45 + 0.55 * lambert)[:, None] * (1 - 0.25 * (t / 12).clamp_max(1))[:, None]
-    up = (-d[:, 1:2] / d.norm(dim=1, keepdim=True)).clamp(0, 1)
-    sky = scene.sky * (0.75 + 0.25 * (1 - up)) + torch.tensor([-0.15, -0.05, 0.1]) * up
-    return torch.where((t < FAR)[:, None], colour, sky)
-
-
-@torch.no_grad()
 def render_clip(
-    seed,
-    frames,
-    height,
-    width,
+    seed: int,
+    frames: int,
+    height: int,
+    width: int,
     *,
-    family=None,
-    device="cpu",
-    augment=True,
-    supersample=1,
-    stride=1.0,
-):
+    family: str = "",
+    augment: bool = True,
+    stride: float = 1.0,
+) -> WorldClip:
+    """A clip of one scene; any family where none is named, degraded like a camera's images."""
     rng = np.random.default_rng(seed)
     family = family or str(rng.choice(FAMILIES))
-    T = camera_path(family, rng, frames, stride)
-    scene = to_scene(build(family, rng, T[:, :3, 3]), rng)
-    fov = np.radians(rng.uniform(45, 95))
-    fx = width / 2 / np.tan(fov / 2) if width >= height else height / 2 / np.tan(fov / 2)
-    K = torch.tensor(
-        [
-            [fx, 0, width / 2 + rng.normal(0, 0.01) * width],
-            [0, fx, height / 2 + rng.normal(0, 0.01) * height],
-            [0, 0, 1],
-        ],
-        dtype=torch.float32,
-    )
+    poses = camera_path(family, rng, frames, stride)
+    scene = scene_tensors(build_scene(family, rng, poses[:, :3, 3]), rng)
+    K = random_intrinsics(rng, height, width)
     v, u = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
-    rays = torch.stack([u, v, torch.ones_like(u)], -1).reshape(-1, 3) @ torch.linalg.inv(K).T
-    images, depth = [], []
-    T = torch.tensor(T, dtype=torch.float32)
-    for pose in T:
-        d = rays @ pose[:3, :3].T
-        t, uv, normal, tone, tile = cast(scene, pose[:3, 3], d)
-        images.append(shade(scene, t, uv, normal, tone, tile, d).reshape(height, width, 3))
-        depth.append(torch.where(t < FAR, t, 0).reshape(height, width))
-    images, depth = torch.stack(images), torch.stack(depth)
-    if augment:
-        images = degrade(images, rng)
+    rays = torch.stack([u, v, torch.ones_like(u)], dim=-1).reshape(-1, 3) @ torch.linalg.inv(K).T
+    T_world_cam = torch.tensor(poses, dtype=torch.float32)
+    images, depths = [], []
+    for T in T_world_cam:
+        directions = rays @ T[:3, :3].T
+        hits = cast(scene, T[:3, 3], directions)
+        images.append(shade(scene, hits, directions).reshape(height, width, 3))
+        depths.append(torch.where(hits.t < FAR, hits.t, 0.0).reshape(height, width))
+    picture = torch.stack(images)
+    picture = degrade(picture, rng) if augment else picture
+    pixels = (picture.clamp(0, 1) * 255).round().byte()
     return WorldClip(
-        (images.clamp(0, 1) * 255).round().byte(), depth, K.expand(frames, 3, 3).clone(), T, family
+        pixels, torch.stack(depths), K.expand(frames, 3, 3).clone(), T_world_cam, family
     )
 
 
-def degrade(x, rng):
+def random_intrinsics(rng: np.random.Generator, height: int, width: int) -> Float[Tensor, "3 3"]:
+    """45 to 95 degrees over the longer side, principal point near the middle."""
+    focal = max(height, width) / 2 / np.tan(np.radians(rng.uniform(45, 95)) / 2)
+    cx, cy = (size / 2 + rng.normal(0, 0.01) * size for size in (width, height))
+    return torch.tensor([[focal, 0, cx], [0, focal, cy], [0, 0, 1]], dtype=torch.float32)
+
+
+def scene_tensors(b: Builder, rng: np.random.Generator) -> Scene:
+    def tensor(values: list) -> Tensor:
+        return torch.tensor(np.array(values, dtype=np.float32))
+
+    nowhere = Ball((0.0, 0.0, -500.0), 0.1, (np.zeros(3), np.zeros(3)))
+    balls = b.balls or [nowhere]
+    light = rng.normal(0, 1, 3) + [0, -1.2, 0]
+    sky = np.clip(rng.uniform(0.5, 0.95) + np.array([-0.1, 0, 0.1]) * rng.random(), 0, 1)
+    return Scene(
+        centre=tensor([x.centre for x in b.boxes]),
+        R_world_box=tensor([x.R_world_box for x in b.boxes]),
+        half=tensor([x.half for x in b.boxes]),
+        inside=torch.tensor([x.inside for x in b.boxes]),
+        tones=tensor([x.tones for x in b.boxes]),
+        tile=torch.tensor([x.tile for x in b.boxes]),
+        scale=tensor([x.scale for x in b.boxes]),
+        ball=tensor([(*x.centre, x.radius) for x in balls]),
+        ball_tones=tensor([x.tones for x in balls]),
+        ball_tile=torch.tensor(rng.integers(0, TILES, len(balls))),
+        tiles=texture_tiles(int(rng.integers(16))),
+        light=tensor(list(light / np.linalg.norm(light))),
+        sky=tensor(list(sky)),
+    )
+
+
+def cast(scene: Scene, origin: Float[Tensor, " 3"], directions: Float[Tensor, "n 3"]) -> Hits:
+    """Nearest of boxes and balls."""
+    box, ball = _cast_boxes(scene, origin, directions), _cast_balls(scene, origin, directions)
+    nearer = ball.t < box.t
+    return Hits(
+        torch.where(nearer, ball.t, box.t),
+        torch.where(nearer[:, None], ball.uv, box.uv),
+        torch.where(nearer[:, None], ball.normal, box.normal),
+        torch.where(nearer[:, None, None], ball.tones, box.tones),
+        torch.where(nearer, ball.tile, box.tile),
+    )
+
+
+def _cast_boxes(scene: Scene, origin: Tensor, directions: Float[Tensor, "n 3"]) -> Hits:
+    """Slab test; of a box seen from inside the far side counts."""
+    o = torch.einsum("bji,bj->bi", scene.R_world_box, origin - scene.centre)
+    d = torch.einsum("bji,nj->bni", scene.R_world_box, directions)
+    d = torch.where(d.abs() < 1e-8, torch.full_like(d, 1e-8), d)
+    low, high = (-scene.half - o)[:, None] / d, (scene.half - o)[:, None] / d
+    enter, axis_in = torch.minimum(low, high).max(-1)
+    leave, axis_out = torch.maximum(low, high).min(-1)
+    inside = scene.inside[:, None]
+    t = torch.where(inside, leave, enter)
+    hit = (enter < leave) & (t > NEAR)
+    t, which = torch.where(hit, t, FAR * 2).min(0)
+    n = torch.arange(len(directions))
+    side = torch.where(inside, axis_out, axis_in)[which, n]
+    d = d[which, n]
+    point = o[which] + d * t[:, None]
+    uv = torch.stack([point[n, (side + 1) % 3], point[n, (side + 2) % 3]], dim=-1)
+    uv = uv / scene.scale[which][:, None] + which[:, None] * 0.37 + side[:, None] * 0.21
+    normal = functional.one_hot(side, 3) * -torch.sign(d[n, side])[:, None]
+    normal = torch.einsum("nij,nj->ni", scene.R_world_box[which], normal)
+    return Hits(t, uv, normal, scene.tones[which], scene.tile[which])
+
+
+def _cast_balls(scene: Scene, origin: Tensor, directions: Float[Tensor, "n 3"]) -> Hits:
+    away = origin - scene.ball[:, :3]
+    b = directions @ away.T
+    c = (away * away).sum(-1) - scene.ball[:, 3] ** 2
+    a = (directions * directions).sum(-1, keepdim=True)
+    root = b * b - a * c
+    t = torch.where(root > 0, (-b - root.clamp_min(0).sqrt()) / a, FAR * 2)
+    t, which = torch.where(t > NEAR, t, FAR * 2).min(1)
+    point = origin + directions * t[:, None]
+    normal = (point - scene.ball[which, :3]) / scene.ball[which, 3:4]
+    uv = torch.stack([torch.atan2(normal[:, 0], normal[:, 2]) / 1.57, normal[:, 1]], dim=-1)
+    return Hits(t, uv, normal, scene.ball_tones[which], scene.ball_tile[which])
+
+
+def shade(scene: Scene, hits: Hits, directions: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
+    """Pattern between two tones, one lamp, haze with distance; sky where nothing is hit."""
+    pattern = _pattern(scene.tiles, hits.tile, hits.uv)[:, None]
+    colour = hits.tones[:, 0] * pattern + hits.tones[:, 1] * (1 - pattern)
+    lambert = (hits.normal @ scene.light).clamp_min(0)
+    haze = 1 - 0.25 * (hits.t / 12).clamp_max(1)
+    colour = colour * ((0.45 + 0.55 * lambert) * haze)[:, None]
+    up = (-directions[:, 1:2] / directions.norm(dim=1, keepdim=True)).clamp(0, 1)
+    sky = scene.sky * (0.75 + 0.25 * (1 - up)) + torch.tensor([-0.15, -0.05, 0.1]) * up
+    return torch.where((hits.t < FAR)[:, None], colour, sky)
+
+
+def _pattern(tiles: Tensor, tile: Int[Tensor, " n"], uv: Float[Tensor, "n 2"]) -> Tensor:
+    """Bilinear, repeating."""
+    xy = (uv % 1) * TILE
+    x0, y0 = (xy.long() % TILE).unbind(-1)
+    fx, fy = (xy - xy.floor()).unbind(-1)
+    x1, y1 = (x0 + 1) % TILE, (y0 + 1) % TILE
+    upper = tiles[tile, y0, x0] * (1 - fx) + tiles[tile, y0, x1] * fx
+    lower = tiles[tile, y1, x0] * (1 - fx) + tiles[tile, y1, x1] * fx
+    return upper * (1 - fy) + lower * fy
+
+
+def degrade(images: Float[Tensor, "s h w 3"], rng: np.random.Generator) -> Float[Tensor, "s h w 3"]:
     """Exposure, white balance, gamma, vignette, blur, noise."""
-    s, h, w = x.shape[:3]
+    s, h, w = images.shape[:3]
     gain = rng.uniform(0.6, 1.35) * np.exp(np.cumsum(rng.normal(0, 0.02, s)))
-    x = (
-        x
-        * torch.tensor(gain, dtype=torch.float32)[:, None, None, None]
-        * torch.tensor(rng.uniform(0.85, 1.15, 3), dtype=torch.float32)
-    )
+    balance = torch.tensor(rng.uniform(0.85, 1.15, 3), dtype=torch.float32)
+    x = images * torch.tensor(gain, dtype=torch.float32)[:, None, None, None] * balance
     x = x.clamp(1e-4, 1) ** float(rng.uniform(0.7, 1.4))
     v, u = torch.meshgrid(torch.linspace(-1, 1, h), torch.linspace(-1, 1, w), indexing="ij")
     x = x * (1 - float(rng.uniform(0, 0.3)) * (u * u + v * v) / 2)[..., None]
     if rng.random() < 0.5:
         k = float(rng.uniform(0.05, 0.25))
         kernel = torch.tensor([k, 1 - 2 * k, k])
-        kernel = (kernel[:, None] * kernel[None]).expand(3, 1, 3, 3).contiguous()
-        x = functional.conv2d(x.permute(0, 3, 1, 2), kernel, padding=1, groups=3).permute(
-            0, 2, 3, 1
-        )
-    return x + torch.randn(
-        x.shape, generator=torch.Generator().manual_seed(int(rng.integers(2**31)))
-    ) * float(rng.uniform(0, 0.03))
+        kernel = (kernel[:, None] * kernel).expand(3, 1, 3, 3).contiguous()
+        x = functional.conv2d(x.permute(0, 3, 1, 2), kernel, padding=1, groups=3)
+        x = x.permute(0, 2, 3, 1)
+    noise = torch.Generator().manual_seed(int(rng.integers(2**31)))
+    return x + torch.randn(x.shape, generator=noise) * float(rng.uniform(0, 0.03))

@@ -1,0 +1,31 @@
+"""The tracker's settings and its answer."""
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from numpy import ndarray
+
+
+@dataclass(frozen=True)
+class TrackerConfig:
+    max_width: int = 640  # pixels at which is tracked
+    features: int = 300
+    min_inliers: int = 15  # fewer: coasting
+    history: int = 64  # images kept for late keyframes
+    catch_up: int = 16  # images through which a late keyframe's corners are followed
+    coast_decay_s: float = 0.2  # blind, the velocity fades to rest with this time constant
+    scale_bleed: float = 0.1  # share of a scale jump that a new keyframe lets through
+    floor_translation: float = 0.002  # standard deviation, share of the median depth
+    floor_rotation_rad: float = 0.001
+    coast_translation: float = 0.3  # growth of the deviation a second, share of the median depth
+    coast_rotation_rad: float = 0.3  # growth a second
+    min_parallax_rad: float = 0.03  # of a corner that odometry triangulates
+
+
+@dataclass(frozen=True, eq=False)
+class TrackedPose:
+    stamp_ns: int
+    T_odom_cam: Float[ndarray, "4 4"]
+    covariance: Float[ndarray, "6 6"]  # translation (map units), rotation (rad), axes of odom
+    state: str  # tracking or coasting
+    inliers: int

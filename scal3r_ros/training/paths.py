@@ -1,0 +1,54 @@
+"""How cameras move through the procedural world."""
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+from scipy.spatial.transform import Rotation
+
+MOTIONS = ("walk", "drive", "sideways", "orbit", "turn", "fly", "back")
+SHARES = (0.3, 0.2, 0.12, 0.14, 0.08, 0.1, 0.06)
+SPEED = {"street": 0.9, "outdoor": 0.4, "clutter": 0.05, "corridor": 0.2}  # metres an image
+START = {"room": 0.5, "planes": 0.5, "clutter": 0.15}  # spread of the first position, metres
+
+
+def camera_path(
+    family: str, rng: np.random.Generator, frames: int, stride: float
+) -> Float[ndarray, "s 4 4"]:
+    """T_world_cam of a hand-held or driven camera; `stride` multiplies its speed."""
+    motion = str(rng.choice(MOTIONS, p=SHARES))
+    narrow = family in ("street", "corridor")
+    speed = stride * rng.uniform(0.3, 1.0) * SPEED.get(family, 0.12)
+    n = np.arange(frames)
+    heading = rng.uniform(-0.3, 0.3) if narrow else rng.uniform(-np.pi, np.pi)
+    yaw = heading + rng.normal(0, 0.03 if narrow else 0.1) * stride * n
+    position = np.zeros((frames, 3))
+    if motion == "orbit":
+        radius = rng.uniform(0.6, 2.0) * (3 if family in ("street", "outdoor") else 1)
+        yaw = heading + np.sign(rng.normal()) * n * min(speed / radius, 0.25)
+        position[:, 0] = radius * (np.sin(heading) - np.sin(yaw))
+        position[:, 2] = radius * (np.cos(heading) - np.cos(yaw))
+    elif motion == "turn":
+        yaw = heading + n * rng.choice([-1, 1]) * rng.uniform(0.04, 0.15) * stride
+    else:
+        position = _ahead(motion, yaw, speed, rng)
+    if motion == "walk":
+        position[:, 1] += 0.03 * np.sin(n * 1.3 + rng.uniform(0, 6))
+    if motion == "fly":
+        position[:, 1] -= n * speed * rng.uniform(-0.1, 0.4)
+    shake = np.cumsum(rng.normal(0, 0.006 * stride, (frames, 2)), axis=0)
+    pitch, roll = rng.normal(-0.03, 0.15) + shake[:, 0], rng.normal(0, 0.05) + shake[:, 1]
+    position[:, [0, 2]] += rng.normal(0, START.get(family, 0.2), 2)
+    T = np.tile(np.eye(4), (frames, 1, 1))
+    T[:, :3, :3] = Rotation.from_euler("YXZ", np.stack([yaw, pitch, roll], axis=1)).as_matrix()
+    T[:, :3, 3] = position
+    return T
+
+
+def _ahead(
+    motion: str, yaw: Float[ndarray, " s"], speed: float, rng: np.random.Generator
+) -> Float[ndarray, "s 3"]:
+    """Forward, sideways or backward along the heading."""
+    across = np.pi / 2 if motion == "sideways" else rng.normal(0, 0.25)
+    signed = -speed if motion == "back" else speed
+    step = np.stack([np.sin(yaw + across), 0 * yaw, np.cos(yaw + across)], axis=1) * signed
+    return np.cumsum(step, axis=0) - step[:1]

@@ -1,0 +1,84 @@
+"""Shared ground: the example sequence, the procedural world, a predictor that knows the truth."""
+
+import ctypes
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from scal3r_ros.geometry.sim3 import Sim3, invert_pose
+from scal3r_ros.mapping.types import Chunk, Frame, Prediction
+
+ROOT = Path(__file__).parents[1]
+OFFICE = ROOT / "examples" / "office"
+
+
+def pytest_configure() -> None:
+    """Open3D's wheel wants libusb, which small machines lack: a wheel brings it."""
+    try:
+        import libusb_package
+    except ImportError:
+        return
+    path = libusb_package.get_library_path()
+    if path is not None:
+        ctypes.CDLL(str(path), ctypes.RTLD_GLOBAL)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(7)
+
+
+@dataclass
+class TruthPredictor:
+    """A stand-in for a perfect network: every chunk in its own frame and at its own scale."""
+
+    clip: object  # training.world.WorldClip
+    scales: tuple[float, ...] = (1.0, 2.0, 0.5, 1.3)
+    chunks: int = 0
+
+    def initial_memory(self) -> int:
+        return 0
+
+    def predict(self, chunk: Chunk, memory: int, *, write: bool = True) -> tuple[Prediction, int]:
+        rows = [f.index for f in chunk.frames]
+        unit = self.scales[self.chunks % len(self.scales)]
+        self.chunks += 1
+        T = self.clip.T_world_cam[rows].double().numpy()
+        T = invert_pose(T[chunk.reference]) @ T
+        T[:, :3, 3] /= unit
+        depth = (self.clip.depth[rows] / unit).numpy().astype(np.float32)
+        ones = np.ones_like(depth)
+        descriptors = np.eye(64, dtype=np.float32)[[r % 64 for r in rows]]
+        K = self.clip.K[rows].double().numpy()
+        return Prediction(depth, 2 * ones, ones, K, T, descriptors), memory + 1
+
+
+@dataclass
+class World:
+    """A rendered walk with its truth."""
+
+    clip: object
+    frames: list[Frame]
+
+    @property
+    def T_world_cam(self) -> np.ndarray:
+        return self.clip.T_world_cam.double().numpy()
+
+
+@pytest.fixture(scope="session")
+def walk() -> World:
+    """60 images through a room, camera moving steadily."""
+    from scal3r_ros.training.world import render_clip
+
+    clip = render_clip(11, 60, 112, 154, family="room", stride=0.6, augment=False)
+    frames = [
+        Frame(i, 10**9 + i * 10**8, image.numpy(), clip.K[i].double().numpy())
+        for i, image in enumerate(clip.images)
+    ]
+    return World(clip, frames)
+
+
+def random_sim3(rng: np.random.Generator) -> Sim3:
+    return Sim3.exp(rng.normal(0, [1, 1, 1, 2, 2, 2, 0.7]))

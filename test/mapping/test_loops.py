@@ -1,0 +1,105 @@
+"""Loops are believed only where many features of several images agree."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from scal3r_ros.geometry.sim3 import invert_pose
+from scal3r_ros.mapping.config import KeyframeConfig, LoopConfig, MapperConfig, RefinementConfig
+from scal3r_ros.mapping.mapper import Mapper
+from scal3r_ros.mapping.pipeline import map_sequence
+from scal3r_ros.mapping.place_match import match_places, view_of
+from scal3r_ros.mapping.types import Frame
+from test.conftest import TruthPredictor, World
+
+CONFIG = MapperConfig(
+    keyframes=KeyframeConfig(min_flow=0.0, standstill_flow=0.0),
+    refinement=RefinementConfig(enabled=False),
+    loops=LoopConfig(min_gap=20),
+)
+
+
+@pytest.fixture(scope="module")
+def there_and_back() -> World:
+    """A walk and the same walk backwards: every place is seen twice."""
+    import torch
+
+    from scal3r_ros.training.world import WorldClip, render_clip
+
+    clip = render_clip(12, 28, 196, 252, family="clutter", stride=0.8, augment=False)
+    order = torch.tensor([*range(28), *range(26, -1, -1)])
+    both = WorldClip(
+        clip.images[order], clip.depth[order], clip.K[order], clip.T_world_cam[order], "room"
+    )
+    frames = [
+        Frame(i, 10**9 + i * 10**8, image.numpy(), both.K[i].double().numpy())
+        for i, image in enumerate(both.images)
+    ]
+    return World(both, frames)
+
+
+class Describing(TruthPredictor):
+    """Descriptors that know the place: keyframes i and 54 - i are one."""
+
+    def predict(self, chunk, memory, *, write=True):
+        prediction, memory = super().predict(chunk, memory, write=write)
+        rows = [min(f.index, 54 - f.index) for f in chunk.frames]
+        return replace(prediction, descriptors=np.eye(64, dtype=np.float32)[rows]), memory
+
+
+def test_places_seen_again_are_closed_and_right(there_and_back):
+    mapper = Mapper(Describing(there_and_back.clip), CONFIG)
+    map_sequence(there_and_back.frames, mapper, None)
+    loops = [e for e in mapper.graph.edges if e.kind == "loop"]
+    assert loops
+    for edge in loops:
+        old, new = (mapper.submaps[i] for i in (edge.target, edge.source))
+        T = [there_and_back.T_world_cam[s.frame_indices[0]] for s in (old, new)]
+        T_old_new = (
+            old.T_submap_cam[0] @ invert_pose(T[0]) @ T[1] @ invert_pose(new.T_submap_cam[0])
+        )
+        turned = edge.T_target_source.R.T @ T_old_new[:3, :3]
+        assert np.degrees(np.arccos(np.clip((np.trace(turned) - 1) / 2, -1, 1))) < 2.0
+
+
+def test_candidates_that_look_alike_to_the_descriptor_alone_are_refused(walk):
+    """Descriptors that lie: all places look like the first."""
+
+    class Lying(TruthPredictor):
+        def predict(self, chunk, memory, *, write=True):
+            prediction, memory = super().predict(chunk, memory, write=write)
+            rows = [f.index % 5 for f in chunk.frames]
+            return replace(prediction, descriptors=np.eye(64, dtype=np.float32)[rows]), memory
+
+    # two different rooms, one after the other
+    import torch
+
+    from scal3r_ros.training.world import WorldClip, render_clip
+
+    clips = [render_clip(seed, 28, 112, 154, family="room", augment=False) for seed in (3, 8)]
+    joined = WorldClip(
+        *(
+            torch.cat([getattr(c, name) for c in clips])
+            for name in ("images", "depth", "K", "T_world_cam")
+        ),
+        "room",
+    )
+    frames = [
+        Frame(i, 10**9 + i * 10**8, image.numpy(), joined.K[i].double().numpy())
+        for i, image in enumerate(joined.images)
+    ]
+    mapper = Mapper(Lying(joined), CONFIG)
+    map_sequence(frames, mapper, None)
+    assert mapper.counters.loops == 0
+    assert mapper.counters.loops_refused > 0
+
+
+def test_no_features_no_match(walk):
+    mapper = Mapper(TruthPredictor(walk.clip), CONFIG)
+    map_sequence(walk.frames[:20], mapper, None)
+    grey = np.full((112, 154, 3), 128, np.uint8)
+    blank = view_of(grey, mapper.submaps[0], 0)
+    real = view_of(walk.frames[0].image, mapper.submaps[0], 0)
+    assert match_places(blank, real, 20) is None
+    assert match_places(real, blank, 20) is None

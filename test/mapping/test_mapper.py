@@ -1,0 +1,119 @@
+"""The whole mapper on a rendered walk, with a predictor that knows the truth."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from scal3r_ros.data.tum import Trajectory
+from scal3r_ros.evaluation.trajectory import evaluate
+from scal3r_ros.mapping.config import KeyframeConfig, MapperConfig, RefinementConfig
+from scal3r_ros.mapping.mapper import Mapper
+from scal3r_ros.mapping.pipeline import map_sequence
+from scal3r_ros.mapping.types import PredictionError
+from scal3r_ros.tracking.tracker import Tracker
+from scal3r_ros.tracking.types import TrackerConfig
+from test.conftest import TruthPredictor, World
+
+CONFIG = MapperConfig(
+    keyframes=KeyframeConfig(min_flow=0.005), refinement=RefinementConfig(enabled=False)
+)
+
+
+def truth_of(walk: World) -> Trajectory:
+    return {f.stamp_ns: T for f, T in zip(walk.frames, walk.T_world_cam, strict=True)}
+
+
+@pytest.fixture(scope="module")
+def mapped(walk):
+    mapper = Mapper(TruthPredictor(walk.clip), CONFIG)
+    return mapper, map_sequence(walk.frames, mapper, Tracker(TrackerConfig()))
+
+
+def test_chunks_of_any_scale_and_frame_join_into_the_true_path(mapped, walk):
+    mapper, run = mapped
+    assert mapper.counters.chunks >= 4
+    scales = [s.T_map_submap.s for s in mapper.submaps]
+    expected = np.array([1.0, 2.0, 0.5, 1.3])[: len(scales)]
+    np.testing.assert_allclose(np.array(scales[:4]) / scales[0], expected, rtol=0.02)
+    errors = evaluate(truth_of(walk), run.trajectory(mapper))
+    assert errors.matched == len(walk.frames)  # a pose for every image
+    assert errors.ate_share < 0.01
+
+
+def test_odometry_follows_the_camera_between_keyframes(mapped, walk):
+    _, run = mapped
+    errors = evaluate(truth_of(walk), run.odometry())
+    assert errors.matched > 0.7 * len(walk.frames)
+    assert errors.ate_share < 0.03
+
+
+def test_the_cloud_lies_on_the_walls(mapped, walk):
+    """Each point, projected into a true camera that sees it, is as far as the true depth there."""
+    mapper, _ = mapped
+    cloud = mapper.point_map.cloud()
+    assert len(cloud) > 2000
+    first = mapper.submaps[0]
+    reference = first.frame_indices[(len(first.frame_indices) + 1) // 2 - 1]
+    T = walk.T_world_cam[reference]
+    xyz_cam = first.T_map_submap.inverse().apply(cloud.xyz.astype(float))
+    K, depth = walk.frames[reference].K, walk.clip.depth[reference].numpy()
+    z = xyz_cam[:, 2]
+    uv = (xyz_cam[:, :2] / z[:, None]) * K[[0, 1], [0, 1]] + K[:2, 2]
+    inside = (z > 0.1) & (uv > 1).all(1) & (uv < np.array(depth.shape[::-1]) - 1).all(1)
+    u, v = uv[inside].astype(int).T
+    error = np.abs(z[inside] / depth[v, u] - 1)
+    assert T.shape == (4, 4)
+    assert np.median(error) < 0.02
+
+
+def test_the_first_camera_is_level_in_a_map_with_z_up(mapped):
+    mapper, _ = mapped
+    first = mapper.submaps[0]
+    T_map_cam = first.T_map_submap.apply_pose(np.eye(4))
+    np.testing.assert_allclose(T_map_cam[:3, 2], [1, 0, 0], atol=1e-6)  # looks along map x
+    np.testing.assert_allclose(T_map_cam[:3, 1], [0, 0, -1], atol=1e-6)  # its down is map -z
+
+
+def test_a_discarded_chunk_starts_a_new_component_and_loses_no_session(walk):
+    class Stumbling(TruthPredictor):
+        def predict(self, chunk, memory, *, write=True):
+            if chunk.index == 2:
+                raise PredictionError("NaN")
+            return super().predict(chunk, memory, write=write)
+
+    mapper = Mapper(Stumbling(walk.clip), CONFIG)
+    map_sequence(walk.frames, mapper, None)
+    assert mapper.counters.chunks_discarded == 1
+    assert mapper.counters.components == 2
+    assert len(mapper.submaps) == mapper.counters.chunks > 2
+
+
+def test_reset_starts_a_new_session_with_nothing_kept(walk):
+    mapper = Mapper(TruthPredictor(walk.clip), CONFIG)
+    map_sequence(walk.frames[:30], mapper, None)
+    assert mapper.submaps
+    mapper.reset()
+    assert (mapper.session, mapper.submaps, mapper.memory) == (1, [], 0)
+    assert len(mapper.point_map.cloud()) == 0
+
+
+def test_refinement_repairs_a_bent_prediction(walk):
+    """Depth with a wrong ramp and poses that stand still come back to the truth."""
+
+    class Bent(TruthPredictor):
+        def predict(self, chunk, memory, *, write=True):
+            prediction, memory = super().predict(chunk, memory, write=write)
+            height = prediction.depth.shape[1]
+            ramp = np.linspace(1.6, 0.7, height, dtype=np.float32)[:, None]
+            bent = replace(
+                prediction,
+                depth=prediction.depth * ramp,
+                T_submap_cam=np.tile(np.eye(4), (len(prediction.depth), 1, 1)),
+            )
+            return bent, memory
+
+    config = replace(CONFIG, refinement=RefinementConfig())
+    mapper = Mapper(Bent(walk.clip), config)
+    run = map_sequence(walk.frames, mapper, None)
+    assert evaluate(truth_of(walk), run.trajectory(mapper)).ate_share < 0.06

@@ -1,0 +1,103 @@
+"""Settings, scale, keyframe gate, occupancy, files."""
+
+from dataclasses import replace
+
+import numpy as np
+import open3d
+import pytest
+
+from scal3r_ros.mapping.config import (
+    ConfigError,
+    KeyframeConfig,
+    MapperConfig,
+    ScaleConfig,
+    load_config,
+    profile,
+    updated,
+)
+from scal3r_ros.mapping.keyframes import KeyframeGate
+from scal3r_ros.mapping.map_file import write_pcd, write_ply
+from scal3r_ros.mapping.occupancy import FREE, OCCUPIED, UNKNOWN, occupancy_grid
+from scal3r_ros.mapping.point_map import Cloud
+from scal3r_ros.mapping.scale import ScaleEstimator
+from scal3r_ros.mapping.types import Frame
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"chunk": {}}, "unknown setting chunk"),
+        ({"chunks": {"size": "16"}}, "chunks.size must be int"),
+        ({"chunks": {"size": 4}}, "overlap must be in (0, 4)"),
+        ({"loops": 3}, "loops must be a mapping"),
+        ({"scale": {"source": "guess"}}, "scale source must be one of"),
+    ],
+)
+def test_wrong_settings_are_refused_with_what_was_expected(settings, said):
+    with pytest.raises(ConfigError) as caught:
+        updated(MapperConfig(), settings, "")
+    assert said in str(caught.value)
+
+
+def test_settings_come_from_yaml_over_the_profile(tmp_path):
+    (tmp_path / "c.yaml").write_text("chunks: {overlap: 4}\nloops: {enabled: false}\n")
+    config = load_config(tmp_path / "c.yaml", profile("nano"))
+    assert (config.chunks.size, config.chunks.overlap, config.loops.enabled) == (16, 4, False)
+
+
+def test_scale_locks_on_agreeing_observations_despite_outliers(rng):
+    estimator = ScaleEstimator(ScaleConfig(source="odometry", lock_after=8))
+    for i in range(12):
+        estimator.observe(2.5 * np.exp(rng.normal(0, 0.01)) if i % 5 else 40.0)
+    assert estimator.metric
+    assert abs(estimator.scale - 2.5) < 0.05
+
+
+def test_a_fixed_scale_is_metric_at_once():
+    estimator = ScaleEstimator(ScaleConfig(source="fixed", fixed=3.0))
+    assert (estimator.metric, estimator.scale) == (True, 3.0)
+
+
+def test_standstill_gives_no_keyframes_and_motion_does(walk):
+    gate = KeyframeGate(KeyframeConfig())
+    still = [replace(walk.frames[0], index=i, stamp_ns=i * 10**9) for i in range(20)]
+    assert sum(gate.accept(f) for f in still) == 1
+    gate.reset()
+    assert sum(gate.accept(f) for f in walk.frames) > 5
+
+
+def test_a_dark_camera_gives_no_keyframes_and_no_error():
+    gate = KeyframeGate(KeyframeConfig())
+    black = np.zeros((60, 80, 3), np.uint8)
+    assert [gate.accept(Frame(i, i * 10**9, black)) for i in range(5)] == [True] + 4 * [False]
+
+
+def test_occupancy_by_hand():
+    """A wall two metres ahead: occupied there, free before it, unknown behind."""
+    y, z = np.meshgrid(np.linspace(-1, 1, 41), np.linspace(0, 2, 41))
+    wall = np.stack([np.full(y.size, 2.0), y.ravel(), z.ravel()], 1)
+    back = wall + [2.0, 0, 0]
+    floor = np.stack([np.linspace(0, 2, 200), np.zeros(200), np.zeros(200)], 1)
+    xyz = np.concatenate([wall, floor, back[:3]]).astype(np.float32)
+    grid = occupancy_grid(
+        xyz, np.zeros((1, 3)), resolution=0.1, height_range=(0.2, 1.5), min_hits=2
+    )
+
+    def cell(x: float, y: float) -> int:
+        column, row = ((np.array([x, y]) - grid.origin) / grid.resolution).astype(int)
+        return int(grid.cells[row, column])
+
+    assert cell(2.0, 0.5) == OCCUPIED
+    assert cell(1.0, 0.01) == FREE
+    assert cell(0.2, 0.9) == UNKNOWN
+
+
+@pytest.mark.parametrize(("suffix", "write"), [("ply", write_ply), ("pcd", write_pcd)])
+def test_open3d_reads_what_is_written(tmp_path, rng, suffix, write):
+    xyz = rng.normal(0, 2, (500, 3)).astype(np.float32)
+    rgb = rng.integers(0, 256, (500, 3), dtype=np.uint8)
+    write(tmp_path / f"m.{suffix}", Cloud(xyz, rgb, np.ones(500, np.float32)))
+    read = open3d.io.read_point_cloud(str(tmp_path / f"m.{suffix}"))
+    np.testing.assert_allclose(np.asarray(read.points), xyz, atol=1e-6)
+    np.testing.assert_allclose(np.asarray(read.colors) * 255, rgb, atol=0.51)
+    assert [p.name for p in tmp_path.iterdir()] == [f"m.{suffix}"]  # nothing half-written

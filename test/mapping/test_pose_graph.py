@@ -1,0 +1,63 @@
+"""The graph: a closed loop takes the drift out."""
+
+import numpy as np
+
+from scal3r_ros.geometry.sim3 import Sim3
+from scal3r_ros.mapping.config import PoseGraphConfig
+from scal3r_ros.mapping.pose_graph import PoseGraph
+from scal3r_ros.mapping.types import Edge
+
+INFORMATION = np.diag([1e4] * 3 + [1e4] * 3 + [1e4])
+
+
+def ring(count: int) -> list[Sim3]:
+    angles = np.linspace(0, 2 * np.pi, count, endpoint=False)
+    return [Sim3.exp(np.array([0, 0, a, 0, 0, 0, 0.1 * np.sin(a)])) for a in angles]
+
+
+def drifted(truth: list[Sim3], rng: np.random.Generator) -> PoseGraph:
+    graph = PoseGraph(PoseGraphConfig())
+    place = truth[0]
+    graph.add_submap(0, place, fixed=True)
+    for i in range(1, len(truth)):
+        step = truth[i - 1].inverse() @ truth[i] @ Sim3.exp(rng.normal(0, 0.01, 7))
+        place = graph.poses[i - 1] @ step
+        graph.add_submap(i, place)
+        graph.add_edge(Edge(i, i - 1, step, INFORMATION, "overlap", 1.0, 0.0))
+        graph.optimise()
+    return graph
+
+
+def worst(graph: PoseGraph, truth: list[Sim3]) -> float:
+    return max(
+        float(np.linalg.norm((truth[i].inverse() @ graph.poses[i]).log()))
+        for i in range(len(truth))
+    )
+
+
+def test_a_loop_pulls_the_chain_back(rng):
+    truth = ring(24)
+    graph = drifted(truth, rng)
+    before = worst(graph, truth)
+    loop = truth[0].inverse() @ truth[-1]
+    edge = Edge(len(truth) - 1, 0, loop, INFORMATION, "loop", 1.0, 0.0)
+    open_by = np.linalg.norm(graph.residual(edge))
+    graph.add_edge(edge)
+    moved = graph.optimise()
+    assert len(moved) > 10
+    assert worst(graph, truth) < 0.7 * before
+    assert np.linalg.norm(graph.residual(edge)) < 0.5 * open_by
+
+
+def test_incremental_and_batch_agree(rng):
+    graph = drifted(ring(12), rng)
+    online = {i: T.as_matrix() for i, T in graph.poses.items()}
+    graph.optimise_batch()
+    for index, T in graph.poses.items():
+        np.testing.assert_allclose(T.as_matrix(), online[index], atol=2e-3)
+
+
+def test_covariance_grows_with_distance_from_the_fixed_submap(rng):
+    graph = drifted(ring(12), rng)
+    spread = [np.trace(graph.covariance(i)) for i in range(12)]
+    assert spread[0] < spread[3] < spread[11]

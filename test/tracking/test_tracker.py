@@ -1,0 +1,106 @@
+"""The tracker against the world's truth: late keyframes, darkness, silence."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from scal3r_ros.evaluation.trajectory import evaluate
+from scal3r_ros.geometry.keyframe import Keyframe
+from scal3r_ros.tracking.camera_pose import solve_pose, solve_rotation
+from scal3r_ros.tracking.tracker import Tracker
+from scal3r_ros.tracking.types import TrackerConfig
+from test.conftest import World
+
+
+def keyframe(walk: World, index: int) -> Keyframe:
+    frame = walk.frames[index]
+    depth = walk.clip.depth[index].numpy()
+    T = walk.T_world_cam[index]
+    return Keyframe(index, frame.stamp_ns, frame.image, depth, frame.K, T, 0)
+
+
+def run(walk: World, delay: int, every: int = 8) -> dict[int, object]:
+    tracker, poses = Tracker(TrackerConfig()), {}
+    for frame in walk.frames:
+        late = frame.index - delay
+        if late >= 0 and late % every == 0:
+            tracker.set_keyframe(keyframe(walk, late))
+        pose = tracker.track(frame.image, frame.K, frame.stamp_ns)
+        if pose is not None:
+            poses[frame.stamp_ns] = pose
+    return poses
+
+
+@pytest.mark.parametrize("delay", [1, 10])
+def test_keyframes_that_arrive_late_still_give_the_present_pose(walk, delay):
+    poses = run(walk, delay)
+    assert len(poses) == len(walk.frames) - delay
+    truth = {f.stamp_ns: T for f, T in zip(walk.frames, walk.T_world_cam, strict=True)}
+    estimate = {s: p.T_odom_cam for s, p in poses.items()}
+    errors = evaluate(truth, estimate, "se3")
+    assert errors.ate_share < 0.03
+    assert errors.rpe_rotation_deg < 1.0
+    assert all(p.state == "tracking" for p in poses.values())
+
+
+def test_odometry_never_jumps_when_a_keyframe_comes(walk):
+    """Also when the map has changed its mind about where the camera is and how large things are."""
+    tracker, steps = Tracker(TrackerConfig()), []
+    last = None
+    for frame in walk.frames[:40]:
+        if frame.index in (1, 20):
+            kept, moved = keyframe(walk, frame.index - 1), frame.index == 20
+            T = kept.T_map_cam.copy()
+            T[:3, 3] += 5.0 if moved else 0.0
+            depth = kept.depth * np.float32(1.3 if moved else 1.0)
+            tracker.set_keyframe(replace(kept, depth=depth, T_map_cam=T))
+        pose = tracker.track(frame.image, frame.K, frame.stamp_ns)
+        if pose is not None and last is not None:
+            steps.append(np.linalg.norm(pose.T_odom_cam[:3, 3] - last[:3, 3]))
+        last = pose.T_odom_cam if pose is not None else None
+    assert max(steps) < 4 * np.median(steps)
+
+
+def test_in_the_dark_it_coasts_says_so_and_doubts_more_and_more(walk):
+    tracker = Tracker(TrackerConfig())
+    tracker.track(walk.frames[0].image, walk.frames[0].K, walk.frames[0].stamp_ns)
+    tracker.set_keyframe(keyframe(walk, 0))
+    for frame in walk.frames[1:6]:
+        seen = tracker.track(frame.image, frame.K, frame.stamp_ns)
+    dark = [tracker.track(np.zeros_like(f.image), f.K, f.stamp_ns) for f in walk.frames[6:12]]
+    assert seen.state == "tracking"
+    assert {p.state for p in dark} == {"coasting"}
+    doubt = [np.trace(p.covariance) for p in (seen, *dark)]
+    assert np.all(np.diff(doubt) > 0)
+    assert np.linalg.norm(dark[-1].T_odom_cam[:3, 3] - seen.T_odom_cam[:3, 3]) < 0.5
+    again = tracker.track(walk.frames[12].image, walk.frames[12].K, walk.frames[12].stamp_ns)
+    assert again.stamp_ns == walk.frames[12].stamp_ns
+
+
+def test_nothing_before_the_first_keyframe_and_stamps_must_increase(walk):
+    tracker, frame = Tracker(TrackerConfig()), walk.frames[0]
+    assert tracker.track(frame.image, frame.K, frame.stamp_ns) is None
+    with pytest.raises(ValueError, match="stamps must increase"):
+        tracker.track(frame.image, frame.K, frame.stamp_ns)
+
+
+def test_pose_from_points_with_a_third_wrong(rng):
+    T = np.eye(4)
+    T[:3, 3] = [0.3, -0.1, 0.2]
+    xyz = rng.uniform([-2, -2, 3], [2, 2, 8], (200, 3))
+    cam = xyz - T[:3, 3]
+    xy = cam[:, :2] / cam[:, 2:] + rng.normal(0, 0.2 / 400, (200, 2))
+    xy[:66] += rng.normal(0, 0.1, (66, 2))
+    found = solve_pose(xyz, xy, 400.0, np.eye(4))
+    assert np.linalg.norm(found.T_odom_cam[:3, 3] - T[:3, 3]) < 0.01
+    assert found.inliers[66:].mean() > 0.95
+
+
+def test_rotation_from_rays(rng):
+    a = rng.normal(0, 1, (50, 3)) + [0, 0, 4]
+    angle = 0.2
+    R = np.array([[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]])
+    found, inliers = solve_rotation(a, a @ R, 400.0)
+    np.testing.assert_allclose(found, R, atol=1e-6)
+    assert inliers.all()
