@@ -23,9 +23,8 @@ Device = Annotated[str, typer.Option(help="auto, cpu or cuda:N")]
 def main() -> None:
     """Entry point: turns the errors that input can cause into one line."""
     try:
-        app(standalone_mode=False)
-    except typer.Exit as done:
-        sys.exit(done.exit_code)
+        code = app(standalone_mode=False)  # what typer.Exit carried, or None
+        sys.exit(code if isinstance(code, int) else 0)
     except typer.Abort:
         sys.exit(130)
     except KeyboardInterrupt:

@@ -26,7 +26,7 @@ NODES = ("mapping_node", "odometry_node", "map_node", "recorder")
 START_TIMEOUT_S = 90.0
 SETTLE_S = 8.0  # no new chunk for this long after the last image: everything is mapped
 STALL_S = 60.0  # nothing moves for this long: something is lost
-MAX_PENDING = 24  # images the publisher lets wait: nothing is thinned, however slow the machine
+MAX_PENDING = 10  # images the publisher lets wait: nothing is thinned, however slow the machine
 
 
 class DemoError(Exception):
@@ -155,7 +155,7 @@ def play(
     processes.start("recorder", {"bag": out / "bag"})
     processes.start("map_node", {"map_folder": out.resolve()})
     # the sequence's own clock; a queue for all images that may be under way
-    shared = {"use_sim_time": True, "image_queue_depth": 2 * MAX_PENDING}
+    shared = {"use_sim_time": True, "image_queue_depth": 4 * MAX_PENDING}
     processes.start("odometry_node", shared)
     processes.start("mapping_node", {"model": "nano", "max_chunk_wait": 4.0, **shared})
     rclpy.init()

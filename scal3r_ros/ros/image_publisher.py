@@ -20,7 +20,7 @@ from scal3r_ros.ros.conversions import camera_to_info, ns_to_stamp, rgb_to_image
 from scal3r_ros.ros.interfaces import Status
 from scal3r_ros.ros.map_publisher import LATCHED
 
-QOS = QoSProfile(depth=20, reliability=ReliabilityPolicy.RELIABLE)
+MIN_DEPTH = 20
 
 
 class ImagePublisher(Node):
@@ -33,8 +33,11 @@ class ImagePublisher(Node):
         self.declare_parameter("wait_for_subscribers", 1)
         self.declare_parameter("max_images", 0)
         self.declare_parameter("publish_clock", False)  # the sequence's stamps as /clock
-        self._images = self.create_publisher(Image, "image", QOS)
-        self._infos = self.create_publisher(CameraInfo, "camera_info", QOS)
+        # all images that may be under way are kept until they are acknowledged
+        depth = max(MIN_DEPTH, 2 * self._get("max_pending"))
+        qos = QoSProfile(depth=depth, reliability=ReliabilityPolicy.RELIABLE)
+        self._images = self.create_publisher(Image, "image", qos)
+        self._infos = self.create_publisher(CameraInfo, "camera_info", qos)
         self._clock = self.create_publisher(Clock, "/clock", 10)
         self._published = 0
         self._mapper: Status | None = None

@@ -14,8 +14,8 @@ class Parameter:
     name: str
     default: Any
     meaning: str
-    low: float | None = None
-    high: float | None = None
+    low: float | int | None = None
+    high: float | int | None = None
     read_only: bool = True
 
 

@@ -1,0 +1,138 @@
+"""The demo's products, read back with the libraries that users have."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import open3d
+import pytest
+from rosbags.highlevel import AnyReader
+
+from scal3r_ros.data.folder import stamp_ns
+from scal3r_ros.data.tum import read_trajectory
+from scal3r_ros.evaluation.trajectory import evaluate
+from scal3r_ros.ros.conversions import pose_to_matrix, stamp_to_ns, transform_to_matrix
+from scal3r_ros.ros.fallback.tf import TransformTree
+from test.conftest import OFFICE
+
+pytestmark = [pytest.mark.ros, pytest.mark.slow]
+COUNT = 44
+STAMPS = [stamp_ns(line, "") for line in (OFFICE / "times.txt").read_text().split()][:COUNT]
+
+
+@pytest.fixture(scope="module")
+def messages(demo) -> dict[str, list]:
+    """Topic -> deserialised messages of the bag, without ROS."""
+    found: dict[str, list] = {}
+    with AnyReader([demo / "bag"]) as bag:
+        for connection, _, data in bag.messages():
+            message = bag.deserialize(data, connection.msgtype)
+            found.setdefault(connection.topic, []).append(message)
+    return found
+
+
+def test_the_map_opens_in_open3d(demo):
+    cloud = open3d.io.read_point_cloud(str(demo / "map.ply"))
+    assert len(cloud.points) > 20_000
+    assert np.isfinite(np.asarray(cloud.points)).all()
+    assert np.asarray(cloud.colors).std() > 0.05
+
+
+def test_every_image_has_a_pose_near_the_true_one(demo):
+    trajectory = read_trajectory(demo / "trajectory.txt")
+    assert list(trajectory) == STAMPS
+    errors = evaluate(read_trajectory(OFFICE / "groundtruth.txt"), trajectory)
+    assert errors.ate_share < 0.12
+
+
+def test_the_pictures_show_something(demo):
+    for name in ("map.png", "depth.png"):
+        picture = cv2.imread(str(demo / name))
+        assert picture is not None
+        assert picture.std() > 15
+
+
+def test_the_report_counts_every_image(demo):
+    report = json.loads((demo / "report.json").read_text())
+    assert report["frames"] == COUNT
+    assert report["drops"] == {"overload": 0, "invalid": 0, "odometry_overload": 0}
+    assert report["chunks"] >= 3
+    assert report["points"] > 20_000
+
+
+def test_chunks_cover_every_keyframe_with_image_stamps(messages):
+    chunks = messages["/chunk"]
+    assert [c.chunk_id for c in chunks] == list(range(len(chunks)))
+    new = [stamp_to_ns(s) for c in chunks for s in c.stamps[c.overlap :]]
+    assert new == sorted(set(new))
+    assert set(new) <= set(STAMPS)
+    assert {c.header.frame_id for c in chunks} == {"map"}
+
+
+def test_odometry_has_image_stamps_and_frames(messages):
+    odometry = messages["/odometry"]
+    stamps = [stamp_to_ns(m.header.stamp) for m in odometry]
+    assert stamps == STAMPS[-len(stamps) :] or set(stamps) <= set(STAMPS)
+    assert len(stamps) == len(set(stamps)) >= 10
+    assert {(m.header.frame_id, m.child_frame_id) for m in odometry} == {
+        ("odom", "camera_optical_frame")
+    }
+    for message in odometry:
+        covariance = np.array(message.pose.covariance).reshape(6, 6)
+        assert np.linalg.eigvalsh(covariance).min() > 0
+
+
+def test_tf_is_one_tree_and_says_what_odometry_says(messages):
+    tree, parents = TransformTree(), {}
+    for message in messages["/tf"]:
+        for t in message.transforms:
+            parents.setdefault(t.child_frame_id, set()).add(t.header.frame_id)
+            tree.set(
+                t.header.frame_id,
+                t.child_frame_id,
+                stamp_to_ns(t.header.stamp),
+                transform_to_matrix(t.transform),
+            )
+    assert parents == {"odom": {"map"}, "camera_optical_frame": {"odom"}}
+    for message in messages["/odometry"]:
+        stamp = stamp_to_ns(message.header.stamp)
+        T = tree.lookup("odom", "camera_optical_frame", stamp)
+        np.testing.assert_allclose(T, pose_to_matrix(message.pose.pose), atol=1e-6)
+
+
+def test_odometry_is_continuous(messages):
+    """REP 105: the odom frame never jumps, whatever the map does."""
+    odometry = messages["/odometry"]
+    path = np.array([pose_to_matrix(m.pose.pose)[:3, 3] for m in odometry])
+    seconds = np.diff([stamp_to_ns(m.header.stamp) for m in odometry]) / 1e9
+    speed = np.linalg.norm(np.diff(path, axis=0), axis=1) / seconds
+    assert speed.max() < 8 * np.median(speed) + 1e-3
+
+
+def test_observation_clouds_are_in_the_camera_frame_with_the_images_stamp(messages):
+    clouds = messages["/points"]
+    assert clouds
+    for cloud in clouds:
+        assert cloud.header.frame_id == "camera_optical_frame"
+        assert stamp_to_ns(cloud.header.stamp) in STAMPS
+        names = {f.name: f.offset for f in cloud.fields}
+        assert {"x", "y", "z", "rgb", "confidence"} <= set(names)
+        data = np.asarray(cloud.data).reshape(-1, cloud.point_step)
+        z = data[:, names["z"] : names["z"] + 4].copy().view(np.float32)
+        assert np.median(z) > 0  # before the camera
+
+
+def test_depth_images_are_rep_118(messages):
+    image = messages["/depth/image"][0]
+    assert image.encoding == "32FC1"
+    depth = np.frombuffer(image.data, np.float32).reshape(image.height, image.width)
+    assert np.nanmedian(depth) > 0
+
+
+def test_nothing_is_left_behind(demo):
+    segments = [p for p in Path("/dev/shm").glob("*fastdds*") if p.stat().st_size > 0]
+    import time
+
+    fresh = [p for p in segments if time.time() - p.stat().st_mtime < 5]
+    assert len(fresh) <= 4  # other tests may be running: not the demo's 7 nodes' worth

@@ -1,0 +1,112 @@
+"""Nodes one by one: failures that are said, services, a robot's base frame, odometry alone."""
+
+import numpy as np
+import pytest
+from geometry_msgs.msg import TransformStamped
+from nav_msgs.msg import Odometry
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from std_srvs.srv import Trigger
+
+from scal3r_ros.ros.fallback.tf import static_transform_broadcaster
+from scal3r_ros.ros.interfaces import Chunk, SaveMap, Status
+from test.conftest import OFFICE
+
+pytestmark = [pytest.mark.ros, pytest.mark.slow]
+LATCHED = QoSProfile(
+    depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
+)
+
+
+def call(node, kind, name: str, request):
+    client = node.create_client(kind, name)
+    node.until(client.service_is_ready, 30, f"{name} ready")
+    future = client.call_async(request)
+    node.until(future.done, 60, f"{name} answered")
+    return future.result()
+
+
+def latest(node, kind, topic: str, qos=LATCHED) -> list:
+    """A list that fills with what arrives."""
+    received: list = []
+    node.create_subscription(kind, topic, received.append, qos)
+    return received
+
+
+def test_a_missing_checkpoint_is_said_and_the_node_stays(nodes, node, tmp_path):
+    status = latest(node, Status, "status")
+    nodes.start("mapping_node", checkpoint=tmp_path / "none.safetensors")
+    node.until(lambda: "could not start" in nodes.said("mapping_node"), 60, "the error")
+    assert "none.safetensors" in nodes.said("mapping_node")
+    assert "Traceback" not in nodes.said("mapping_node")
+    assert nodes.running["mapping_node"].poll() is None
+    assert not status  # nothing is published by a node that is not active
+    assert nodes.stop() == {"mapping_node": 0}
+
+
+def test_no_images_is_said_with_the_topic(nodes, node):
+    nodes.start("mapping_node", watchdog_period=1.0)
+    node.until(
+        lambda: "no images yet on /image: 0 publishers" in nodes.said("mapping_node"), 60, "it"
+    )
+    assert nodes.stop() == {"mapping_node": 0}
+
+
+def test_three_nodes_on_a_robot(nodes, node, tmp_path):
+    """base_frame from /tf_static, clouds and odometry, save_map, reset: one run."""
+    turned = TransformStamped()
+    turned.header.frame_id, turned.child_frame_id = "base_link", "camera_optical_frame"
+    turned.transform.translation.z = 0.4
+    turned.transform.rotation.x, turned.transform.rotation.y = -0.5, 0.5
+    turned.transform.rotation.z, turned.transform.rotation.w = -0.5, 0.5
+    static_transform_broadcaster(node).sendTransform(turned)
+    status = latest(node, Status, "status")
+    chunks = latest(node, Chunk, "chunk", 20)
+    odometry = latest(node, Odometry, "odometry", 50)
+    shared = {"base_frame": "base_link", "use_sim_time": True, "image_queue_depth": 60}
+    nodes.start("map_node", map_folder=tmp_path)
+    nodes.start("odometry_node", **shared)
+    nodes.start("mapping_node", max_chunk_wait=2.0, **shared)
+    node.until(lambda: status and status[-1].state == Status.WAITING, 90, "mapping_node up")
+    nodes.start(
+        "image_publisher",
+        sequence=OFFICE,
+        rate=0.0,
+        max_images=40,
+        max_pending=6,
+        wait_for_subscribers=2,
+        publish_clock=True,
+    )
+    node.until(lambda: len(chunks) >= 3, 120, "three chunks")
+    node.until(lambda: len(odometry) >= 5, 60, "odometry")
+    assert {m.child_frame_id for m in odometry} == {"base_link"}
+    first = chunks[0].poses[3:7]  # z up: the robot's axes, so the camera is as on the robot
+    assert first == pytest.approx([-0.5, 0.5, -0.5, 0.5], abs=0.1)
+
+    saved = call(node, SaveMap, "map_node/save_map", SaveMap.Request(path="m.ply"))
+    assert saved.success, saved.message
+    assert saved.points > 5000
+    again = call(node, SaveMap, "map_node/save_map", SaveMap.Request(path="m.ply"))
+    assert not again.success
+    assert "overwrite" in again.message
+    outside = call(node, SaveMap, "map_node/save_map", SaveMap.Request(path="../m.ply"))
+    assert not outside.success
+
+    session = status[-1].map_session
+    assert call(node, Trigger, "mapping_node/reset", Trigger.Request()).success
+    node.until(lambda: status[-1].map_session == session + 1, 60, "a new session")
+    assert status[-1].chunks == 0
+    nodes.running.pop("image_publisher").wait(timeout=30)
+    assert nodes.stop() == {"map_node": 0, "odometry_node": 0, "mapping_node": 0}
+
+
+def test_without_a_tracker_the_mapper_gives_odometry_of_every_keyframe(nodes, node):
+    status = latest(node, Status, "status")
+    odometry = latest(node, Odometry, "odometry", 100)
+    nodes.start("mapping_node", odom_source="none", max_chunk_wait=1.0, image_queue_depth=60)
+    node.until(lambda: status and status[-1].state == Status.WAITING, 90, "mapping_node up")
+    nodes.start("image_publisher", sequence=OFFICE, rate=0.0, max_images=24, max_pending=12)
+    node.until(lambda: status[-1].chunks >= 2 and not status[-1].pending_frames, 90, "chunks")
+    node.until(lambda: len(odometry) >= status[-1].frames_used, 20, "odometry")
+    stamps = [m.header.stamp.sec * 10**9 + m.header.stamp.nanosec for m in odometry]
+    assert stamps == sorted(set(stamps))
+    assert np.isfinite([m.pose.pose.position.x for m in odometry]).all()

@@ -1,0 +1,132 @@
+"""Conversions, parameters, transforms, the frame queue: no node needed."""
+
+import array
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
+from std_msgs.msg import Header
+
+from scal3r_ros.mapping.point_map import Cloud
+from scal3r_ros.mapping.types import Frame
+from scal3r_ros.ros.conversions import (
+    camera_to_info,
+    cloud_to_message,
+    float_to_image,
+    image_to_float,
+    image_to_rgb,
+    info_to_camera,
+    list_to_sim3,
+    matrix_to_pose,
+    message_to_cloud,
+    ns_to_stamp,
+    pose_to_matrix,
+    rgb_to_image,
+    sim3_to_list,
+    stamp_to_ns,
+    to_ros_bytes,
+)
+from scal3r_ros.ros.fallback.tf import TransformError, TransformTree
+from scal3r_ros.ros.parameters import NODES, yaml_text
+from scal3r_ros.ros.subscriptions import FrameCounters, FrameQueue
+from test.conftest import ROOT, random_sim3
+
+pytestmark = pytest.mark.ros
+IMAGE = np.zeros((2, 2, 3), np.uint8)
+
+
+def test_the_yaml_holds_every_parameter_with_its_default():
+    assert (ROOT / "config" / "mapping.yaml").read_text() == yaml_text()
+    assert set(NODES) == {"mapping_node", "odometry_node", "map_node"}
+
+
+@given(st.integers(0, 2**31 * 10**9 - 1))
+def test_stamps_lose_nothing(ns):
+    assert stamp_to_ns(ns_to_stamp(ns)) == ns
+
+
+def test_messages_and_back(rng):
+    head = Header(frame_id="cam")
+    rgb = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(image_to_rgb(rgb_to_image(rgb, head)), rgb)
+    depth = rng.uniform(1, 5, (6, 8)).astype(np.float32)
+    depth[0, 0] = 0
+    message = float_to_image(depth, head)
+    assert np.isnan(np.frombuffer(message.data, np.float32)[0])  # REP 118: none is NaN
+    np.testing.assert_array_equal(image_to_float(message), depth)
+    cloud = Cloud(
+        rng.normal(0, 1, (9, 3)).astype(np.float32),
+        rng.integers(0, 256, (9, 3), dtype=np.uint8),
+        rng.uniform(1, 2, 9).astype(np.float32),
+    )
+    back = message_to_cloud(cloud_to_message(cloud, head))
+    for name in ("xyz", "rgb", "confidence"):
+        np.testing.assert_array_equal(getattr(back, name), getattr(cloud, name))
+    T = random_sim3(rng)
+    np.testing.assert_allclose(list_to_sim3(sim3_to_list(T)).as_matrix(), T.as_matrix())
+    np.testing.assert_allclose(pose_to_matrix(matrix_to_pose(T.pose)), T.pose, atol=1e-12)
+
+
+def test_camera_info_has_integer_pixel_centres(rng):
+    K = np.array([[300.0, 0, 160.0], [0, 310.0, 120.0], [0, 0, 1]])
+    info = camera_to_info(K, 240, 320, Header())
+    assert (info.k[2], info.k[5]) == (159.5, 119.5)
+    np.testing.assert_allclose(info_to_camera(info).K, K)
+    info.k = [0.0] * 9
+    assert info_to_camera(info) is None
+
+
+def test_large_data_travels_as_an_array():
+    """rclpy takes a second for a cloud of numpy, milliseconds for array.array."""
+    data = to_ros_bytes(np.arange(6, dtype=np.uint8))
+    assert isinstance(data, array.array)
+    assert data.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def pose(x: float, angle: float = 0.0) -> np.ndarray:
+    T = np.eye(4)
+    T[:3, :3] = Rotation.from_euler("z", angle).as_matrix()
+    T[0, 3] = x
+    return T
+
+
+def test_transforms_compose_interpolate_and_invert():
+    tree = TransformTree()
+    tree.set("map", "odom", 0, pose(10.0, np.pi / 2), static=True)
+    tree.set("odom", "base", 0, pose(0.0))
+    tree.set("odom", "base", 100, pose(2.0, 0.2))
+    T = tree.lookup("map", "base", 50)
+    np.testing.assert_allclose(T[:3, 3], [10, 1, 0], atol=1e-12)
+    np.testing.assert_allclose(T[:3, :3], Rotation.from_euler("z", np.pi / 2 + 0.1).as_matrix())
+    np.testing.assert_allclose(tree.lookup("base", "map", 50) @ T, np.eye(4), atol=1e-12)
+    with pytest.raises(TransformError, match="known from 0 to 100"):
+        tree.lookup("map", "base", 101)
+    with pytest.raises(TransformError, match="frames: base, map, odom"):
+        tree.lookup("map", "gripper", 0)
+
+
+def test_transforms_are_forgotten_in_time_and_after_a_jump():
+    tree = TransformTree(cache_ns=100)
+    for t in range(0, 500, 10):
+        tree.set("odom", "base", t, pose(float(t)))
+    with pytest.raises(TransformError):
+        tree.lookup("odom", "base", 300)
+    tree.clear()
+    tree.set("odom", "base", 5, pose(5.0))
+    assert tree.lookup("odom", "base", 5)[0, 3] == 5
+
+
+@given(st.integers(1, 40), st.integers(1, 200))
+def test_overload_thins_evenly_counts_and_keeps_order(limit, count):
+    counters = FrameCounters()
+    queue = FrameQueue(limit, counters)
+    for i in range(count):
+        queue.put(Frame(i, i, IMAGE))
+    kept = [queue.get(0.0).index for _ in range(len(queue))]
+    assert len(kept) <= limit
+    assert len(kept) + counters.dropped_overload == count
+    assert kept == sorted(kept)
+    assert kept[-1] == count - 1  # the newest is never dropped
+    assert queue.get(0.0) is None
