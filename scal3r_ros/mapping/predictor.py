@@ -184,7 +184,10 @@ def choose_device(name: str) -> torch.device:
     """auto takes the GPU where there is one; a GPU asked for and missing is an error."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device must be auto, cpu or cuda:N, got {name}") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device {name} was asked for, but torch finds no CUDA GPU")
     return device
