@@ -8,12 +8,14 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 from numpy import ndarray
+from scipy.spatial import cKDTree
 
 from scal3r_ros.geometry.sim3 import invert_pose
 from scal3r_ros.mapping.point_map import Cloud
 
 BACKGROUND = (18, 20, 24)
 CANDIDATES = 8  # keyframes whose views are tried
+MAX_RADIUS = 4  # of a splat, half pixels
 STRIDE = 7  # of the points while views are compared
 PATH_COLOUR, FRUSTUM_COLOUR = (255, 190, 60), (90, 200, 255)
 
@@ -93,28 +95,41 @@ def _shown(cloud: Cloud, poses: Float[ndarray, "s 4 4"], view: View) -> float:
     return float(np.isfinite(depth).mean() * (0.2 + inside.mean()))
 
 
-def draw_cloud(cloud: Cloud, view: View) -> tuple[UInt8[ndarray, "h w 3"], Float[ndarray, "h w"]]:
-    """Splats, nearest in front, with eye-dome shading; colours and depth of the picture."""
+def draw_cloud(
+    cloud: Cloud, view: View, point_size: float = 0.0
+) -> tuple[UInt8[ndarray, "h w 3"], Float[ndarray, "h w"]]:
+    """Square splats, nearest in front, with eye-dome shading; colours and depth of the picture.
+
+    `point_size` is the side of a splat in map units; at least three half pixels, at most nine.
+    """
     scale = 2
     big = View(view.T_cam_map, view.focal * scale, view.width * scale, view.height * scale)
-    image = np.full((big.height, big.width, 3), BACKGROUND, np.uint8)
-    depth = np.full((big.height, big.width), np.inf)
     uv, z = big.project(cloud.xyz.astype(np.float64))
-    visible = (z > 1e-3) & (uv[:, 0] > 2) & (uv[:, 0] < big.width - 3)
-    visible &= (uv[:, 1] > 2) & (uv[:, 1] < big.height - 3)
+    rim = MAX_RADIUS + 1
+    visible = (z > 1e-3) & (uv > rim).all(axis=1)
+    visible &= (uv < np.array([big.width, big.height]) - rim).all(axis=1)
     order = np.flatnonzero(visible)
     order = order[np.argsort(-z[order])]  # far first: near points overwrite
     column, row = uv[order].astype(np.int64).T
-    for dy in (-1, 0, 1):
-        for dx in (-1, 0, 1):
-            image[row + dy, column + dx] = cloud.rgb[order]
-            depth[row + dy, column + dx] = z[order]
-    # points of the middle ring must not lose to the rim of a farther one: centres once more
-    image[row, column], depth[row, column] = cloud.rgb[order], z[order]
-    shaded = (image * eye_dome(depth)[..., None]).astype(np.uint8)
-    image = np.where(np.isfinite(depth)[..., None], shaded, image)
+    z = z[order]
+    radius = np.clip(big.focal * point_size / z / 2, 1, MAX_RADIUS).astype(np.int64)
+    depth = np.full((big.height, big.width), np.inf, np.float32)
+    nearest = np.full((big.height, big.width), -1, np.int32)
+    reach = int(radius.max()) if len(radius) else 0
+    for dy, dx in itertools.product(range(-reach, reach + 1), repeat=2):
+        wide = np.flatnonzero(radius >= max(abs(dy), abs(dx)))
+        layer = np.full(depth.shape, np.inf, np.float32)
+        layer[row[wide] + dy, column[wide] + dx] = z[wide]
+        owner = np.empty(depth.shape, np.int32)
+        owner[row[wide] + dy, column[wide] + dx] = order[wide]
+        nearer = layer < depth
+        depth[nearer], nearest[nearer] = layer[nearer], owner[nearer]
+    image = np.full((big.height, big.width, 3), BACKGROUND, np.uint8)
+    hit = nearest >= 0
+    image[hit] = cloud.rgb[nearest[hit]]
+    image[hit] = (image[hit] * eye_dome(depth.astype(np.float64))[hit][:, None]).astype(np.uint8)
     small = cv2.resize(image, (view.width, view.height), interpolation=cv2.INTER_AREA)
-    return np.asarray(small), depth[::scale, ::scale]
+    return np.asarray(small), depth[::scale, ::scale].astype(np.float64)
 
 
 def eye_dome(depth: Float[ndarray, "h w"]) -> Float[ndarray, "h w"]:
@@ -164,6 +179,14 @@ def frustum(T_map_cam: Float[ndarray, "4 4"], size: float) -> Float[ndarray, "n 
     return np.array(loop) @ T_map_cam[:3, :3].T + T_map_cam[:3, 3]
 
 
+def typical_spacing(cloud: Cloud) -> float:
+    """Median distance of a point to its third neighbour, from a sample."""
+    xyz = cloud.xyz.astype(np.float64)
+    sample = xyz[:: max(1, len(xyz) // 2000)]
+    distance, _ = cKDTree(xyz).query(sample, k=min(4, len(xyz)))
+    return float(np.median(np.atleast_2d(distance)[:, -1]))
+
+
 def render_map(
     path: Path, cloud: Cloud, poses: Float[ndarray, "s 4 4"], view: View | None = None
 ) -> None:
@@ -171,7 +194,7 @@ def render_map(
     if not len(cloud):
         raise ValueError("the map is empty: nothing to draw")
     view = view or overview(cloud, poses)
-    image, _ = draw_cloud(cloud, view)
+    image, _ = draw_cloud(cloud, view, typical_spacing(cloud))
     draw_lines(image, view, poses[:, :3, 3], PATH_COLOUR, 2)
     size = 0.02 * float(
         np.linalg.norm(np.ptp(np.quantile(cloud.xyz, [0.03, 0.97], axis=0), axis=0))

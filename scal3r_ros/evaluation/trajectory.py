@@ -81,7 +81,7 @@ def evaluate(truth: Trajectory, estimate: Trajectory, alignment: str = "sim3") -
 def align(xyz_a: Float[ndarray, "n 3"], xyz_b: Float[ndarray, "n 3"], alignment: str) -> Sim3:
     weights = np.ones(len(xyz_a))
     if alignment == "sim3":
-        return umeyama(xyz_a, xyz_b, weights)
+        return umeyama(xyz_a, xyz_b, weights, allow_line=True)
     if alignment == "se3":
         return rigid_with_scale(xyz_a, xyz_b, weights, 1.0)
     if alignment == "none":

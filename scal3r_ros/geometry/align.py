@@ -17,9 +17,16 @@ class AlignmentError(ValueError):
 
 
 def umeyama(
-    xyz_a: Float[ndarray, "n 3"], xyz_b: Float[ndarray, "n 3"], weights: Float[ndarray, " n"]
+    xyz_a: Float[ndarray, "n 3"],
+    xyz_b: Float[ndarray, "n 3"],
+    weights: Float[ndarray, " n"],
+    *,
+    allow_line: bool = False,
 ) -> Sim3:
-    """Weighted least-squares T_a_b (Umeyama 1991, eqs. 40-42)."""
+    """Weighted least-squares T_a_b (Umeyama 1991, eqs. 40-42).
+
+    Points on a line leave a turn about it open: refused, unless any of the best will do.
+    """
     total = weights.sum()
     if len(xyz_a) < 3 or not total > 0:
         raise AlignmentError(f"at least 3 weighted points are needed, got {len(xyz_a)}")
@@ -28,7 +35,8 @@ def umeyama(
     a, b = xyz_a - mean_a, xyz_b - mean_b
     variance_b = float(w @ (b * b).sum(1))
     U, singular, Vt = np.linalg.svd((a * w[:, None]).T @ b)
-    if singular[1] <= 1e-9 * max(singular[0], 1e-300) or variance_b <= 0:
+    on_line = singular[1] <= 1e-9 * max(singular[0], 1e-300)
+    if (on_line and not allow_line) or variance_b <= 0:
         raise AlignmentError("points lie on a line or at one place")
     sign = np.array([1.0, 1.0, np.sign(np.linalg.det(U @ Vt))])
     R = (U * sign) @ Vt

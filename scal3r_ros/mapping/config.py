@@ -98,13 +98,14 @@ class PoseGraphConfig:
 
 @dataclass(frozen=True)
 class PointMapConfig:
-    drop_confidence: float = 0.2  # share of a frame's pixels, the least confident
+    drop_confidence: float = 0.35  # share of a frame's pixels, the least confident
     drop_certainty: float = 0.1  # share of a frame's pixels, where the gate is least certain
     max_depth: float = 5.0  # times the median depth of the submap
     voxel: float = 0.008  # times the median depth of the submap
     grazing_cos: float = 0.12
     isolation: int = 8  # neighbours of 24 within 5 % depth
-    consistency: float = 0.1  # relative depth difference to a neighbouring frame
+    consistency: float = 0.03  # relative depth difference to another frame that agrees
+    min_support: int = 3  # frames of the submap that must agree on a point
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ from scal3r_ros.geometry.voxels import strongest_per_voxel
 from scal3r_ros.mapping.config import PointMapConfig
 from scal3r_ros.mapping.types import MapUpdate, Submap
 
+VIEWS = (-5, -3, -2, -1, 1, 2, 3, 5)  # keyframes away, that are asked about a frame's points
+
 
 @dataclass(frozen=True, eq=False)
 class Cloud:
@@ -87,7 +89,7 @@ def _frame_cloud(submap: Submap, slot: int, median: float, config: PointMapConfi
 def frame_filter(
     submap: Submap, slot: int, median: float, config: PointMapConfig
 ) -> Bool[ndarray, "h w"]:
-    """Confidence, gate certainty, isolation, grazing angle, agreement with a neighbour."""
+    """Confidence, gate certainty, isolation, grazing angle, agreement with other frames."""
     depth = submap.depth[slot].astype(np.float64)
     keep = (depth > 0) & (depth < config.max_depth * median)
     for values, share in (
@@ -97,10 +99,12 @@ def frame_filter(
         keep &= values >= np.quantile(values.astype(np.float64), share)
     keep &= close_neighbours(depth) >= config.isolation
     keep &= facing_cosine(unproject(depth, submap.K[slot])) >= config.grazing_cos
-    neighbours = [i for i in (slot - 2, slot + 2) if 0 <= i < len(submap.depth)]
-    if neighbours:
-        agreed = [agrees(submap, slot, i, config.consistency) for i in neighbours]
-        keep &= np.any(agreed, axis=0)
+    others = [slot + step for step in VIEWS if 0 <= slot + step < len(submap.depth)]
+    if others:
+        seen = [seen_from(submap, slot, other, config.consistency) for other in others]
+        support, conflict = (np.sum(votes, axis=0) for votes in zip(*seen, strict=True))
+        wanted = min(config.min_support, len(others))
+        keep &= (support >= wanted) & (conflict * 2 <= support)
     return keep
 
 
@@ -126,8 +130,10 @@ def facing_cosine(xyz: Float[ndarray, "h w 3"]) -> Float[ndarray, "h w"]:
     return np.abs((normal * xyz).sum(axis=2)) / np.maximum(length, 1e-12)
 
 
-def agrees(submap: Submap, slot: int, other: int, tolerance: float) -> Bool[ndarray, "h w"]:
-    """Whether another frame sees the same surface there, or does not look there at all."""
+def seen_from(
+    submap: Submap, slot: int, other: int, tolerance: float
+) -> tuple[Bool[ndarray, "h w"], Bool[ndarray, "h w"]]:
+    """Which points another frame sees at the same place, and which it looks through."""
     depth = submap.depth[slot].astype(np.float64)
     T_other_cam = invert_pose(submap.T_submap_cam[other]) @ submap.T_submap_cam[slot]
     xyz = transform_points(T_other_cam, unproject(depth, submap.K[slot]))
@@ -135,7 +141,10 @@ def agrees(submap: Submap, slot: int, other: int, tolerance: float) -> Bool[ndar
     column, row = np.floor(np.clip(uv, -1, 1e6)).astype(int).transpose(2, 0, 1)
     height, width = depth.shape
     inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    seen = np.zeros(depth.shape)
-    seen[inside] = submap.depth[other][row[inside], column[inside]]
-    close = np.abs(seen - xyz[..., 2]) <= tolerance * np.maximum(seen, xyz[..., 2])
-    return close | ~inside
+    there = np.zeros(depth.shape)
+    there[inside] = submap.depth[other][row[inside], column[inside]]
+    z = xyz[..., 2]
+    visible = inside & (there > 0)
+    same = visible & (np.abs(there - z) <= tolerance * np.maximum(there, z))
+    through = visible & (there > z * (1 + 2 * tolerance))
+    return same, through
