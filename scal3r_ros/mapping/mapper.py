@@ -25,6 +25,7 @@ from scal3r_ros.mapping.prediction import Predictor
 from scal3r_ros.mapping.refinement import refine
 from scal3r_ros.mapping.registration import register, shared_frames
 from scal3r_ros.mapping.scale import ScaleEstimator
+from scal3r_ros.mapping.trajectory import WeightedPoses, blended, middle_weight
 from scal3r_ros.mapping.types import (
     Chunk,
     Edge,
@@ -214,17 +215,14 @@ class Mapper:
         return MapUpdate(submap, older, self.map_version, loops)
 
     def keyframe_poses(self) -> dict[int, Float[ndarray, "4 4"]]:
-        """T_map_cam of every keyframe, from the submap in whose middle it lies."""
-        best: dict[int, tuple[int, Submap, int]] = {}
+        """T_map_cam of every keyframe, blended over the submaps that hold it."""
+        found: WeightedPoses = {}
         for submap in self.submaps:
+            poses = submap.T_map_submap.apply_pose(submap.T_submap_cam)
             for slot, index in enumerate(submap.frame_indices):
-                margin = min(slot, len(submap.frame_indices) - 1 - slot)
-                if index not in best or margin > best[index][0]:
-                    best[index] = (margin, submap, slot)
-        return {
-            index: submap.T_map_submap.apply_pose(submap.T_submap_cam[slot])
-            for index, (_, submap, slot) in sorted(best.items())
-        }
+                weight = middle_weight(slot, len(poses))
+                found.setdefault(index, []).append((weight, poses[slot]))
+        return blended(found)
 
     def newest_keyframe(self) -> Keyframe:
         """The last mapped keyframe with depth in map units, for the tracker."""

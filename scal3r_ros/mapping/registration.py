@@ -3,6 +3,7 @@
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
+from scipy.spatial.transform import Rotation
 
 from scal3r_ros.geometry.align import MAD_TO_SIGMA, AlignmentError, robust_align
 from scal3r_ros.geometry.camera import transform_points, unproject
@@ -10,6 +11,7 @@ from scal3r_ros.geometry.sim3 import Sim3
 from scal3r_ros.mapping.config import RegistrationConfig
 from scal3r_ros.mapping.types import Edge, Submap
 
+DEPTH_SIGMA = 0.2  # of the log ratio of two predicted depths: errors are shared by all pixels
 MAX_WEIGHT = 10.0  # of one point: confidence is no license to decide alone
 
 
@@ -24,9 +26,9 @@ def register(
 ) -> Edge:
     """T_target_source from the points of shared frames.
 
-    The scale is the median ratio of the two depths of the same pixels, which no rotation error
-    touches; rotation and translation follow by IRLS. Raises AlignmentError where the submaps
-    share no frame or the fit does not hold.
+    The scale comes from the ratio of the two depths of the same pixels and from that of the two
+    paths of the shared cameras, each by its certainty; rotation and translation follow by IRLS.
+    Raises AlignmentError where the submaps share no frame or the fit does not hold.
     """
     pairs = shared_frames(source, target)
     if not pairs:
@@ -34,7 +36,7 @@ def register(
     xyz_source, xyz_target, weights, log_ratio = matched_points(source, target, pairs, config)
     if len(weights) < config.min_points:
         raise AlignmentError(f"{config.min_points} shared points are needed, got {len(weights)}")
-    scale, log_spread = float(np.exp(np.median(log_ratio))), _mad(log_ratio)
+    scale, log_spread = _scale(source, target, pairs, log_ratio, weights), _mad(log_ratio)
     fit = robust_align(xyz_target, xyz_source, weights, scale=scale, iterations=config.iterations)
     if fit.inlier_share < config.min_inliers:
         raise AlignmentError(
@@ -91,26 +93,55 @@ def _mad(x: Float[ndarray, " n"]) -> float:
     return MAD_TO_SIGMA * float(np.median(np.abs(x - np.median(x))))
 
 
+def _scale(
+    source: Submap,
+    target: Submap,
+    pairs: list[tuple[int, int]],
+    log_ratio: Float[ndarray, " n"],
+    weights: Float[ndarray, " n"],
+) -> float:
+    """Units of the target per unit of the source."""
+    log_depth = _weighted_median(log_ratio, weights)
+    A, B = _shared_paths(source, target, pairs)
+    length_a, length_b = np.linalg.norm(A), np.linalg.norm(B)
+    if min(length_a, length_b) < 1e-9:
+        return float(np.exp(log_depth))
+    log_path = float(np.log(length_a / length_b))
+    R, _ = Rotation.align_vectors(A, B) if len(A) > 1 else (Rotation.identity(), 0.0)
+    misfit = float(np.linalg.norm(A - np.exp(log_path) * R.apply(B)) / length_a)
+    trust_path, trust_depth = 1 / max(misfit, 0.01) ** 2, 1 / DEPTH_SIGMA**2
+    mean = (trust_path * log_path + trust_depth * log_depth) / (trust_path + trust_depth)
+    return float(np.exp(mean))
+
+
+def _shared_paths(
+    source: Submap, target: Submap, pairs: list[tuple[int, int]]
+) -> tuple[Float[ndarray, "n 3"], Float[ndarray, "n 3"]]:
+    """Centred camera positions of the shared frames, in target and in source."""
+    i, j = (list(slots) for slots in zip(*pairs, strict=True))
+    A, B = target.T_submap_cam[j][:, :3, 3], source.T_submap_cam[i][:, :3, 3]
+    return A - A.mean(axis=0), B - B.mean(axis=0)
+
+
+def _weighted_median(x: Float[ndarray, " n"], weights: Float[ndarray, " n"]) -> float:
+    order = np.argsort(x)
+    total = np.cumsum(weights[order])
+    return float(x[order][np.searchsorted(total, total[-1] / 2)])
+
+
 def _with_shared_cameras(
     source: Submap, target: Submap, pairs: list[tuple[int, int]], T: Sim3, sigma: float
 ) -> Sim3:
-    """The fit from shared camera poses where these agree better than the points do.
-
-    Poses that were refined on features are more precise than depth; the points keep the scale.
-    """
+    """The fit from shared camera poses where these agree better than the points do: poses that
+    were refined on features are more precise than depth."""
     if len(pairs) < 3:
         return T
     i, j = (list(slots) for slots in zip(*pairs, strict=True))
     A, B = target.T_submap_cam[j], source.T_submap_cam[i]
     U, _, Vt = np.linalg.svd(np.einsum("nij,nkj->ik", A[:, :3, :3], B[:, :3, :3]))
     R = (U * [1, 1, np.linalg.det(U @ Vt)]) @ Vt
-    moved, fixed = B[:, :3, 3] - B[:, :3, 3].mean(0), A[:, :3, 3] - A[:, :3, 3].mean(0)
-    path_b, path_a = np.sqrt((moved**2).sum()), np.sqrt((fixed**2).sum())
-    s = T.s
-    if path_a > 3 * sigma and path_b > 0:  # enough baseline for the cameras to know the scale
-        s = path_a / path_b
-    t = A[:, :3, 3].mean(0) - s * R @ B[:, :3, 3].mean(0)
-    cameras = Sim3(R, t, s)
+    t = A[:, :3, 3].mean(0) - T.s * R @ B[:, :3, 3].mean(0)
+    cameras = Sim3(R, t, T.s)
     error = np.linalg.norm(A[:, :3, 3] - cameras.apply(B[:, :3, 3]), axis=1)
     return cameras if np.sqrt((error**2).mean()) < 0.5 * sigma else T
 

@@ -10,6 +10,26 @@ from scal3r_ros.geometry.sim3 import invert_pose
 Poses = dict[int, Float[ndarray, "4 4"]]  # image index -> T
 
 
+WeightedPoses = dict[int, list[tuple[float, Float[ndarray, "4 4"]]]]  # key -> (weight, T)
+
+
+def middle_weight(slot: int, frames: int) -> float:
+    """How much a chunk knows of its frame: most in the middle, little at the ends."""
+    return min(slot, frames - 1 - slot) + 0.25
+
+
+def blended(poses: WeightedPoses) -> Poses:
+    """One pose per key. Chunks that share frames hand over gradually, without a step."""
+    result: Poses = {}
+    for key, found in sorted(poses.items()):
+        total, T = 0.0, found[0][1]
+        for weight, other in found:
+            total += weight
+            T = interpolate(T, other, weight / total)
+        result[key] = T
+    return result
+
+
 def camera_trajectory(keyframes: Poses, tracked: Poses, images: range) -> Poses:
     """T_map_cam of every image.
 

@@ -9,6 +9,7 @@ from numpy import ndarray
 
 from scal3r_ros.geometry.sim3 import Sim3
 from scal3r_ros.mapping.point_map import Cloud, join
+from scal3r_ros.mapping.trajectory import WeightedPoses, blended, middle_weight
 from scal3r_ros.ros.conversions import list_to_sim3, message_to_cloud, stamp_to_ns
 
 
@@ -67,14 +68,14 @@ class ChunkMap:
         return np.concatenate(parts) if parts else np.zeros((0, 3))
 
     def keyframe_poses(self) -> dict[int, Float[ndarray, "4 4"]]:
-        """Stamp [ns] -> T_map_cam, from the chunk in whose middle a keyframe lies."""
-        best: dict[int, tuple[int, Float[ndarray, "4 4"]]] = {}
+        """Stamp [ns] -> T_map_cam, blended over the chunks that hold a keyframe."""
+        found: WeightedPoses = {}
         for _, chunk in sorted(self.chunks.items()):
+            poses = chunk.T_map_chunk.apply_pose(chunk.T_chunk_cam)
             for slot, stamp in enumerate(chunk.stamps_ns):
-                margin = min(slot, len(chunk.stamps_ns) - 1 - slot)
-                if stamp not in best or margin > best[stamp][0]:
-                    best[stamp] = (margin, chunk.T_map_chunk.apply_pose(chunk.T_chunk_cam[slot]))
-        return {stamp: T for stamp, (_, T) in sorted(best.items())}
+                weight = middle_weight(slot, len(poses))
+                found.setdefault(stamp, []).append((weight, poses[slot]))
+        return blended(found)
 
 
 def _poses(numbers: Float[ndarray, "s 7"]) -> Float[ndarray, "s 4 4"]:
