@@ -60,3 +60,15 @@ def baselines(
     write_trajectory(out / "five_point.txt", five_point_odometry(frames))
     write_trajectory(out / "constant_velocity.txt", constant_velocity(frames))
     typer.echo(f"wrote {out}/five_point.txt and {out}/constant_velocity.txt")
+
+
+@app.command()
+def world(
+    weights: Annotated[Path, typer.Argument(help="Weights, .safetensors")],
+    json_path: Json = None,
+    clips: Annotated[int, typer.Option(help="Clips of each family.")] = 4,
+) -> None:
+    """Depth and poses of the bare network on procedural worlds that training never sees."""
+    from scal3r_ros.training.validate import validate
+
+    _show(validate(weights, clips), json_path)

@@ -3,9 +3,8 @@
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
-from scipy.spatial.transform import Rotation
 
-from scal3r_ros.geometry.align import MAD_TO_SIGMA, AlignmentError, robust_align
+from scal3r_ros.geometry.align import MAD_TO_SIGMA, AlignmentError, robust_align, umeyama
 from scal3r_ros.geometry.camera import transform_points, unproject
 from scal3r_ros.geometry.sim3 import Sim3
 from scal3r_ros.mapping.config import RegistrationConfig
@@ -107,8 +106,8 @@ def _scale(
     if min(length_a, length_b) < 1e-9:
         return float(np.exp(log_depth))
     log_path = float(np.log(length_a / length_b))
-    R, _ = Rotation.align_vectors(A, B) if len(A) > 1 else (Rotation.identity(), 0.0)
-    misfit = float(np.linalg.norm(A - np.exp(log_path) * R.apply(B)) / length_a)
+    R = umeyama(A, B, np.ones(len(A)), allow_line=True).R if len(A) > 2 else np.eye(3)
+    misfit = float(np.linalg.norm(A - np.exp(log_path) * B @ R.T) / length_a)
     trust_path, trust_depth = 1 / max(misfit, 0.01) ** 2, 1 / DEPTH_SIGMA**2
     mean = (trust_path * log_path + trust_depth * log_depth) / (trust_path + trust_depth)
     return float(np.exp(mean))

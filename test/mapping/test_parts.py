@@ -101,3 +101,14 @@ def test_open3d_reads_what_is_written(tmp_path, rng, suffix, write):
     np.testing.assert_allclose(np.asarray(read.points), xyz, atol=1e-6)
     np.testing.assert_allclose(np.asarray(read.colors) * 255, rgb, atol=0.51)
     assert [p.name for p in tmp_path.iterdir()] == [f"m.{suffix}"]  # nothing half-written
+
+
+def test_shared_keyframes_hand_over_gradually():
+    from scal3r_ros.mapping.trajectory import blended, middle_weight
+
+    a, b = np.eye(4), np.eye(4)
+    b[0, 3] = 4.0
+    assert middle_weight(0, 16) < middle_weight(4, 16) < middle_weight(8, 16)
+    poses = blended({1: [(1.0, a), (3.0, b)], 0: [(0.25, a)]})
+    assert list(poses) == [0, 1]
+    assert poses[1][0, 3] == pytest.approx(3.0)  # the weighted mean

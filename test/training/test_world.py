@@ -100,3 +100,14 @@ def test_the_learning_rate_warms_up_and_falls():
     assert rates[1] == pytest.approx(0.5)
     assert rates[2] == max(rates)
     assert rates[4] == pytest.approx(0.02)
+
+
+def test_validation_measures_a_network_and_its_plainest_rival():
+    from scal3r_ros.training.validate import validate
+    from test.conftest import ROOT
+
+    result = validate(ROOT / "scal3r_ros" / "weights" / "nano.safetensors", clips_per_family=1)
+    assert result["clips"] == len(FAMILIES)
+    assert 0 < result["abs_rel"] < 1
+    assert result["abs_rel_ramp"] > 0
+    assert 0 < result["rotation_deg"] < 60
