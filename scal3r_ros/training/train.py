@@ -1,6 +1,7 @@
 """One training loop: resumable, distributed by torchrun, limited by steps or by minutes."""
 
 import csv
+import json
 import logging
 import math
 import os
@@ -224,7 +225,8 @@ def _save(
     torch.save(state, out / "resume.tmp")
     os.replace(out / "resume.tmp", out / "resume.pt")
     facts = {"step": str(progress.step), "seconds": f"{progress.seconds:.0f}"}
-    metadata = facts | {"training": str(asdict(config))}
+    recipe = {k: v for k, v in asdict(config).items() if k not in ("out", "initial")}  # no paths
+    metadata = facts | {"training": json.dumps(recipe)}
     save_weights(out / "ema.tmp", average.module, torch.float16, metadata)
     os.replace(out / "ema.tmp", out / "ema.safetensors")
 
