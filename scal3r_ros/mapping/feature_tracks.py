@@ -1,4 +1,4 @@
-"""Corners followed through the frames of a chunk."""
+"""Corners followed through the frames of a chunk, and SIFT where they are lost."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,14 +7,22 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from numpy import ndarray
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 
 from scal3r_ros.mapping.config import RefinementConfig
+from scal3r_ros.mapping.local_features import LocalFeatures, local_features, match_features
 
 WINDOW = (17, 17)  # pixels of the Lucas-Kanade template
 LEVELS = 4  # of the pyramid above the image: steps of 60 pixels are followed
 MAX_RETURN_PX = 1.0  # forward and backward must end where they began
 EPIPOLAR_PX = 1.5  # of neighbouring frames; moving things go
 MIN_RESPONSE = 2e-4  # smallest eigenvalue of the structure tensor; sensor noise is below
+WEAK_SHARE = 0.2  # of the corners: where fewer are followed, SIFT bridges the two frames
+WEAK_COUNT = 40
+MIN_BRIDGE = 16  # matches; fewer say nothing about the epipolar lines
+SIFT_FEATURES = 800
+SIFT_CONTRAST = 0.015  # blurred images have weak features
 CELLS = 8  # a side of the grid over which corners are spread
 
 
@@ -39,21 +47,31 @@ class FeatureTracks:
 def track_features(
     images: Sequence[UInt8[ndarray, "h w 3"]], config: RefinementConfig
 ) -> FeatureTracks:
-    """Shi-Tomasi corners by pyramidal Lucas-Kanade, checked backward and by epipolar lines."""
+    """Shi-Tomasi corners by pyramidal Lucas-Kanade, checked backward and by epipolar lines.
+
+    Frames between which most corners are lost (blur, a sudden turn, a wide baseline) are bridged
+    by SIFT matches, in tracks of their own.
+    """
     greys = _greys(images, config.max_width)
     uv = np.zeros((0, 2), np.float32)  # cv2's pixels, centres at integers
     names = np.zeros(0, np.int64)
     observed: list[tuple[int, Int[ndarray, " n"], Float[ndarray, "n 2"]]] = []
     born = 0
+    weak: list[int] = []
     for k, grey in enumerate(greys):
         if k > 0:
             moved, kept = follow(greys[k - 1], grey, uv)
+            if kept.sum() < max(WEAK_COUNT, WEAK_SHARE * len(uv)):
+                weak.append(k)
             uv, names = moved[kept], names[kept]
         fresh = spread_corners(grey, uv, config)
         names = np.concatenate([names, born + np.arange(len(fresh))])
         born += len(fresh)
         uv = np.concatenate([uv, fresh])
         observed.append((k, names, uv + 0.5))
+    bridges, count = _bridges(greys, weak)
+    observed += [(k, born + names, uv) for k, names, uv in bridges]
+    born += count
     frame = np.concatenate([np.full(len(n), k) for k, n, _ in observed])
     track = np.concatenate([n for _, n, _ in observed])
     pixels = np.concatenate([p for _, _, p in observed]).astype(np.float64)
@@ -61,6 +79,40 @@ def track_features(
     height, width = greys[0].shape
     tracks = FeatureTracks(frame[order], track[order], pixels[order], born, (height, width))
     return tracks.select(np.ones(len(order), bool))
+
+
+def _bridges(
+    greys: Sequence[UInt8[ndarray, "h w"]], weak: Sequence[int]
+) -> tuple[list[tuple[int, Int[ndarray, " n"], Float[ndarray, "n 2"]]], int]:
+    """SIFT tracks over the links into weak frames, and from their neighbours past them:
+    (frame, track, pixels) of every frame that takes part, and the number of tracks."""
+    links = {(i, j) for k in weak for i, j in ((k - 1, k), (k - 2, k), (k - 1, k + 1))}
+    links = sorted((i, j) for i, j in links if i >= 0 and j < len(greys))
+    frames = sorted({k for link in links for k in link})
+    features = {k: local_features(greys[k], SIFT_FEATURES, SIFT_CONTRAST) for k in frames}
+    sizes = [len(features[k].uv) for k in frames]
+    first = dict(zip(frames, np.cumsum([0, *sizes[:-1]]), strict=False))
+    edges = [np.zeros((2, 0), np.int64)]
+    for i, j in links:
+        a, b = _bridged(features[i], features[j])
+        edges.append(np.stack([first[i] + a, first[j] + b]))
+    a, b = np.concatenate(edges, axis=1)
+    total = sum(sizes)
+    graph = coo_matrix((np.ones(len(a)), (a, b)), shape=(total, total))
+    count, track = connected_components(graph, directed=False)
+    tracks = []
+    for k in frames:
+        names, row = np.unique(track[first[k] :][: len(features[k].uv)], return_index=True)
+        tracks.append((k, names.astype(np.int64), features[k].uv[row]))
+    return tracks, count
+
+
+def _bridged(a: LocalFeatures, b: LocalFeatures) -> tuple[Int[ndarray, " n"], Int[ndarray, " n"]]:
+    rows_a, rows_b = match_features(a, b)
+    if len(rows_a) < MIN_BRIDGE:
+        return rows_a[:0], rows_b[:0]
+    good = on_epipolar_lines(a.uv[rows_a], b.uv[rows_b])
+    return rows_a[good], rows_b[good]
 
 
 def follow(

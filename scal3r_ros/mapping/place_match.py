@@ -8,17 +8,18 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Float, UInt8
 from numpy import ndarray
 
 from scal3r_ros.geometry.align import MAD_TO_SIGMA
 from scal3r_ros.geometry.camera import scale_intrinsics, transform_points, unproject_pixels
 from scal3r_ros.geometry.sim3 import Sim3, invert_pose
+from scal3r_ros.mapping.local_features import LocalFeatures, local_features, match_features
 from scal3r_ros.mapping.types import Submap
 
 WIDTH = 640  # pixels at which is matched
 FEATURES = 1500
-LOWE_RATIO = 0.8
+CONTRAST = 0.04
 REPROJECTION_PX = 4.0
 RANSAC_ROUNDS = 300
 
@@ -27,8 +28,7 @@ RANSAC_ROUNDS = 300
 class View:
     """A keyframe's features, with what is needed to lift them."""
 
-    uv: Float[ndarray, "n 2"]  # pixels, centres at half-integers
-    descriptors: Float32[ndarray, "n d"]
+    features: LocalFeatures
     depth: Float[ndarray, " n"]  # submap units, 0 = none
     K: Float[ndarray, "3 3"]
     T_submap_cam: Float[ndarray, "4 4"]
@@ -53,15 +53,13 @@ def view_of(image: UInt8[ndarray, "h w 3"], submap: Submap, slot: int) -> View:
     size = (WIDTH, round(height * WIDTH / width)) if width > WIDTH else (width, height)
     grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
     grey = cv2.createCLAHE(2.0, (8, 8)).apply(grey)  # dark places have features too
-    points, descriptors = cv2.SIFT_create(FEATURES).detectAndCompute(grey, None)
-    uv = np.array([p.pt for p in points]).reshape(-1, 2) + 0.5
+    features = local_features(grey, FEATURES, CONTRAST)
     depth = submap.depth[slot].astype(np.float64)
     scale = np.array(depth.shape[::-1]) / np.array(size)
-    column, row = np.floor(uv * scale).astype(int).T
+    column, row = np.floor(features.uv * scale).astype(int).T
     near = depth[row.clip(0, depth.shape[0] - 1), column.clip(0, depth.shape[1] - 1)]
     return View(
-        uv,
-        np.zeros((0, 128), np.float32) if descriptors is None else np.asarray(descriptors),
+        features,
         near,
         scale_intrinsics(submap.K[slot], depth.shape, size[::-1]),
         submap.T_submap_cam[slot],
@@ -72,16 +70,16 @@ def view_of(image: UInt8[ndarray, "h w 3"], submap: Submap, slot: int) -> View:
 
 def match_places(old: View, new: View, min_inliers: int) -> PlaceMatch | None:
     """None where fewer than `min_inliers` matches agree on one camera pose."""
-    first, second = matched_features(old, new)
+    first, second = match_features(old.features, new.features)
     use = (old.depth[first] > 0) & (new.depth[second] > 0)
     first, second = first[use], second[use]
     if len(first) < min_inliers:
         return None
-    lifted = unproject_pixels(old.uv[first], old.depth[first], old.K)
+    lifted = unproject_pixels(old.features.uv[first], old.depth[first], old.K)
     xyz_old = transform_points(old.T_submap_cam, lifted)
     found, turn, shift, inliers = cv2.solvePnPRansac(
         xyz_old,
-        new.uv[second],
+        new.features.uv[second],
         new.K,
         None,
         iterationsCount=RANSAC_ROUNDS,
@@ -91,7 +89,7 @@ def match_places(old: View, new: View, min_inliers: int) -> PlaceMatch | None:
     if not found or inliers is None or len(inliers) < min_inliers:
         return None
     rows = np.asarray(inliers)[:, 0]
-    xyz, uv = xyz_old[rows], new.uv[second][rows]
+    xyz, uv = xyz_old[rows], new.features.uv[second][rows]
     turn, shift = cv2.solvePnPRefineLM(xyz, uv, new.K, None, turn, shift)
     T_cam_old = np.eye(4)
     T_cam_old[:3, :3], T_cam_old[:3, 3] = cv2.Rodrigues(turn)[0], np.asarray(shift)[:, 0]
@@ -105,20 +103,3 @@ def match_places(old: View, new: View, min_inliers: int) -> PlaceMatch | None:
     T_old_new = T_old_cam @ Sim3.from_pose(invert_pose(new.T_submap_cam))
     coverage = float(2 * uv.std(axis=0).mean() / (0.29 * new.spread))
     return PlaceMatch(T_old_new, len(rows), len(rows) / len(first), coverage, spread)
-
-
-def matched_features(old: View, new: View) -> tuple[ndarray, ndarray]:
-    """Rows of mutual nearest neighbours that pass Lowe's ratio test."""
-    empty = np.zeros(0, np.int64)
-    if len(old.uv) < 2 or len(new.uv) < 2:
-        return empty, empty
-    matcher = cv2.BFMatcher(cv2.NORM_L2)
-    forward = matcher.knnMatch(old.descriptors, new.descriptors, k=2)
-    back = {m.queryIdx: m.trainIdx for m in matcher.match(new.descriptors, old.descriptors)}
-    pairs = [
-        (a.queryIdx, a.trainIdx)
-        for a, b in forward
-        if a.distance < LOWE_RATIO * b.distance and back[a.trainIdx] == a.queryIdx
-    ]
-    first, second = np.array(pairs, np.int64).reshape(-1, 2).T
-    return first, second

@@ -4,13 +4,14 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from scal3r_ros.geometry.align import MAD_TO_SIGMA, AlignmentError, robust_align, umeyama
+from scal3r_ros.geometry.align import AlignmentError, robust_align, umeyama
 from scal3r_ros.geometry.camera import transform_points, unproject
 from scal3r_ros.geometry.sim3 import Sim3
 from scal3r_ros.mapping.config import RegistrationConfig
 from scal3r_ros.mapping.types import Edge, Submap
 
 DEPTH_SIGMA = 0.2  # of the log ratio of two predicted depths: errors are shared by all pixels
+PATH_SIGMA = 0.02  # of the log ratio of two camera paths, at best
 MAX_WEIGHT = 10.0  # of one point: confidence is no license to decide alone
 
 
@@ -35,7 +36,7 @@ def register(
     xyz_source, xyz_target, weights, log_ratio = matched_points(source, target, pairs, config)
     if len(weights) < config.min_points:
         raise AlignmentError(f"{config.min_points} shared points are needed, got {len(weights)}")
-    scale, log_spread = _scale(source, target, pairs, log_ratio, weights), _mad(log_ratio)
+    scale, log_deviation = _scale(source, target, pairs, log_ratio, weights)
     fit = robust_align(xyz_target, xyz_source, weights, scale=scale, iterations=config.iterations)
     if fit.inlier_share < config.min_inliers:
         raise AlignmentError(
@@ -47,7 +48,7 @@ def register(
         source=source.index,
         target=target.index,
         T_target_source=T,
-        information=_information(fit.sigma, depth, log_spread, len(pairs)),
+        information=_information(fit.sigma, depth, log_deviation, len(pairs)),
         kind=kind,
         inliers=fit.inlier_share,
         residual=fit.sigma / max(depth, 1e-9),
@@ -73,9 +74,15 @@ def matched_points(
         weight = source.confidence[i, ::step, ::step].astype(float)
         weight = np.sqrt(weight * target.confidence[j, ::step, ::step])
         log_ratio = np.log(depth_j[valid]) - np.log(depth_i[valid])
-        # far points have larger errors: weights fall with squared depth
+        if not valid.any():
+            continue
+        # far points have larger errors: weights fall with squared depth; all frames count alike,
+        # so that one whose depth failed cannot decide
         w = np.minimum(weight[valid], MAX_WEIGHT) / depth_j[valid] ** 2
+        w /= w.mean()
         parts.append((xyz_i[valid], xyz_j[valid], w, log_ratio))
+    if not parts:
+        return np.zeros((0, 3)), np.zeros((0, 3)), np.zeros(0), np.zeros(0)
     joined = [np.concatenate(column) for column in zip(*parts, strict=True)]
     return joined[0], joined[1], joined[2], joined[3]
 
@@ -88,29 +95,47 @@ def _points(
     return depth[::step, ::step], xyz[::step, ::step]
 
 
-def _mad(x: Float[ndarray, " n"]) -> float:
-    return MAD_TO_SIGMA * float(np.median(np.abs(x - np.median(x))))
-
-
 def _scale(
     source: Submap,
     target: Submap,
     pairs: list[tuple[int, int]],
     log_ratio: Float[ndarray, " n"],
     weights: Float[ndarray, " n"],
-) -> float:
-    """Units of the target per unit of the source."""
+) -> tuple[float, float]:
+    """Units of the target per unit of the source, and the deviation of its logarithm."""
     log_depth = _weighted_median(log_ratio, weights)
-    A, B = _shared_paths(source, target, pairs)
-    length_a, length_b = np.linalg.norm(A), np.linalg.norm(B)
-    if min(length_a, length_b) < 1e-9:
-        return float(np.exp(log_depth))
-    log_path = float(np.log(length_a / length_b))
+    path = _path_scale(*_shared_paths(source, target, pairs))
+    if path is None:
+        return float(np.exp(log_depth)), DEPTH_SIGMA
+    log_path, path_sigma = path
+    trust_path, trust_depth = 1 / path_sigma**2, 1 / DEPTH_SIGMA**2
+    trust = trust_path + trust_depth
+    mean = (trust_path * log_path + trust_depth * log_depth) / trust
+    dispute = abs(log_path - log_depth) / np.hypot(path_sigma, DEPTH_SIGMA)
+    return float(np.exp(mean)), float(max(dispute, 1.0) / np.sqrt(trust))
+
+
+def _path_scale(A: Float[ndarray, "n 3"], B: Float[ndarray, "n 3"]) -> tuple[float, float] | None:
+    """Log ratio of the lengths of two paths, and its deviation: how badly they fit each other, and
+    how much one camera decides (jackknife); None where a path has no length."""
+    if min(np.linalg.norm(A), np.linalg.norm(B)) < 1e-9:
+        return None
+    log_ratio = _log_length_ratio(A, B)
     R = umeyama(A, B, np.ones(len(A)), allow_line=True).R if len(A) > 2 else np.eye(3)
-    misfit = float(np.linalg.norm(A - np.exp(log_path) * B @ R.T) / length_a)
-    trust_path, trust_depth = 1 / max(misfit, 0.01) ** 2, 1 / DEPTH_SIGMA**2
-    mean = (trust_path * log_path + trust_depth * log_depth) / (trust_path + trust_depth)
-    return float(np.exp(mean))
+    misfit = float(np.linalg.norm(A - np.exp(log_ratio) * B @ R.T) / np.linalg.norm(A))
+    n = len(A)
+    if n < 3:
+        return log_ratio, max(misfit, 1.0)
+    without = np.array(
+        [_log_length_ratio(np.delete(A, k, 0), np.delete(B, k, 0)) for k in range(n)]
+    )
+    jackknife = float(np.sqrt((n - 1) * np.mean((without - without.mean()) ** 2)))
+    return log_ratio, max(misfit, jackknife, PATH_SIGMA)
+
+
+def _log_length_ratio(A: Float[ndarray, "n 3"], B: Float[ndarray, "n 3"]) -> float:
+    a, b = np.linalg.norm(A - A.mean(axis=0)), np.linalg.norm(B - B.mean(axis=0))
+    return float(np.log(max(a, 1e-12) / max(b, 1e-12)))
 
 
 def _shared_paths(
@@ -146,13 +171,12 @@ def _with_shared_cameras(
 
 
 def _information(
-    sigma: float, depth: float, log_spread: float, frames: int
+    sigma: float, depth: float, log_deviation: float, frames: int
 ) -> Float[ndarray, "7 7"]:
     """Of (rotation, translation, log scale); errors within a frame are correlated, so the number
     of independent measurements is that of the shared frames."""
     share = np.sqrt(frames)
     rotation = max(sigma / max(depth, 1e-9), 1e-4) / share
     translation = max(sigma, 1e-4 * depth) / share
-    scale = max(log_spread, 1e-3) / share
-    deviations = np.array([rotation] * 3 + [translation] * 3 + [scale])
+    deviations = np.array([rotation] * 3 + [translation] * 3 + [log_deviation])
     return np.diag(1 / deviations**2)

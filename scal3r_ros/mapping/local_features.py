@@ -1,0 +1,43 @@
+"""SIFT features (Lowe 2004): slower than following corners, but blur and wide baselines do not
+stop them."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from jaxtyping import Float, Float32, Int, UInt8
+from numpy import ndarray
+
+LOWE_RATIO = 0.8
+
+
+@dataclass(frozen=True, eq=False)
+class LocalFeatures:
+    uv: Float[ndarray, "n 2"]  # pixels, centres at half-integers
+    descriptors: Float32[ndarray, "n d"]
+
+
+def local_features(grey: UInt8[ndarray, "h w"], count: int, contrast: float) -> LocalFeatures:
+    """The strongest `count` features; `contrast` is SIFT's threshold, 0.04 in the paper."""
+    sift = cv2.SIFT_create(count, contrastThreshold=contrast)
+    points, descriptors = sift.detectAndCompute(grey, None)
+    uv = np.array([p.pt for p in points]).reshape(-1, 2) + 0.5
+    none = descriptors is None
+    return LocalFeatures(uv, np.zeros((0, 128), np.float32) if none else np.asarray(descriptors))
+
+
+def match_features(a: LocalFeatures, b: LocalFeatures) -> tuple[Int[ndarray, " n"], ...]:
+    """Rows of a and of b: mutual nearest neighbours that pass Lowe's ratio test."""
+    empty = np.zeros(0, np.int64)
+    if len(a.uv) < 2 or len(b.uv) < 2:
+        return empty, empty
+    matcher = cv2.BFMatcher(cv2.NORM_L2)
+    forward = matcher.knnMatch(a.descriptors, b.descriptors, k=2)
+    back = {m.queryIdx: m.trainIdx for m in matcher.match(b.descriptors, a.descriptors)}
+    pairs = [
+        (m.queryIdx, m.trainIdx)
+        for m, second in forward
+        if m.distance < LOWE_RATIO * second.distance and back[m.trainIdx] == m.queryIdx
+    ]
+    rows_a, rows_b = np.array(pairs, np.int64).reshape(-1, 2).T
+    return rows_a, rows_b

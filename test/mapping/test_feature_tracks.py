@@ -1,0 +1,61 @@
+"""Tracks through a real image that is turned by known homographies."""
+
+import cv2
+import numpy as np
+import pytest
+
+from scal3r_ros.geometry.camera import intrinsics
+from scal3r_ros.mapping.config import RefinementConfig
+from scal3r_ros.mapping.feature_tracks import WEAK_COUNT, follow, spread_corners, track_features
+from test.conftest import OFFICE
+
+CONFIG = RefinementConfig()
+
+
+@pytest.fixture(scope="module")
+def photograph() -> np.ndarray:
+    image = cv2.imread(str(next(iter(sorted((OFFICE / "images").iterdir())))))
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
+
+
+def turn(image: np.ndarray, degrees: float) -> tuple[np.ndarray, np.ndarray]:
+    """What a camera sees that turned about its vertical axis, and the homography (cv2 pixels)."""
+    height, width = image.shape[:2]
+    K = intrinsics(0.9 * width, 0.9 * width, width / 2 - 0.5, height / 2 - 0.5)
+    R = cv2.Rodrigues(np.array([0, np.radians(degrees), 0]))[0]
+    H = K @ R @ np.linalg.inv(K)
+    return np.asarray(cv2.warpPerspective(image, H, (width, height))), H
+
+
+def errors(tracks, H: np.ndarray) -> np.ndarray:
+    """Distance of every two-frame track from where the homography puts it, pixels."""
+    first, second = (tracks.select(tracks.frame >= 0), tracks.frame)
+    rows = np.flatnonzero((second[:-1] == 0) & (second[1:] == 1))
+    rows = rows[first.track[rows] == first.track[rows + 1]]
+    a, b = first.uv[rows] - 0.5, first.uv[rows + 1] - 0.5
+    expected = cv2.perspectiveTransform(a[:, None], H)[:, 0]
+    return np.linalg.norm(b - expected, axis=1)
+
+
+def test_a_small_turn_is_followed_to_a_fraction_of_a_pixel(photograph):
+    turned, H = turn(photograph, 2.0)
+    error = errors(track_features([photograph, turned], CONFIG), H)
+    assert len(error) > 150
+    assert np.median(error) < 0.15
+
+
+def test_a_leap_with_blur_is_bridged(photograph):
+    """Lucas-Kanade alone loses nearly everything; SIFT carries the link."""
+    turned, H = turn(photograph, 22.0)
+    blurred = cv2.blur(turned, (9, 1))
+    greys = [cv2.cvtColor(i, cv2.COLOR_RGB2GRAY) for i in (photograph, blurred)]
+    corners = spread_corners(greys[0], np.zeros((0, 2), np.float32), CONFIG)
+    assert follow(*greys, corners)[1].sum() < WEAK_COUNT
+    error = errors(track_features([photograph, blurred], CONFIG), H)
+    assert (error < 3).sum() > 60
+    assert np.median(error) < 1.5
+
+
+def test_images_of_nothing_give_no_tracks():
+    black = np.zeros((120, 160, 3), np.uint8)
+    assert track_features([black] * 4, CONFIG).count == 0

@@ -1,0 +1,92 @@
+"""Two submaps of the same walk: their Sim(3), and what it is worth when some frames failed."""
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from scal3r_ros.geometry.align import AlignmentError
+from scal3r_ros.geometry.camera import intrinsics
+from scal3r_ros.geometry.sim3 import Sim3
+from scal3r_ros.mapping.config import RegistrationConfig
+from scal3r_ros.mapping.registration import register
+from scal3r_ros.mapping.types import Submap
+
+FRAMES, HEIGHT, WIDTH = 12, 30, 40
+TRUTH = Sim3(Rotation.from_rotvec([0.2, -0.5, 0.1]).as_matrix(), np.array([3.0, -1.0, 2.0]), 1.8)
+
+
+def submap(index: int, first: int, T_submap_world: Sim3, rng: np.random.Generator) -> Submap:
+    """A bumpy wall seen from a walk along it; frames are named by their place in the walk."""
+    walk = np.tile(np.eye(4), (FRAMES, 1, 1))
+    steps = np.arange(first, first + FRAMES)
+    walk[:, 0, 3], walk[:, 1, 3] = 0.2 * steps, 0.1 * np.sin(steps)
+    walk[:, :3, :3] = Rotation.from_rotvec(0.03 * steps[:, None] * [0, 1, 0]).as_matrix()
+    K = intrinsics(40.0, 40.0, WIDTH / 2, HEIGHT / 2)
+    v, u = np.mgrid[:HEIGHT, :WIDTH]
+    depth = 3 + 0.5 * np.sin(u / 3 + steps[:, None, None]) + 0.3 * np.cos(v / 4)
+    T = np.stack([_pose(T_submap_world, pose) for pose in walk])
+    depth = depth * T_submap_world.s * np.exp(rng.normal(0, 0.01, depth.shape))
+    ones = np.ones(depth.shape, np.float16)
+    return Submap(
+        index=index,
+        frame_indices=tuple(int(k) for k in steps),
+        stamps_ns=tuple(int(k) * 10**8 for k in steps),
+        overlap=8 if index else 0,
+        depth=depth.astype(np.float16),
+        confidence=ones,
+        edge_certainty=ones,
+        K=np.tile(K, (FRAMES, 1, 1)),
+        T_submap_cam=T,
+        descriptors=np.zeros((FRAMES, 4), np.float32),
+        thumbnails=np.zeros((*depth.shape, 3), np.uint8),
+    )
+
+
+def _pose(sim3: Sim3, pose: np.ndarray) -> np.ndarray:
+    T = np.eye(4)
+    T[:3, :3], T[:3, 3] = sim3.R @ pose[:3, :3], sim3.apply(pose[None, :3, 3])[0]
+    return T
+
+
+@pytest.fixture
+def pair(rng) -> tuple[Submap, Submap]:
+    return submap(1, 4, Sim3.identity(), rng), submap(0, 0, TRUTH, rng)
+
+
+def test_clean_submaps_are_joined(pair):
+    edge = register(*pair, RegistrationConfig())
+    error = (TRUTH.inverse() @ edge.T_target_source).log()
+    assert np.abs(error).max() < 0.01
+    assert np.sqrt(1 / edge.information[6, 6]) < 0.05
+
+
+def test_a_frame_whose_depth_failed_does_not_decide(pair):
+    source, target = pair
+    target.depth[5] *= np.float16(0.25)  # nearer points weigh more
+    edge = register(source, target, RegistrationConfig())
+    assert abs(np.log(edge.T_target_source.s / TRUTH.s)) < 0.02
+
+
+def test_paths_with_one_leap_are_not_trusted(pair):
+    """One camera stands far off in both paths; how far says nothing, and that is admitted."""
+    source, target = pair
+    certain = register(source, target, RegistrationConfig()).information[6, 6]
+    source.T_submap_cam[0, :3, 3] += [4.0, 0, 0]
+    target.T_submap_cam[4, :3, 3] += [20.0, 0, 0]
+    edge = register(source, target, RegistrationConfig())
+    assert abs(np.log(edge.T_target_source.s / TRUTH.s)) < 0.25
+    assert edge.information[6, 6] < 0.1 * certain
+
+
+def test_strangers_are_refused(rng):
+    with pytest.raises(AlignmentError, match="share no frame"):
+        register(
+            submap(1, 40, Sim3.identity(), rng), submap(0, 0, TRUTH, rng), RegistrationConfig()
+        )
+
+
+def test_submaps_without_depth_are_refused(pair):
+    source, target = pair
+    source.depth[:] = 0
+    with pytest.raises(AlignmentError, match="200 shared points are needed, got 0"):
+        register(source, target, RegistrationConfig())
