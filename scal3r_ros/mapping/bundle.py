@@ -2,7 +2,8 @@
 
 A point lies on the ray of the first frame that saw it, so it has one unknown, and its elimination
 (Schur complement) is a division. Priors: the predicted depth of every track, the predicted motion
-between neighbouring frames. With them pure rotation is no special case.
+between neighbouring frames, and a camera that does not leap: with them neither pure rotation nor a
+link of few features is a special case.
 """
 
 from dataclasses import dataclass, replace
@@ -19,6 +20,8 @@ from scal3r_ros.mapping.config import RefinementConfig
 MIN_Z = 0.02  # of the median depth: nearer points would blow up the projection
 MAX_STEP = 0.7  # of a log depth in one iteration
 PRIOR_DEPTH_HUBER = 1.5  # sigmas
+LEAP_HUBER = 3.0  # sigmas
+MIN_PACE = 0.005  # of the median depth, between frames: slower is standing still
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +37,7 @@ class BundleProblem:
     log_depth_prior: Float[ndarray, " m"]
     depth_sigma: Float[ndarray, " m"]  # of the log depth; infinity for none
     motion_prior: Float[ndarray, "pairs 4 4"]  # T_previous_next
+    interval: Float[ndarray, " pairs"]  # time between neighbouring frames over its median
     reference: int
 
 
@@ -56,11 +60,12 @@ def adjust(
 ) -> tuple[BundleState, float]:
     """Levenberg-Marquardt; the robust cost only ever falls. Returns it beside the state."""
     damping = 1e-4
-    cost = robust_cost(problem, state, config)
+    pace = typical_pace(problem, state)
+    cost = robust_cost(problem, state, config, pace)
     for _ in range(iterations):
-        step_pose, step_depth = _solve(problem, state, config, damping)
+        step_pose, step_depth = _solve(problem, state, config, damping, pace)
         trial = _moved(state, step_pose, step_depth)
-        trial_cost = robust_cost(problem, trial, config)
+        trial_cost = robust_cost(problem, trial, config, pace)
         if trial_cost < cost:
             settled = cost - trial_cost < 1e-4 * cost
             state, cost, damping = trial, trial_cost, max(damping / 5, 1e-8)
@@ -86,7 +91,16 @@ def points(problem: BundleProblem, state: BundleState) -> Float[ndarray, "m 3"]:
     return np.einsum("nij,nj->ni", T[:, :3, :3], p) + T[:, :3, 3]
 
 
-def robust_cost(problem: BundleProblem, state: BundleState, config: RefinementConfig) -> float:
+def typical_pace(problem: BundleProblem, state: BundleState) -> float:
+    """Median distance between neighbouring frames, submap units per median interval."""
+    steps = np.diff(state.T_submap_cam[:, :3, 3], axis=0) / problem.interval[:, None]
+    least = MIN_PACE * float(np.exp(np.median(problem.log_depth_prior)))
+    return max(float(np.median(np.linalg.norm(steps, axis=1))), least)
+
+
+def robust_cost(
+    problem: BundleProblem, state: BundleState, config: RefinementConfig, pace: float
+) -> float:
     """Huber costs of all pixels and priors, in units of (pixel sigma = 1)."""
     pixel = np.linalg.norm(residuals(problem, state), axis=1)
     depth = np.abs(state.log_depth - problem.log_depth_prior) / problem.depth_sigma
@@ -95,6 +109,7 @@ def robust_cost(problem: BundleProblem, state: BundleState, config: RefinementCo
         _huber(pixel, config.huber_px).sum()
         + _huber(depth, PRIOR_DEPTH_HUBER).sum()
         + _huber(motion, 1.0).sum()
+        + _huber(np.linalg.norm(_leap(problem, state, config, pace), axis=1), LEAP_HUBER).sum()
     )
 
 
@@ -146,7 +161,11 @@ def linearise(problem: BundleProblem, state: BundleState) -> Linearisation:
 
 
 def _solve(
-    problem: BundleProblem, state: BundleState, config: RefinementConfig, damping: float
+    problem: BundleProblem,
+    state: BundleState,
+    config: RefinementConfig,
+    damping: float,
+    pace: float,
 ) -> tuple[Float[ndarray, "s 6"], Float[ndarray, " m"]]:
     lin = linearise(problem, state)
     s, m, n = len(state.T_submap_cam), len(state.log_depth), len(problem.frame)
@@ -169,6 +188,7 @@ def _solve(
     g_depth = J_depth.T @ r + pull * away
     W = (J_depth.T @ J_pose).tocsr()
     _add_motion_prior(problem, state, config, H, g)
+    _add_leap_prior(problem, state, config, pace, H, g)
     H += np.diag(np.diag(H) * damping + 1e-9)
     H -= (W.T @ W.multiply(1 / h[:, None])).toarray()
     g -= W.T @ (g_depth / h)
@@ -226,5 +246,35 @@ def _add_motion_prior(
         J[3:, 3:6], J[3:, 9:] = -R_previous, R_previous
         J /= sigma[:, None]
         part = slice(6 * k, 6 * k + 12)
+        H[part, part] += weight[k] * J.T @ J
+        g[part] += weight[k] * J.T @ r[k]
+
+
+def _leap(
+    problem: BundleProblem, state: BundleState, config: RefinementConfig, pace: float
+) -> Float[ndarray, "turns 3"]:
+    """Change of the velocity at every inner frame, in sigmas."""
+    steps = np.diff(state.T_submap_cam[:, :3, 3], axis=0) / problem.interval[:, None]
+    return np.diff(steps, axis=0) / (config.prior_leap * pace)
+
+
+def _add_leap_prior(
+    problem: BundleProblem,
+    state: BundleState,
+    config: RefinementConfig,
+    pace: float,
+    H: Float[ndarray, "p p"],
+    g: Float[ndarray, " p"],
+) -> None:
+    """Adds to H and g in place; linear in the positions."""
+    r = _leap(problem, state, config, pace)
+    weight = _huber_weight(np.linalg.norm(r, axis=1), LEAP_HUBER)
+    for k in range(len(r)):
+        before, after = 1 / problem.interval[k], 1 / problem.interval[k + 1]
+        J = np.zeros((3, 18))
+        for frame, share in enumerate((before, -before - after, after)):
+            J[:, 6 * frame + 3 : 6 * frame + 6] = share * np.eye(3)
+        J /= config.prior_leap * pace
+        part = slice(6 * k, 6 * k + 18)
         H[part, part] += weight[k] * J.T @ J
         g[part] += weight[k] * J.T @ r[k]

@@ -18,9 +18,8 @@ LEVELS = 4  # of the pyramid above the image: steps of 60 pixels are followed
 MAX_RETURN_PX = 1.0  # forward and backward must end where they began
 EPIPOLAR_PX = 1.5  # of neighbouring frames; moving things go
 MIN_RESPONSE = 2e-4  # smallest eigenvalue of the structure tensor; sensor noise is below
-WEAK_SHARE = 0.2  # of the corners: where fewer are followed, SIFT bridges the two frames
-WEAK_COUNT = 40
-MIN_BRIDGE = 16  # matches; fewer say nothing about the epipolar lines
+WEAK_COUNT = 25  # corners: where fewer are followed, SIFT bridges the two frames
+MIN_BRIDGE = 20  # matches on epipolar lines; fewer may well be chance
 SIFT_FEATURES = 800
 SIFT_CONTRAST = 0.015  # blurred images have weak features
 CELLS = 8  # a side of the grid over which corners are spread
@@ -61,7 +60,7 @@ def track_features(
     for k, grey in enumerate(greys):
         if k > 0:
             moved, kept = follow(greys[k - 1], grey, uv)
-            if kept.sum() < max(WEAK_COUNT, WEAK_SHARE * len(uv)):
+            if kept.sum() < WEAK_COUNT:
                 weak.append(k)
             uv, names = moved[kept], names[kept]
         fresh = spread_corners(grey, uv, config)
@@ -109,10 +108,11 @@ def _bridges(
 
 def _bridged(a: LocalFeatures, b: LocalFeatures) -> tuple[Int[ndarray, " n"], Int[ndarray, " n"]]:
     rows_a, rows_b = match_features(a, b)
-    if len(rows_a) < MIN_BRIDGE:
-        return rows_a[:0], rows_b[:0]
-    good = on_epipolar_lines(a.uv[rows_a], b.uv[rows_b])
-    return rows_a[good], rows_b[good]
+    if len(rows_a) >= MIN_BRIDGE:
+        good = on_epipolar_lines(a.uv[rows_a], b.uv[rows_b])
+        rows_a, rows_b = rows_a[good], rows_b[good]
+    enough = len(rows_a) >= MIN_BRIDGE
+    return (rows_a, rows_b) if enough else (rows_a[:0], rows_b[:0])
 
 
 def follow(

@@ -8,6 +8,8 @@ import time
 from dataclasses import dataclass, replace
 
 import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
 
 from scal3r_ros.geometry.camera import scale_intrinsics
 from scal3r_ros.geometry.sim3 import invert_pose
@@ -29,6 +31,7 @@ from scal3r_ros.mapping.types import Chunk, Prediction
 TRIAL_ITERATIONS = 4  # of every start before one is chosen
 ITERATIONS = 10
 OUTLIER_PX = (5.0, 2.5)  # after the first and the second round
+INTERVALS = (0.25, 4.0)  # least and most time between frames, of the median
 STILL_PX = 1.0  # median parallax below it says nothing about depth
 
 
@@ -118,8 +121,15 @@ def _problem(
         log_depth_prior=np.log(np.where(depth > 0, depth, observations.median_depth)),
         depth_sigma=np.where(depth > 0, DEPTH_SIGMA, 10.0),
         motion_prior=invert_pose(T[:-1]) @ T[1:],
+        interval=_intervals(chunk),
         reference=chunk.reference,
     )
+
+
+def _intervals(chunk: Chunk) -> Float[ndarray, " pairs"]:
+    """Time between neighbouring frames over its median, within reason: stamps may be odd."""
+    seconds = np.diff([float(f.stamp_ns - chunk.frames[0].stamp_ns) for f in chunk.frames])
+    return np.clip(seconds / max(float(np.median(seconds)), 1.0), *INTERVALS)
 
 
 def _best_start(

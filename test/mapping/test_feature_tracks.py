@@ -14,7 +14,7 @@ CONFIG = RefinementConfig()
 
 @pytest.fixture(scope="module")
 def photograph() -> np.ndarray:
-    image = cv2.imread(str(next(iter(sorted((OFFICE / "images").iterdir())))))
+    image = cv2.imread(str(OFFICE / "images" / "000120.jpg"))
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
 
 
@@ -46,14 +46,20 @@ def test_a_small_turn_is_followed_to_a_fraction_of_a_pixel(photograph):
 
 def test_a_leap_with_blur_is_bridged(photograph):
     """Lucas-Kanade alone loses nearly everything; SIFT carries the link."""
-    turned, H = turn(photograph, 22.0)
-    blurred = cv2.blur(turned, (9, 1))
+    turned, H = turn(photograph, 25.0)
+    blurred = cv2.blur(turned, (13, 1))
     greys = [cv2.cvtColor(i, cv2.COLOR_RGB2GRAY) for i in (photograph, blurred)]
     corners = spread_corners(greys[0], np.zeros((0, 2), np.float32), CONFIG)
     assert follow(*greys, corners)[1].sum() < WEAK_COUNT
     error = errors(track_features([photograph, blurred], CONFIG), H)
-    assert (error < 3).sum() > 60
-    assert np.median(error) < 1.5
+    assert (error < 3).sum() > 30
+    assert np.median(error) < 2
+
+
+def test_chance_matches_are_no_bridge(photograph):
+    """Two different places: nothing is claimed to be the same."""
+    other = cv2.imread(str(OFFICE / "images" / "000020.jpg"))
+    assert track_features([photograph, other], CONFIG).count < 5
 
 
 def test_images_of_nothing_give_no_tracks():
