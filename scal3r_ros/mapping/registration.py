@@ -1,18 +1,30 @@
 """The Sim(3) between two submaps that share frames, with the evidence for it."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from scal3r_ros.geometry.align import AlignmentError, robust_align, umeyama
+from scal3r_ros.geometry.align import MAD_TO_SIGMA, AlignmentError, robust_align, umeyama
 from scal3r_ros.geometry.camera import transform_points, unproject
 from scal3r_ros.geometry.sim3 import Sim3
 from scal3r_ros.mapping.config import RegistrationConfig
 from scal3r_ros.mapping.types import Edge, Submap
 
-DEPTH_SIGMA = 0.2  # of the log ratio of two predicted depths: errors are shared by all pixels
+DEPTH_SIGMA = 0.04  # of the log ratio of two depths, at best: errors are shared by all pixels
 PATH_SIGMA = 0.02  # of the log ratio of two camera paths, at best
 MAX_WEIGHT = 10.0  # of one point: confidence is no license to decide alone
+
+
+@dataclass(frozen=True, eq=False)
+class MatchedPoints:
+    """The same pixels of the same frames in two submaps."""
+
+    source: Float[ndarray, "n 3"]
+    target: Float[ndarray, "n 3"]
+    weights: Float[ndarray, " n"]
+    log_ratios: Float[ndarray, " k"]  # log(target / source depth), median of every shared frame
 
 
 def shared_frames(source: Submap, target: Submap) -> list[tuple[int, int]]:
@@ -27,22 +39,27 @@ def register(
     """T_target_source from the points of shared frames.
 
     The scale comes from the ratio of the two depths of the same pixels and from that of the two
-    paths of the shared cameras, each by its certainty; rotation and translation follow by IRLS.
+    paths of the shared cameras, each by how well it agrees with itself; rotation and
+    translation follow by IRLS.
     Raises AlignmentError where the submaps share no frame or the fit does not hold.
     """
     pairs = shared_frames(source, target)
     if not pairs:
         raise AlignmentError(f"submaps {source.index} and {target.index} share no frame")
-    xyz_source, xyz_target, weights, log_ratio = matched_points(source, target, pairs, config)
-    if len(weights) < config.min_points:
-        raise AlignmentError(f"{config.min_points} shared points are needed, got {len(weights)}")
-    scale, log_deviation = _scale(source, target, pairs, log_ratio, weights)
-    fit = robust_align(xyz_target, xyz_source, weights, scale=scale, iterations=config.iterations)
+    points = matched_points(source, target, pairs, config)
+    count = len(points.weights)
+    if count < config.min_points:
+        raise AlignmentError(f"{config.min_points} shared points are needed, got {count}")
+    scale, log_deviation = _scale(source, target, pairs, points.log_ratios)
+    fit = robust_align(
+        points.target, points.source, points.weights, scale=scale, iterations=config.iterations
+    )
     if fit.inlier_share < config.min_inliers:
         raise AlignmentError(
             f"submaps {source.index} and {target.index} agree on {fit.inlier_share:.0%} of points"
         )
-    depth = float(np.median(np.linalg.norm(xyz_target - xyz_target.mean(axis=0), axis=1)))
+    centred = points.target - points.target.mean(axis=0)
+    depth = float(np.median(np.linalg.norm(centred, axis=1)))
     T = _with_shared_cameras(source, target, pairs, fit.T_a_b, fit.sigma)
     return Edge(
         source=source.index,
@@ -60,31 +77,27 @@ def matched_points(
     target: Submap,
     pairs: list[tuple[int, int]],
     config: RegistrationConfig,
-) -> tuple[
-    Float[ndarray, "n 3"], Float[ndarray, "n 3"], Float[ndarray, " n"], Float[ndarray, " n"]
-]:
-    """Points of the same pixels in both submap frames, weights, log(target / source depth)."""
+) -> MatchedPoints:
+    """Points of the shared frames; all frames count alike, so that one whose depth failed cannot
+    decide, and within a frame far points count less, for their errors are larger."""
     height, width = source.depth.shape[1:]
     step = max(1, int(np.sqrt(len(pairs) * height * width / config.max_points)))
-    parts: list[tuple] = []
+    parts: list[tuple] = [(np.zeros((0, 3)), np.zeros((0, 3)), np.zeros(0))]
+    log_ratios = []
     for i, j in pairs:
         depth_i, xyz_i = _points(source, i, step)
         depth_j, xyz_j = _points(target, j, step)
         valid = (depth_i > 0) & (depth_j > 0)
-        weight = source.confidence[i, ::step, ::step].astype(float)
-        weight = np.sqrt(weight * target.confidence[j, ::step, ::step])
-        log_ratio = np.log(depth_j[valid]) - np.log(depth_i[valid])
         if not valid.any():
             continue
-        # far points have larger errors: weights fall with squared depth; all frames count alike,
-        # so that one whose depth failed cannot decide
+        weight = source.confidence[i, ::step, ::step].astype(float)
+        weight = np.sqrt(weight * target.confidence[j, ::step, ::step])
         w = np.minimum(weight[valid], MAX_WEIGHT) / depth_j[valid] ** 2
-        w /= w.mean()
-        parts.append((xyz_i[valid], xyz_j[valid], w, log_ratio))
-    if not parts:
-        return np.zeros((0, 3)), np.zeros((0, 3)), np.zeros(0), np.zeros(0)
+        parts.append((xyz_i[valid], xyz_j[valid], w / w.mean()))
+        log_ratio = np.log(depth_j[valid]) - np.log(depth_i[valid])
+        log_ratios.append(np.median(log_ratio))
     joined = [np.concatenate(column) for column in zip(*parts, strict=True)]
-    return joined[0], joined[1], joined[2], joined[3]
+    return MatchedPoints(joined[0], joined[1], joined[2], np.array(log_ratios))
 
 
 def _points(
@@ -99,19 +112,20 @@ def _scale(
     source: Submap,
     target: Submap,
     pairs: list[tuple[int, int]],
-    log_ratio: Float[ndarray, " n"],
-    weights: Float[ndarray, " n"],
+    log_ratios: Float[ndarray, " k"],
 ) -> tuple[float, float]:
     """Units of the target per unit of the source, and the deviation of its logarithm."""
-    log_depth = _weighted_median(log_ratio, weights)
+    log_depth = float(np.median(log_ratios))
+    spread = MAD_TO_SIGMA * float(np.median(np.abs(log_ratios - log_depth)))
+    depth_sigma = max(spread, DEPTH_SIGMA)
     path = _path_scale(*_shared_paths(source, target, pairs))
     if path is None:
-        return float(np.exp(log_depth)), DEPTH_SIGMA
+        return float(np.exp(log_depth)), depth_sigma
     log_path, path_sigma = path
-    trust_path, trust_depth = 1 / path_sigma**2, 1 / DEPTH_SIGMA**2
+    trust_path, trust_depth = 1 / path_sigma**2, 1 / depth_sigma**2
     trust = trust_path + trust_depth
     mean = (trust_path * log_path + trust_depth * log_depth) / trust
-    dispute = abs(log_path - log_depth) / np.hypot(path_sigma, DEPTH_SIGMA)
+    dispute = abs(log_path - log_depth) / np.hypot(path_sigma, depth_sigma)
     return float(np.exp(mean)), float(max(dispute, 1.0) / np.sqrt(trust))
 
 
@@ -145,12 +159,6 @@ def _shared_paths(
     i, j = (list(slots) for slots in zip(*pairs, strict=True))
     A, B = target.T_submap_cam[j][:, :3, 3], source.T_submap_cam[i][:, :3, 3]
     return A - A.mean(axis=0), B - B.mean(axis=0)
-
-
-def _weighted_median(x: Float[ndarray, " n"], weights: Float[ndarray, " n"]) -> float:
-    order = np.argsort(x)
-    total = np.cumsum(weights[order])
-    return float(x[order][np.searchsorted(total, total[-1] / 2)])
 
 
 def _with_shared_cameras(

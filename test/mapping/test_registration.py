@@ -68,14 +68,14 @@ def test_a_frame_whose_depth_failed_does_not_decide(pair):
 
 
 def test_paths_with_one_leap_are_not_trusted(pair):
-    """One camera stands far off in both paths; how far says nothing, and that is admitted."""
+    """One camera stands far off in both paths: depth decides, and the doubt is admitted."""
     source, target = pair
     certain = register(source, target, RegistrationConfig()).information[6, 6]
     source.T_submap_cam[0, :3, 3] += [4.0, 0, 0]
     target.T_submap_cam[4, :3, 3] += [20.0, 0, 0]
     edge = register(source, target, RegistrationConfig())
-    assert abs(np.log(edge.T_target_source.s / TRUTH.s)) < 0.25
-    assert edge.information[6, 6] < 0.1 * certain
+    assert abs(np.log(edge.T_target_source.s / TRUTH.s)) < 0.02
+    assert edge.information[6, 6] < 0.5 * certain
 
 
 def test_strangers_are_refused(rng):
