@@ -14,7 +14,7 @@ from scal3r_ros.geometry.sim3 import invert_pose
 from scal3r_ros.mapping.point_map import Cloud
 
 BACKGROUND = (18, 20, 24)
-CANDIDATES = 8  # keyframes whose views are tried
+CANDIDATES = 16  # keyframes whose views are tried
 MAX_RADIUS = 4  # of a splat, half pixels
 STRIDE = 7  # of the points while views are compared
 PATH_COLOUR, FRUSTUM_COLOUR = (255, 190, 60), (90, 200, 255)
@@ -61,7 +61,7 @@ def overview(
     views = [
         over_the_shoulder(cloud, poses, i, (back, up), width, height)
         for i in picks
-        for back, up in ((0.8, 0.5), (1.6, 1.0), (3.0, 2.2))
+        for back, up in ((0.6, 0.35), (1.0, 0.6), (1.6, 1.0))
     ]
     some = Cloud(cloud.xyz[::STRIDE], cloud.rgb[::STRIDE], cloud.confidence[::STRIDE])
     return max(views, key=lambda view: _shown(some, poses, view))

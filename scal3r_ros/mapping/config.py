@@ -103,6 +103,7 @@ class PointMapConfig:
     drop_certainty: float = 0.1  # share of a frame's pixels, where the gate is least certain
     max_depth: float = 5.0  # times the median depth of the submap
     voxel: float = 0.008  # times the median depth of the submap
+    crowd: int = 50  # points of the submap in a cube of 7.5 voxels around each; stragglers have few
     grazing_cos: float = 0.12
     isolation: int = 8  # neighbours of 24 within 5 % depth
     consistency: float = 0.03  # relative depth difference to another frame that agrees

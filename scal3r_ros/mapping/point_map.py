@@ -8,10 +8,11 @@ from numpy import ndarray
 
 from scal3r_ros.geometry.camera import project, transform_points, unproject
 from scal3r_ros.geometry.sim3 import invert_pose
-from scal3r_ros.geometry.voxels import strongest_per_voxel
+from scal3r_ros.geometry.voxels import crowd, strongest_per_voxel
 from scal3r_ros.mapping.config import PointMapConfig
 from scal3r_ros.mapping.types import MapUpdate, Submap
 
+CROWD_VOXELS = 2.5  # side of the cells in which points are counted
 VIEWS = (-5, -3, -2, -1, 1, 2, 3, 5)  # keyframes away, that are asked about a frame's points
 
 
@@ -63,7 +64,7 @@ class PointMap:
 
 
 def submap_cloud(submap: Submap, config: PointMapConfig) -> Cloud:
-    """Points of the submap's new frames that pass every filter, one per voxel."""
+    """Points of the submap's new frames that pass every filter, one per voxel, in company."""
     first = submap.overlap if submap.overlap < len(submap.depth) else 0
     slots = range(first, len(submap.depth))
     median = float(np.median(submap.depth[submap.depth > 0])) if (submap.depth > 0).any() else 1.0
@@ -72,6 +73,7 @@ def submap_cloud(submap: Submap, config: PointMapConfig) -> Cloud:
     if not len(cloud):
         return cloud
     best = strongest_per_voxel(cloud.xyz, config.voxel * median, cloud.confidence)
+    best = best[crowd(cloud.xyz[best], CROWD_VOXELS * config.voxel * median) >= config.crowd]
     return Cloud(cloud.xyz[best], cloud.rgb[best], cloud.confidence[best])
 
 
