@@ -77,9 +77,9 @@ class Tracker:
         self._K = K
         if len(depth):
             self._median_depth = float(np.median(depth))
-        if first or self._last.state == "coasting":
+        if first:
             self._replay(points, source)
-        elif not self._hand_over(points, source):
+        elif self._last.state == "coasting" or not self._hand_over(points, source):
             self._replay_to_here(points, source)
         self._history.forget_before(keyframe.stamp_ns)
 
@@ -96,11 +96,12 @@ class Tracker:
             self._history.add(replace(image, T_odom_cam=pose.T_odom_cam))
 
     def _replay_to_here(self, points: Points, source: TrackedImage) -> None:
-        """As `_replay`, but the present pose stays, and so does all else where replaying fails."""
+        """As `_replay`, but the present pose stays, and so does all else where only the replay is
+        blind."""
         saved = vars(self).copy()  # values are replaced, never changed
         self._replay(points, source)
         T_last_replayed = saved["_last"].T_odom_cam @ invert_pose(self._last.T_odom_cam)
-        if self._last.state == "coasting":
+        if self._last.state == "coasting" and saved["_last"].state == "tracking":
             vars(self).update(saved)
             return
         self._points = self._points.shifted(T_last_replayed)
@@ -162,8 +163,8 @@ class Tracker:
         return replace(self._last, stamp_ns=stamp_ns)
 
     def _measured(self, grey: UInt8[ndarray, "h w"], stamp_ns: int) -> TrackedPose | None:
-        source, solved = self._source, self._solved
-        assert source is not None and solved is not None
+        source = self._source
+        assert source is not None
         if source.grey.shape != grey.shape:
             return None
         expected = self._predicted(stamp_ns)
@@ -175,12 +176,9 @@ class Tracker:
         known = points.known
         found = self._solve(points.select(known), expected)
         if found is None:
-            return self._turned(grey, stamp_ns)
+            return self._unscaled(grey, stamp_ns)
         T = found.T_odom_cam
-        seconds = (stamp_ns - solved.stamp_ns) * 1e-9
-        T_before_now = invert_pose(solved.T_odom_cam) @ T
-        turned = Rotation.from_matrix(T_before_now[:3, :3]).as_rotvec()
-        self._velocity = np.concatenate([T_before_now[:3, 3], turned]) / seconds
+        self._move(source, stamp_ns, T)
         keep = ~known
         keep[known] = found.inliers
         self._source = TrackedImage(stamp_ns, grey, T)
@@ -190,29 +188,55 @@ class Tracker:
         self._solved = pose
         return pose
 
-    def _turned(self, grey: UInt8[ndarray, "h w"], stamp_ns: int) -> TrackedPose | None:
-        """Too few known points: corners of any depth still tell the rotation; the position coasts.
+    def _unscaled(self, grey: UInt8[ndarray, "h w"], stamp_ns: int) -> TrackedPose | None:
+        """Too few known points: the others are taken to be as far away as the scene was.
 
-        What is followed stays alive, so that it can be triangulated when the camera moves on.
+        Rotation and direction are measured, the length of the step is a guess: the deviation grows
+        as if nothing were seen. What is followed stays alive, so that it can be triangulated.
         """
+        points, before = self._in_sight(grey)
+        if len(points) < self.config.min_inliers:
+            return None
         source = self._source
         assert source is not None and source.T_odom_cam is not None
-        uv, kept = follow(source.grey, grey, self._points.uv)
-        if kept.sum() < self.config.min_inliers:
+        ones = np.ones(len(points))
+        rays = unproject_pixels(before, ones, self._K)
+        now = unproject_pixels(points.uv, ones, self._K)
+        R_before_now, agree = solve_rotation(rays, now, float(self._K[0, 0]))
+        if agree.sum() < self.config.min_inliers or agree.mean() < MIN_TURNED:
             return None
-        ones = np.ones(int(kept.sum()))
-        before = unproject_pixels(self._points.uv[kept], ones, self._K)
-        now = unproject_pixels(uv[kept], ones, self._K)
-        R_before_now, inliers = solve_rotation(before, now, float(self._K[0, 0]))
-        if inliers.sum() < self.config.min_inliers or inliers.mean() < MIN_TURNED:
-            return None
-        blind = self._coasted(stamp_ns)
-        T = blind.T_odom_cam.copy()
+        T = self._predicted(stamp_ns)
         T[:3, :3] = source.T_odom_cam[:3, :3] @ R_before_now
-        points = replace(self._points, uv=uv).select(kept).select(inliers)
+        assumed = transform_points(source.T_odom_cam, self._median_depth * rays)
+        xyz = np.where(points.known[:, None], points.xyz_odom, assumed)
+        found = self._solve(replace(points, xyz_odom=xyz), T)
+        if found is not None and found.inliers.mean() >= MIN_TURNED:
+            T, agree = found.T_odom_cam, found.inliers
+            self._move(source, stamp_ns, T)
         self._source = TrackedImage(stamp_ns, grey, T)
-        self._points = self._grown(points, self._source)
-        return replace(blind, T_odom_cam=T, inliers=int(inliers.sum()))
+        self._points = self._grown(points.select(agree), self._source)
+        return replace(self._coasted(stamp_ns), T_odom_cam=T, inliers=int(agree.sum()))
+
+    def _in_sight(self, grey: UInt8[ndarray, "h w"]) -> tuple[Points, Float[ndarray, "n 2"]]:
+        """Points at their new pixels, and their pixels in the source; where too few are left,
+        fresh corners of the image before."""
+        source, newest = self._source, self._history.newest
+        assert source is not None
+        uv, kept = follow(source.grey, grey, self._points.uv)
+        lost = kept.sum() < self.config.min_inliers
+        if lost and newest is not None and newest.T_odom_cam is not None:
+            corners = find_corners(newest.grey, np.zeros((0, 2)), self.config.features)
+            self._source, self._points = newest, Points.born(corners, newest.T_odom_cam)
+            uv, kept = follow(newest.grey, grey, corners)
+        return replace(self._points, uv=uv).select(kept), self._points.uv[kept]
+
+    def _move(self, before: TrackedImage, stamp_ns: int, T: Float[ndarray, "4 4"]) -> None:
+        """The velocity between two poses."""
+        assert before.T_odom_cam is not None
+        T_before_now = invert_pose(before.T_odom_cam) @ T
+        turned = Rotation.from_matrix(T_before_now[:3, :3]).as_rotvec()
+        seconds = (stamp_ns - before.stamp_ns) * 1e-9
+        self._velocity = np.concatenate([T_before_now[:3, 3], turned]) / seconds
 
     def _solve(self, points: Points, guess: Float[ndarray, "4 4"]) -> CameraPose | None:
         focal = float(self._K[[0, 1], [0, 1]].mean())
@@ -232,18 +256,15 @@ class Tracker:
         return points.joined(Points.born(uv, image.T_odom_cam))
 
     def _predicted(self, stamp_ns: int) -> Float[ndarray, "4 4"]:
-        assert self._solved is not None
+        """From the image whose corners were seen last, with a velocity that fades."""
+        source = self._source
+        assert source is not None and source.T_odom_cam is not None
         decay = self.config.coast_decay_s
-        seconds = decay * (1 - np.exp(-(stamp_ns - self._solved.stamp_ns) * 1e-9 / decay))
+        seconds = decay * (1 - np.exp(-(stamp_ns - source.stamp_ns) * 1e-9 / decay))
         step = np.eye(4)
         step[:3, :3] = Rotation.from_rotvec(self._velocity[3:] * seconds).as_matrix()
         step[:3, 3] = self._velocity[:3] * seconds
-        T = self._solved.T_odom_cam @ step
-        source = self._source
-        if source is not None and source.stamp_ns > self._solved.stamp_ns:  # it has turned since
-            assert source.T_odom_cam is not None
-            T[:3, :3] = source.T_odom_cam[:3, :3]
-        return T
+        return source.T_odom_cam @ step
 
     def _coasted(self, stamp_ns: int) -> TrackedPose:
         """Velocity that fades; the deviation grows with the time since the last measured pose."""

@@ -2,15 +2,18 @@
 
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from scal3r_ros.evaluation.trajectory import evaluate
+from scal3r_ros.geometry.camera import intrinsics
 from scal3r_ros.geometry.keyframe import Keyframe
 from scal3r_ros.tracking.camera_pose import solve_pose, solve_rotation
 from scal3r_ros.tracking.tracker import Tracker
 from scal3r_ros.tracking.types import TrackerConfig
-from test.conftest import World
+from test.conftest import OFFICE, World
 
 
 def keyframe(walk: World, index: int) -> Keyframe:
@@ -76,6 +79,32 @@ def test_in_the_dark_it_coasts_says_so_and_doubts_more_and_more(walk):
     assert np.linalg.norm(dark[-1].T_odom_cam[:3, 3] - seen.T_odom_cam[:3, 3]) < 0.5
     again = tracker.track(walk.frames[12].image, walk.frames[12].K, walk.frames[12].stamp_ns)
     assert again.stamp_ns == walk.frames[12].stamp_ns
+
+
+def test_a_turn_away_from_all_known_points_is_still_measured():
+    """A camera turns to the right on the spot; the keyframe has depth on the left only."""
+    photograph = cv2.cvtColor(cv2.imread(str(OFFICE / "images" / "000120.jpg")), cv2.COLOR_BGR2RGB)
+    height, width = photograph.shape[:2]
+    K = intrinsics(0.9 * width, 0.9 * width, width / 2, height / 2)
+    shift = intrinsics(1.0, 1.0, -0.5, -0.5)  # to cv2's pixels
+    depth = np.zeros((height, width), np.float32)
+    depth[:, : width // 4] = 3.0
+    tracker, poses = Tracker(TrackerConfig()), []
+    angles = np.radians(2.5 * np.arange(12))
+    for i, angle in enumerate(angles):
+        R = Rotation.from_rotvec([0, angle, 0]).as_matrix()  # R_first_now
+        H = shift @ K @ R.T @ np.linalg.inv(shift @ K)
+        image = np.asarray(cv2.warpPerspective(photograph, H, (width, height)))
+        pose = tracker.track(image, K, 10**9 + i * 10**8)
+        if i == 0:
+            tracker.set_keyframe(Keyframe(0, 10**9, image, depth, K, np.eye(4), 0))
+        else:
+            poses.append(pose)
+    assert poses[0].state == "tracking"
+    assert poses[-1].state == "coasting"  # lengths are no longer known
+    turned = [Rotation.from_matrix(p.T_odom_cam[:3, :3]).as_rotvec()[1] for p in poses]
+    np.testing.assert_allclose(turned, angles[1:], atol=np.radians(1.5))
+    assert max(np.linalg.norm(p.T_odom_cam[:3, 3]) for p in poses) < 0.15
 
 
 def test_nothing_before_the_first_keyframe_and_stamps_must_increase(walk):
