@@ -42,8 +42,19 @@ def _is_usage(error: Exception) -> bool:
     return any(kind.__name__ in ("UsageError", "ClickException") for kind in type(error).__mro__)
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from scal3r_ros.evaluation.report import versions
+
+        typer.echo(versions()["scal3r_ros"])
+        raise typer.Exit
+
+
 @app.callback()
 def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print it.", is_eager=True, callback=_print_version)
+    ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="One line per chunk.")] = False,
 ) -> None:
     level = logging.INFO if verbose else logging.WARNING
