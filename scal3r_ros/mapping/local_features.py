@@ -31,13 +31,13 @@ def match_features(a: LocalFeatures, b: LocalFeatures) -> tuple[Int[ndarray, " n
     empty = np.zeros(0, np.int64)
     if len(a.uv) < 2 or len(b.uv) < 2:
         return empty, empty
-    matcher = cv2.BFMatcher(cv2.NORM_L2)
-    forward = matcher.knnMatch(a.descriptors, b.descriptors, k=2)
-    back = {m.queryIdx: m.trainIdx for m in matcher.match(b.descriptors, a.descriptors)}
-    pairs = [
-        (m.queryIdx, m.trainIdx)
-        for m, second in forward
-        if m.distance < LOWE_RATIO * second.distance and back[m.trainIdx] == m.queryIdx
-    ]
-    rows_a, rows_b = np.array(pairs, np.int64).reshape(-1, 2).T
-    return rows_a, rows_b
+    A, B = a.descriptors, b.descriptors
+    squared = (A * A).sum(1)[:, None] + (B * B).sum(1) - 2 * (A @ B.T)
+    rows = np.arange(len(A))
+    nearest = squared.argmin(axis=1)
+    best = np.maximum(squared[rows, nearest], 0)
+    mutual = squared.argmin(axis=0)[nearest] == rows
+    squared[rows, nearest] = np.inf
+    distinct = best < LOWE_RATIO**2 * squared.min(axis=1)
+    kept = rows[mutual & distinct]
+    return kept, nearest[kept]

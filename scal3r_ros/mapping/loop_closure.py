@@ -112,33 +112,40 @@ class LoopDetector:
 
         At least `agreeing` pairs of images must say the same, each with enough features.
         """
-        old = self._views(candidate.old, submaps)
-        new = self._views(candidate.new, submaps)
-        if shared_frames(submaps[old[0].submap], submaps[new[0].submap]):
+        old, new = (submaps[self.keyframes[k].submap] for k in (candidate.old, candidate.new))
+        if shared_frames(old, new):
             return None
-        pairs = [(a, b) for a in old for b in new]
-        found = [match_places(a, b, self.config.min_inliers) for a, b in pairs]
+        first = self._view(candidate.old, old), self._view(candidate.new, new)
+        found = [match_places(*first, self.config.min_inliers)]
+        if found[0] is None:  # most candidates end here, before the costly rest
+            logger.info("loop %s refused: the images do not match", candidate)
+            return None
+        olds = [first[0], *self._sides(candidate.old, old)]
+        news = [first[1], *self._sides(candidate.new, new)]
+        pairs = [(a, b) for a in olds for b in news][1:]
+        found += [match_places(a, b, self.config.min_inliers) for a, b in pairs]
         matches = [m for m in found if m is not None and self._is_sound(m)]
-        groups = [[m for m in matches if self._agree(m, pivot, old[0])] for pivot in matches]
+        groups = [[m for m in matches if self._agree(m, pivot, first[0])] for pivot in matches]
         group = max(groups, key=len, default=[])
         if len(group) < self.config.agreeing:
             logger.info("loop %s refused: %d pairs agree", candidate, len(group))
             return None
-        edge = _edge(group, old[0], new[0])
+        edge = _edge(group, *first)
         turn = float(np.linalg.norm(graph.residual(edge)[:3]))
         if turn > self.config.max_turn_rad:
             logger.info("loop %s refused: %.2f rad against the graph", candidate, turn)
             return None
         return edge
 
-    def _views(self, keyframe: int, submaps: Sequence[Submap]) -> list[View]:
-        """The keyframe and two at its sides, all in the submap that brought it."""
-        submap = submaps[self.keyframes[keyframe].submap]
-        first = keyframe - submap.frame_indices.index(self.keyframes[keyframe].frame.index)
-        wanted = (keyframe, keyframe - SIDE, keyframe + SIDE)
-        inside = range(max(first, 0), first + len(submap.frame_indices))
-        kept = [(i - first, self.keyframes[i]) for i in wanted if i in inside]
-        return [view_of(k.restore().image, submap, slot) for slot, k in kept]
+    def _view(self, keyframe: int, submap: Submap) -> View:
+        kept = self.keyframes[keyframe]
+        return view_of(kept.restore().image, submap, submap.frame_indices.index(kept.frame.index))
+
+    def _sides(self, keyframe: int, submap: Submap) -> list[View]:
+        """The neighbours on either side, as far as they lie in the same submap."""
+        sides = [k for k in (keyframe - SIDE, keyframe + SIDE) if 0 <= k < len(self.keyframes)]
+        inside = [k for k in sides if self.keyframes[k].frame.index in submap.frame_indices]
+        return [self._view(k, submap) for k in inside]
 
     def _is_sound(self, match: PlaceMatch) -> bool:
         return match.share >= self.config.min_share and match.coverage >= self.config.min_coverage
