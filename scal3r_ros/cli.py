@@ -67,7 +67,7 @@ def map_command(
     out: Annotated[Path, typer.Option(help="Folder for the results.")],
     model: Annotated[str, typer.Option(help="nano or scal3r")] = "nano",
     checkpoint: Annotated[Path | None, typer.Option(help="Weights file.")] = None,
-    schedule: Annotated[str, typer.Option(help="causal or offline")] = "causal",
+    schedule: Annotated[str, typer.Option(help="causal, offline or parallel")] = "causal",
     memory: Annotated[bool, typer.Option(help="Carry the memory from chunk to chunk.")] = True,
     depth_head: Annotated[str, typer.Option(help="moe or dpt")] = "moe",
     config: Annotated[Path | None, typer.Option(help="YAML settings of the mapper.")] = None,
@@ -99,6 +99,8 @@ def map_command(
             overwrite=overwrite,
         )
     )
+    if not report:
+        return  # a helper of the parallel schedule
     from scal3r_ros.evaluation.report import summary
 
     typer.echo(summary(report))

@@ -1,5 +1,6 @@
 """`scal3r map`: a sequence on disk becomes a map, without ROS."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ from scal3r_ros.mapping.config import MapperConfig, load_config, profile
 from scal3r_ros.mapping.mapper import Mapper
 from scal3r_ros.mapping.pipeline import map_sequence
 from scal3r_ros.mapping.predictor import NetworkPredictor
-from scal3r_ros.mapping.types import Frame, MapUpdate
+from scal3r_ros.mapping.types import Chunk, Frame, MapUpdate
+from scal3r_ros.network.parallel import Process, join_processes, own_device
 from scal3r_ros.tracking.tracker import Tracker
 from scal3r_ros.tracking.types import TrackerConfig
 
-SCHEDULES = ("causal", "offline")
+SCHEDULES = ("causal", "offline", "parallel")
 
 
 @dataclass(frozen=True)
@@ -40,9 +42,14 @@ class OfflineRun:
 
 
 def run(options: OfflineRun) -> dict[str, Any]:
-    """Maps the sequence, writes everything into `out`, returns the report."""
+    """Maps the sequence, writes everything into `out`, returns the report; nothing in the other
+    processes of the parallel schedule."""
     if options.schedule not in SCHEDULES:
         raise ValueError(f"schedule must be one of {SCHEDULES}, got {options.schedule}")
+    if options.schedule != "causal" and not options.memory:
+        raise ValueError(
+            f"schedule {options.schedule} is about the memory: --no-memory excludes it"
+        )
     sequence = open_sequence(options.source, options.topic)
     settings = mapper_config(options)
     if (options.out / "report.json").exists() and not options.overwrite:
@@ -53,13 +60,16 @@ def run(options: OfflineRun) -> dict[str, Any]:
     predictor = NetworkPredictor.load(
         options.model,
         options.checkpoint,
-        device=options.device,
+        device=own_device(options.device) if options.schedule == "parallel" else options.device,
         depth_head=options.depth_head,
         memory=options.memory,
     )
     mapper = Mapper(predictor, settings)
-    if options.schedule == "offline":
-        remember_everything(sequence, mapper)
+    if options.schedule != "causal":
+        process = join_processes(predictor.device) if options.schedule == "parallel" else None
+        remember_everything(sequence, mapper, predictor, process)
+        if process is not None and process.rank > 0:
+            return {}  # the memory is complete: the first process maps with it
     tracker = Tracker(TrackerConfig()) if options.track else None
     with tqdm(total=len(sequence), unit="image", desc="mapping") as bar:
 
@@ -94,23 +104,35 @@ def mapper_config(options: OfflineRun) -> MapperConfig:
     return load_config(options.config, base) if options.config else base
 
 
-def remember_everything(sequence: Sequence, mapper: Mapper) -> None:
-    """The offline schedule's first pass: the memory sees every chunk before any is mapped.
-
-    The mapper then reads this memory without writing it.
+def remember_everything(
+    sequence: Sequence, mapper: Mapper, predictor: NetworkPredictor, process: Process | None
+) -> None:
+    """The first pass of the offline schedule: the memory of all chunks, layer by layer, every frame
+    counted once. The mapper then reads it without writing. In parallel every process prepares the
+    chunks that are dealt to it.
     """
-    memory = mapper.predictor.initial_memory()
-    for frame in tqdm(sequence, desc="remembering", unit="image"):
-        if mapper.gate.accept(frame):
-            chunk = mapper.chunker.add(frame)
-            if chunk is not None:
-                _, memory = mapper.predictor.predict(chunk, memory)
-    chunk = mapper.chunker.flush()
-    if chunk is not None:
-        _, memory = mapper.predictor.predict(chunk, memory)
+    inputs, count = [], 0
+    with tqdm(total=len(sequence), desc="remembering", unit="image") as bar:
+        for chunk in _chunks(sequence, mapper, bar):
+            if process is None or process.owns(count):
+                inputs.append(predictor.prepare(chunk, chunk.overlap))
+            count += 1
+    memory = predictor.remember(inputs, parallel=process is not None)
     mapper.reset()
     mapper.memory = memory
     mapper.write_memory = False
+
+
+def _chunks(sequence: Sequence, mapper: Mapper, bar: tqdm) -> Iterator[Chunk]:
+    """What the mapper will map, the last, shorter chunk too."""
+    for frame in sequence:
+        bar.update()
+        chunk = mapper.chunker.add(frame) if mapper.gate.accept(frame) else None
+        if chunk is not None:
+            yield chunk
+    chunk = mapper.chunker.flush()
+    if chunk is not None:
+        yield chunk
 
 
 class MapViewer:

@@ -52,6 +52,30 @@ def test_map_writes_everything(clip, tmp_path, schedule):
     assert (again.returncode, "--overwrite" in again.stderr) == (2, True)
 
 
+@pytest.mark.slow
+def test_two_processes_make_the_map_of_one(clip, tmp_path):
+    out = {schedule: tmp_path / schedule for schedule in ("offline", "parallel")}
+    alone = scal3r("map", clip, "--out", out["offline"], "--schedule", "offline")
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+    ]
+    launch += ["-m", "scal3r_ros.cli", "map", str(clip), "--out", str(out["parallel"])]
+    together = subprocess.run(
+        [*launch, "--schedule", "parallel"], cwd=ROOT, capture_output=True, text=True, timeout=200
+    )
+    assert (alone.returncode, together.returncode) == (0, 0), together.stderr
+    one, two = (read_trajectory(folder / "trajectory.txt") for folder in out.values())
+    assert one.keys() == two.keys()
+    apart = [np.linalg.norm(one[s][:3, 3] - two[s][:3, 3]) for s in one]
+    assert max(apart) < 0.05  # sums in another order, through robust estimators
+    assert together.stdout.count("picture:") == 1
+
+
 def one_image(path: Path) -> None:
     path.mkdir()
     cv2.imwrite(str(path / "a.png"), np.zeros((48, 64, 3), np.uint8))
@@ -65,6 +89,8 @@ def one_image(path: Path) -> None:
         (one_image, [], "at least 2 images are needed, got 1"),
         ("clip", ["--checkpoint", "/no/such/file"], "/no/such/file"),
         ("clip", ["--schedule", "sideways"], "schedule must be one of"),
+        ("clip", ["--schedule", "parallel"], "started by torchrun"),
+        ("clip", ["--schedule", "offline", "--no-memory"], "--no-memory excludes it"),
         ("clip", ["--model", "huge"], "model must be nano or scal3r, got huge"),
         ("clip", ["--config", "/no/such.yaml"], "cannot be read"),
         ("clip", ["--model", "scal3r"], "checkpoint"),

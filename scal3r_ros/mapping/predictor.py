@@ -16,6 +16,7 @@ from scal3r_ros.network.aggregator import MemoryPolicy
 from scal3r_ros.network.camera_head import decode_camera
 from scal3r_ros.network.checkpoint import CheckpointError, load_model
 from scal3r_ros.network.memory import GlobalContext
+from scal3r_ros.network.parallel import remember_parallel
 from scal3r_ros.network.preprocess import (
     Crop,
     plan_crop,
@@ -101,19 +102,27 @@ class NetworkPredictor:
         """One pass. Without memory each chunk sees only its own gradient, as in training."""
         assert isinstance(memory, GlobalContext)
         crop = self.crop(chunk.frames[0])
-        images = torch.stack([self._image(frame, crop) for frame in chunk.frames])[None]
-        inputs = ChunkImages(
-            images,
-            chunk.reference,
-            chunk.overlap if self.memory and memory else 0,
-            self._encode(chunk, images),
-        )
+        inputs = self.prepare(chunk, chunk.overlap if self.memory and memory else 0)
         policy = MemoryPolicy(write=write, forget=self.forget)
         with torch.inference_mode(), self._autocast():
             context = memory if self.memory else None
             outputs, updated = self.model([inputs], context, policy)
         prediction = to_prediction(outputs[0], chunk, crop)
         return prediction, updated if self.memory else memory
+
+    def prepare(self, chunk: Chunk, overlap: int) -> ChunkImages:
+        """The network's input; `overlap` leading frames are in the memory already."""
+        crop = self.crop(chunk.frames[0])
+        images = torch.stack([self._image(frame, crop) for frame in chunk.frames])[None]
+        return ChunkImages(images, chunk.reference, overlap, self._encode(chunk, images))
+
+    def remember(self, chunks: list[ChunkImages], *, parallel: bool = False) -> GlobalContext:
+        """The memory of a whole sequence, every frame counted once: of the chunks of this process
+        or, in parallel, of all processes."""
+        with torch.inference_mode(), self._autocast():
+            return (
+                remember_parallel(self.model, chunks) if parallel else self.model.remember(chunks)
+            )
 
     def crop(self, frame: Frame) -> Crop:
         height, width = frame.image.shape[:2]

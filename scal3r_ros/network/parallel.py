@@ -2,6 +2,9 @@
 memory. Start with `torchrun --nproc-per-node N`; gloo on CPUs, nccl on GPUs.
 """
 
+import os
+from dataclasses import dataclass
+
 import torch
 import torch.distributed as distributed
 from torch import Tensor
@@ -11,17 +14,34 @@ from scal3r_ros.network.memory import FastWeights, GlobalContext
 from scal3r_ros.network.scal3r import ChunkImages, ChunkOutput, Scal3R
 
 
-def start_processes(device: torch.device) -> None:
-    """Joins the group that torchrun describes in the environment, once."""
+@dataclass(frozen=True)
+class Process:
+    """Which of how many this one is."""
+
+    rank: int
+    count: int
+
+    def owns(self, chunk: int) -> bool:
+        """Chunks are dealt out in turn: nobody has to know how many will come."""
+        return chunk % self.count == self.rank
+
+
+def join_processes(device: torch.device) -> Process:
+    """Joins the group that torchrun describes in the environment."""
+    if "WORLD_SIZE" not in os.environ:
+        raise ValueError("the parallel schedule is started by torchrun --nproc-per-node N")
     if not distributed.is_initialized():
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return Process(distributed.get_rank(), distributed.get_world_size())
 
 
-def share_of(count: int, rank: int, size: int) -> range:
-    """Indices of a process's chunks: neighbours together, shares as even as can be."""
-    if count < size:
-        raise ValueError(f"{size} processes need at least as many chunks, got {count}")
-    return range(count * rank // size, count * (rank + 1) // size)
+def own_device(name: str) -> str:
+    """auto gives every process of a machine a GPU of its own."""
+    if name != "auto" or not torch.cuda.is_available():
+        return name
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
 
 
 def sum_over_processes(weights: FastWeights) -> FastWeights:
@@ -43,9 +63,23 @@ def forward_parallel(
 
     The context is complete and the same everywhere; all processes must call together.
     """
+    outputs, context = model(_some(own), None, MemoryPolicy(reduce=sum_over_processes))
+    return outputs, _counted_everywhere(context)
+
+
+def remember_parallel(model: Scal3R, own: list[ChunkImages]) -> GlobalContext:
+    """The complete memory on every process, without running the heads."""
+    context = model.remember(_some(own), MemoryPolicy(reduce=sum_over_processes))
+    return _counted_everywhere(context)
+
+
+def _some(own: list[ChunkImages]) -> list[ChunkImages]:
     if not own:
-        raise ValueError("every process needs at least one chunk")
-    outputs, context = model(own, None, MemoryPolicy(reduce=sum_over_processes))
-    counted = torch.tensor(context.chunks)
-    distributed.all_reduce(counted)
-    return outputs, GlobalContext(context.gradients, int(counted))
+        raise ValueError("there are fewer chunks than processes: every process needs one")
+    return own
+
+
+def _counted_everywhere(context: GlobalContext) -> GlobalContext:
+    count = torch.tensor(float(context.chunks), device=context.gradients[0].gate.device)
+    distributed.all_reduce(count)
+    return GlobalContext(context.gradients, int(count))

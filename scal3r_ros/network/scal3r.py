@@ -161,6 +161,14 @@ class Scal3R(nn.Module):
         ]
         return outputs, updated
 
+    def remember(
+        self, chunks: list[ChunkImages], policy: MemoryPolicy | None = None
+    ) -> GlobalContext:
+        """The memory of a whole sequence (`offline`), without running the heads."""
+        tokens = [self._tokens(chunk) for chunk in chunks]
+        context: GlobalContext = self.aggregator(tokens, None, policy or MemoryPolicy())
+        return context
+
     def encode(self, images: Float[Tensor, "b s 3 h w"]) -> Float[Tensor, "b s n c"]:
         """Patch tokens of each frame: independent of its neighbours, worth keeping."""
         flat = self.aggregator.encoder(rearrange(images, "b s c h w -> (b s) c h w"))

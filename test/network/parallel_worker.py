@@ -6,16 +6,15 @@ from pathlib import Path
 import torch
 import torch.distributed as distributed
 
-from scal3r_ros.network.parallel import forward_parallel, share_of, start_processes
+from scal3r_ros.network.parallel import forward_parallel, join_processes
 from test.network.test_parallel import chunks, network
 
 
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
-    start_processes(torch.device("cpu"))
-    rank, size = distributed.get_rank(), distributed.get_world_size()
+    process = join_processes(torch.device("cpu"))
     everything = chunks()
-    own = share_of(len(everything), rank, size)
+    own = [i for i in range(len(everything)) if process.owns(i)]
     with torch.inference_mode():
         outputs, context = forward_parallel(network(), [everything[i] for i in own])
     for i, output in zip(own, outputs, strict=True):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from scal3r_ros.network.aggregator import MemoryPolicy
-from scal3r_ros.network.parallel import share_of
+from scal3r_ros.network.parallel import Process, join_processes
 from scal3r_ros.network.scal3r import ChunkImages, Scal3R, Scal3RConfig
 from test.conftest import ROOT
 
@@ -45,10 +45,12 @@ def test_processes_agree_with_one(tmp_path, processes):
         assert (without - expected.encodings[-1]).abs().max() > 1e-3  # memory matters
 
 
-def test_shares_cover_everything_once():
-    for count, size in ((5, 3), (3, 3), (17, 4)):
-        shares = [list(share_of(count, rank, size)) for rank in range(size)]
-        assert [i for share in shares for i in share] == list(range(count))
-        assert max(map(len, shares)) - min(map(len, shares)) <= 1
-    with pytest.raises(ValueError, match="3 processes need at least as many chunks, got 2"):
-        share_of(2, 0, 3)
+def test_chunks_are_dealt_out_in_turn():
+    owners = [[p for p in range(3) if Process(p, 3).owns(chunk)] for chunk in range(7)]
+    assert owners == [[0], [1], [2], [0], [1], [2], [0]]
+
+
+def test_without_torchrun_it_says_how_to_start(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with pytest.raises(ValueError, match="torchrun --nproc-per-node"):
+        join_processes(torch.device("cpu"))
