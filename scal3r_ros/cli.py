@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from scal3r_ros.cli_bench import app as bench_app
 from scal3r_ros.cli_eval import app as eval_app
 from scal3r_ros.cli_weights import app as weights_app
 
@@ -15,6 +16,7 @@ app = typer.Typer(
     help="Online mapping from one moving camera.", no_args_is_help=True, add_completion=False
 )
 app.add_typer(eval_app, name="eval")
+app.add_typer(bench_app, name="bench")
 app.add_typer(weights_app, name="weights")
 
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda:N")]
