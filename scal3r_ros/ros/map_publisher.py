@@ -219,6 +219,7 @@ class MapPublisher:
                 frames_dropped_invalid=node.counters.dropped_invalid,
                 chunks=counters.chunks,
                 loops=counters.loops,
+                loops_refused=counters.loops_refused,
                 pending_frames=node.pending,
                 input_rate=input_rate,
                 effective_rate=input_rate,
