@@ -16,7 +16,7 @@ from scal3r_ros.geometry.camera import scale_intrinsics
 from scal3r_ros.geometry.keyframe import Keyframe
 from scal3r_ros.geometry.sim3 import Sim3
 from scal3r_ros.mapping.chunker import Chunker
-from scal3r_ros.mapping.config import MapperConfig
+from scal3r_ros.mapping.config import ConfigError, MapperConfig
 from scal3r_ros.mapping.keyframes import KeyframeGate
 from scal3r_ros.mapping.loop_closure import LoopDetector, thumbnail
 from scal3r_ros.mapping.point_map import PointMap
@@ -37,6 +37,8 @@ from scal3r_ros.mapping.types import (
 )
 
 logger = logging.getLogger(__name__)
+
+FED_SCALES = ("none", "fixed")  # sources that reach the estimator by now
 
 # Optical axes (x right, y down, z forward) of a level first camera in a z-up map (REP 103).
 R_MAP_OPTICAL = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
@@ -61,6 +63,9 @@ class Mapper:
     """Owns the memory, the submaps, the graph and the map of one session."""
 
     def __init__(self, predictor: Predictor, config: MapperConfig) -> None:
+        if config.scale.source not in FED_SCALES:
+            wanted = config.scale.source
+            raise ConfigError(f"scale source {wanted} is not fed yet: use one of {FED_SCALES}")
         self.predictor, self.config = predictor, config
         self.R_map_first = R_MAP_OPTICAL  # of the first submap's reference camera
         self.session = -1

@@ -259,7 +259,7 @@ def demo_report(recording: Recording, points: int, seconds: float) -> dict[str, 
         "frames_per_second": round(received / max(seconds, 1e-9), 2),
         "seconds_per_chunk": round(float(s.inference_time_mean), 3) if s else 0.0,
         "peak_host_memory_mb": _children_peak_mb(),
-        "peak_gpu_memory_mb": round(int(s.gpu_memory_used) / 2**20, 1) if s else 0.0,
+        "peak_gpu_memory_mb": round(recording.peak_gpu_memory / 2**20, 1),
         "drops": {
             "overload": int(s.frames_dropped_overload) if s else 0,
             "invalid": int(s.frames_dropped_invalid) if s else 0,

@@ -32,6 +32,7 @@ class Recording:
     certainty: dict[int, Float[ndarray, "h w"]] = field(default_factory=dict)
     status: Any = None  # the last of mapping_node
     odometry_status: Any = None
+    peak_gpu_memory: int = 0  # bytes, the most that any status told
     topics: dict[str, int] = field(default_factory=dict)  # messages
 
 
@@ -60,6 +61,7 @@ def _take(recording: Recording, topic: str, full: str, message: Any) -> None:
         recording.certainty[stamp_to_ns(message.header.stamp)] = image_to_float(message)
     elif topic == "status":
         recording.status = message
+        recording.peak_gpu_memory = max(recording.peak_gpu_memory, int(message.gpu_memory_used))
     elif topic == "odometry_status":
         recording.odometry_status = message
 
