@@ -81,6 +81,8 @@ def run(options: OfflineRun) -> dict[str, Any]:
                     viewer.show(mapper)
 
         result = map_sequence(sequence, mapper, tracker, progress)
+    if viewer is not None:
+        viewer.show(mapper)  # the last, shorter chunk too
     if not mapper.submaps:
         raise SequenceError(f"{sequence.name}: no chunk could be mapped, the camera never moved")
     options.out.mkdir(parents=True, exist_ok=True)
