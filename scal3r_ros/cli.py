@@ -71,7 +71,7 @@ def map_command(
     checkpoint: Annotated[Path | None, typer.Option(help="Weights file.")] = None,
     schedule: Annotated[str, typer.Option(help="causal, offline or parallel")] = "causal",
     memory: Annotated[bool, typer.Option(help="Carry the memory from chunk to chunk.")] = True,
-    depth_head: Annotated[str, typer.Option(help="moe or dpt")] = "moe",
+    depth_head: Annotated[str, typer.Option(help="auto (as the file has), moe, dpt")] = "auto",
     config: Annotated[Path | None, typer.Option(help="YAML settings of the mapper.")] = None,
     device: Device = "auto",
     topic: Annotated[str, typer.Option(help="Image topic of a bag that has several.")] = "",

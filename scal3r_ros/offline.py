@@ -31,7 +31,7 @@ class OfflineRun:
     checkpoint: Path | None = None
     schedule: str = "causal"
     memory: bool = True
-    depth_head: str = "moe"
+    depth_head: str = "auto"
     config: Path | None = None
     device: str = "auto"
     topic: str = ""

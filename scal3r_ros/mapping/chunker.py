@@ -1,7 +1,11 @@
 """Keyframes become overlapping chunks; window and stride are separate, no frame is lost."""
 
+from dataclasses import replace
+
 from scal3r_ros.mapping.config import ChunkConfig
 from scal3r_ros.mapping.types import Chunk, Frame
+
+SHORTEST = 4  # keyframes of a chunk that still overlaps and advances
 
 
 class Chunker:
@@ -29,6 +33,28 @@ class Chunker:
     def cut(self) -> None:
         """The next chunk shares nothing with the last (after a gap or a discarded chunk)."""
         self._frames = self._frames[len(self._frames) - self._new :]
+
+    def split(self, chunk: Chunk, fits: int) -> list[Chunk]:
+        """The same keyframes in chunks of at most `fits`, as short as all later ones will be.
+
+        Raises ValueError where that is too few to overlap.
+        """
+        if fits < SHORTEST:
+            raise ValueError(f"a chunk needs at least {SHORTEST} keyframes, only {fits} fit")
+        overlap = max(2, min(self.config.overlap, fits // 2))
+        first = min(self.config.first_size, fits)
+        self.config = replace(self.config, size=fits, overlap=overlap, first_size=first)
+        begin = max(0, chunk.overlap - overlap)
+        shared = chunk.overlap - begin
+        parts = []
+        while not parts or parts[-1].frames[-1] is not chunk.frames[-1]:
+            frames = chunk.frames[begin : begin + fits]
+            index = self._index if parts else chunk.index
+            self._index += bool(parts)
+            parts.append(Chunk(index, frames, shared, (len(frames) + 1) // 2 - 1))
+            begin, shared = begin + len(frames) - overlap, overlap
+        self._frames = self._frames[-overlap - self._new :]
+        return parts
 
     def _emit(self) -> Chunk:
         shared = min(self.config.overlap, len(self._frames) - self._new)

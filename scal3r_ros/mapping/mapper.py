@@ -28,6 +28,7 @@ from scal3r_ros.mapping.scale import ScaleEstimator
 from scal3r_ros.mapping.trajectory import WeightedPoses, blended, middle_weight
 from scal3r_ros.mapping.types import (
     Chunk,
+    ChunkTooLargeError,
     Edge,
     Frame,
     MapUpdate,
@@ -107,11 +108,10 @@ class Mapper:
             prediction, self.memory = self.predictor.predict(
                 chunk, self.memory, write=self.write_memory
             )
+        except ChunkTooLargeError as error:
+            return self._map_shorter(chunk, error)
         except PredictionError as error:
-            logger.error("chunk %d discarded: %s", chunk.index, error)
-            self.counters.chunks_discarded += 1
-            self.chunker.cut()
-            return []
+            return self._discard(chunk, error)
         self.counters.predict_seconds.append(time.perf_counter() - began)
         submap = self._submap(chunk, self._refined(chunk, prediction))
         moved = self._place(submap)
@@ -130,6 +130,22 @@ class Mapper:
             time.perf_counter() - began,
         )
         return [update]
+
+    def _discard(self, chunk: Chunk, why: ValueError) -> list[MapUpdate]:
+        logger.error("chunk %d discarded: %s", chunk.index, why)
+        self.counters.chunks_discarded += 1
+        self.chunker.cut()
+        return []
+
+    def _map_shorter(self, chunk: Chunk, error: ChunkTooLargeError) -> list[MapUpdate]:
+        """The device's memory sets the length of chunks from here on; no keyframe is lost."""
+        try:
+            parts = self.chunker.split(chunk, min(error.fits, len(chunk.frames) - 1))
+        except ValueError as too_few:
+            return self._discard(chunk, too_few)
+        size, overlap = self.chunker.config.size, self.chunker.config.overlap
+        logger.warning("%s: chunks of %d, %d shared, from here on", error, size, overlap)
+        return [update for part in parts for update in self._map_chunk(part)]
 
     def _refined(self, chunk: Chunk, prediction: Prediction) -> Prediction:
         if not self.config.refinement.enabled:

@@ -1,20 +1,20 @@
 """The network behind the mapper: the only module of this room that knows torch."""
 
 import logging
-from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 from numpy import ndarray
 from torch import Tensor
 
 from scal3r_ros.geometry.sim3 import invert_pose
-from scal3r_ros.mapping.types import Chunk, Frame, Prediction, PredictionError
+from scal3r_ros.mapping.types import Chunk, ChunkTooLargeError, Frame, Prediction, PredictionError
 from scal3r_ros.network.aggregator import MemoryPolicy
 from scal3r_ros.network.camera_head import decode_camera
 from scal3r_ros.network.checkpoint import CheckpointError, load_model
+from scal3r_ros.network.devices import MemoryBudget, choose_device, choose_precision, inference
 from scal3r_ros.network.memory import GlobalContext
 from scal3r_ros.network.parallel import remember_parallel
 from scal3r_ros.network.preprocess import (
@@ -49,11 +49,17 @@ class NetworkPredictor:
         memory: bool = True,
         forget: float = 1.0,
         image_width: int | None = None,
+        memory_window: int = 0,
+        max_gpu_memory: float = 0.9,
     ) -> None:
-        self.model = model.to(device).eval()
+        self.model = model.to(device).eval().requires_grad_(False)
+        if precision != torch.float32:
+            self.model.store_blocks(precision)
         self.device, self.precision = device, precision
         self.memory, self.forget, self.image_width = memory, forget, image_width
-        self._patches: OrderedDict[tuple[int, int], Tensor] = OrderedDict()  # kept encoder output
+        self.memory_window = memory_window
+        self.budget = MemoryBudget(device, max_gpu_memory)
+        self._kept: dict[tuple[int, Crop], tuple[Tensor, Tensor]] = {}  # image, encoder's output
 
     @classmethod
     def load(
@@ -63,19 +69,19 @@ class NetworkPredictor:
         *,
         device: str = "auto",
         precision: str = "auto",
-        depth_head: str = "moe",
+        depth_head: str = "auto",
         memory: bool = True,
         forget: float = 1.0,
         image_width: int | None = None,
+        memory_window: int = 0,
+        max_gpu_memory: float = 0.9,
     ) -> "NetworkPredictor":
         """Reads weights; raises CheckpointError where there are none: never random weights."""
         where = choose_device(device)
         path = Path(checkpoint) if checkpoint else _default_checkpoint(model)
-        network = load_model(path, _expected_config(model, depth_head))
-        if network.config.depth_head != depth_head:
-            raise CheckpointError(
-                f"{path} has a {network.config.depth_head} depth head, asked for {depth_head}"
-            )
+        network = load_model(
+            path, _config(model), depth_head=depth_head, device=where, progress=model != "nano"
+        )
         logger.info("%s: %s on %s", model, path, where)
         return cls(
             network,
@@ -84,6 +90,8 @@ class NetworkPredictor:
             memory=memory,
             forget=forget,
             image_width=image_width,
+            memory_window=memory_window,
+            max_gpu_memory=max_gpu_memory,
         )
 
     def gpu_memory(self) -> tuple[int, int]:
@@ -99,27 +107,57 @@ class NetworkPredictor:
     def predict(
         self, chunk: Chunk, memory: object, *, write: bool = True
     ) -> tuple[Prediction, object]:
-        """One pass. Without memory each chunk sees only its own gradient, as in training."""
+        """One pass. Without memory each chunk sees only its own gradient, as in training.
+
+        Raises ChunkTooLargeError where the GPU has no room for so many frames.
+        """
         assert isinstance(memory, GlobalContext)
-        crop = self.crop(chunk.frames[0])
+        frames, fits = len(chunk.frames), self.budget.fits()
+        if fits is not None and fits < frames:
+            raise ChunkTooLargeError(f"{frames} keyframes do not fit the GPU, {fits} do", fits)
+        try:
+            with self.budget.watch(frames):
+                return self._predict(chunk, memory, write)
+        except torch.OutOfMemoryError as error:
+            message = str(error).splitlines()[0]
+        self._kept.clear()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        raise ChunkTooLargeError(f"out of GPU memory: {message}", frames // 2)
+
+    def _predict(
+        self, chunk: Chunk, memory: GlobalContext, write: bool
+    ) -> tuple[Prediction, GlobalContext]:
         inputs = self.prepare(chunk, chunk.overlap if self.memory and memory else 0)
-        policy = MemoryPolicy(write=write, forget=self.forget)
-        with torch.inference_mode(), self._autocast():
-            context = memory if self.memory else None
-            outputs, updated = self.model([inputs], context, policy)
-        prediction = to_prediction(outputs[0], chunk, crop)
+        policy = MemoryPolicy(write=write, forget=self.forget, window=self.memory_window)
+        with inference(self.device, self.precision):
+            outputs, updated = self.model([inputs], memory if self.memory else None, policy)
+        prediction = to_prediction(outputs[0], chunk, self.crop(chunk.frames[0]))
         return prediction, updated if self.memory else memory
 
     def prepare(self, chunk: Chunk, overlap: int) -> ChunkImages:
-        """The network's input; `overlap` leading frames are in the memory already."""
+        """The network's input; `overlap` leading frames are in the memory already. What was
+        prepared and encoded for the previous chunk is not done again."""
         crop = self.crop(chunk.frames[0])
-        images = torch.stack([self._image(frame, crop) for frame in chunk.frames])[None]
-        return ChunkImages(images, chunk.reference, overlap, self._encode(chunk, images))
+        keys = [(frame.index, crop) for frame in chunk.frames]
+        self._kept = {key: self._kept[key] for key in keys if key in self._kept}
+        new = [i for i, key in enumerate(keys) if key not in self._kept]
+        if new:
+            pixels = [np.ascontiguousarray(chunk.frames[i].image) for i in new]
+            images = torch.stack([preprocess(torch.from_numpy(p), crop) for p in pixels])
+            images = images.to(self.device)
+            with inference(self.device, self.precision):
+                patches = self.model.encode(images[None])[0]
+            self._kept |= {keys[i]: (images[n], patches[n]) for n, i in enumerate(new)}
+        images, patches = (
+            torch.stack(part)[None] for part in zip(*(self._kept[k] for k in keys), strict=True)
+        )
+        return ChunkImages(images, chunk.reference, overlap, patches)
 
     def remember(self, chunks: list[ChunkImages], *, parallel: bool = False) -> GlobalContext:
         """The memory of a whole sequence, every frame counted once: of the chunks of this process
         or, in parallel, of all processes."""
-        with torch.inference_mode(), self._autocast():
+        with inference(self.device, self.precision):
             return (
                 remember_parallel(self.model, chunks) if parallel else self.model.remember(chunks)
             )
@@ -134,44 +172,35 @@ class NetworkPredictor:
             target = target_by_width(height, width, wide, patch)
         return plan_crop(height, width, target, patch)
 
-    def _image(self, frame: Frame, crop: Crop) -> Tensor:
-        pixels = torch.from_numpy(np.ascontiguousarray(frame.image))
-        return preprocess(pixels, crop).to(self.device)
-
-    def _autocast(self) -> torch.autocast:
-        enabled = self.precision != torch.float32
-        return torch.autocast(self.device.type, dtype=self.precision, enabled=enabled)
-
-    def _encode(self, chunk: Chunk, images: Float[Tensor, "1 s 3 h w"]) -> Tensor:
-        """Patch tokens; those of frames seen in the previous chunk are not computed again."""
-        keys = [(frame.index, images.shape[-1]) for frame in chunk.frames]
-        new = [i for i, key in enumerate(keys) if key not in self._patches]
-        with torch.inference_mode(), self._autocast():
-            if new:
-                fresh = self.model.encode(images[:, new])[0]
-                self._patches.update({keys[i]: fresh[n] for n, i in enumerate(new)})
-        patches = torch.stack([self._patches[key] for key in keys])[None]
-        for key in [k for k in self._patches if k not in set(keys)]:
-            del self._patches[key]
-        return patches
-
 
 def to_prediction(output: ChunkOutput, chunk: Chunk, crop: Crop) -> Prediction:
     """Host arrays of one chunk; K is the camera's where it is known, else the network's."""
-    encoding = output.encodings[-1][0].float()
-    if not torch.isfinite(encoding).all():
-        raise PredictionError("prediction.T_submap_cam must be finite, got NaN or infinity")
-    T_cam_submap, K_network = decode_camera(encoding.cpu().double(), *crop.size)
-    K = np.stack([_intrinsics(f, crop, K_network[i].numpy()) for i, f in enumerate(chunk.frames)])
-    depth = output.depth[0].float().cpu().numpy()
-    return Prediction(
-        depth=np.where(depth < MAX_DEPTH, depth, 0).astype(np.float32),
-        confidence=output.confidence[0].float().cpu().numpy(),
-        edge_certainty=output.edge_certainty[0].float().cpu().numpy(),
-        K=K,
-        T_submap_cam=_poses(T_cam_submap.numpy(), chunk.reference),
-        descriptors=output.descriptors[0].float().cpu().numpy(),
+    encoding, depth, confidence, certainty, descriptors = to_host(
+        output.encodings[-1][0],
+        output.depth[0],
+        output.confidence[0],
+        output.edge_certainty[0],
+        output.descriptors[0],
     )
+    if not np.isfinite(encoding).all():
+        raise PredictionError("prediction.T_submap_cam must be finite, got NaN or infinity")
+    cameras = decode_camera(torch.from_numpy(encoding).double(), *crop.size)
+    T_cam_submap, K_network = (part.numpy() for part in cameras)
+    return Prediction(
+        depth=np.where(np.isfinite(depth) & (depth > MAX_DEPTH), np.float32(0), depth),
+        confidence=confidence,
+        edge_certainty=certainty,
+        K=np.stack([_intrinsics(f, crop, K_network[i]) for i, f in enumerate(chunk.frames)]),
+        T_submap_cam=_poses(T_cam_submap, chunk.reference),
+        descriptors=descriptors,
+    )
+
+
+def to_host(*parts: Tensor) -> list[Float32[ndarray, "..."]]:
+    """Tensors of a device as float32 arrays, in one transfer."""
+    flat = torch.cat([part.float().reshape(-1) for part in parts]).cpu().numpy()
+    ends = np.cumsum([part.numel() for part in parts])[:-1]
+    return [a.reshape(p.shape) for a, p in zip(np.split(flat, ends), parts, strict=True)]
 
 
 def _intrinsics(
@@ -189,31 +218,6 @@ def _poses(T_cam_submap: Float[ndarray, "s 3 4"], reference: int) -> Float[ndarr
     return T_cam[reference] @ invert_pose(T_cam)
 
 
-def choose_device(name: str) -> torch.device:
-    """auto takes the GPU where there is one; a GPU asked for and missing is an error."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"device must be auto, cpu or cuda:N, got {name}") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device {name} was asked for, but torch finds no CUDA GPU")
-    return device
-
-
-def choose_precision(name: str, device: torch.device) -> torch.dtype:
-    """auto: bfloat16 on a GPU that has it, float16 on older ones, float32 on a CPU."""
-    known = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-    if name in known:
-        return known[name]
-    if name != "auto":
-        raise ValueError(f"precision must be auto, fp32, fp16 or bf16, got {name}")
-    if device.type != "cuda":
-        return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-
-
 def _default_checkpoint(model: str) -> Path:
     if model == "nano":
         if not NANO_WEIGHTS.is_file():
@@ -224,6 +228,5 @@ def _default_checkpoint(model: str) -> Path:
     raise ValueError(f"model must be nano or scal3r, got {model}")
 
 
-def _expected_config(model: str, depth_head: str) -> Scal3RConfig:
-    size = Scal3RConfig.nano() if model == "nano" else Scal3RConfig.scal3r()
-    return size.with_head(depth_head)
+def _config(model: str) -> Scal3RConfig:
+    return Scal3RConfig.nano() if model == "nano" else Scal3RConfig.scal3r()

@@ -58,6 +58,14 @@ class PredictionError(ValueError):
     """A network output that cannot be used; the mapper discards the chunk and says so."""
 
 
+class ChunkTooLargeError(PredictionError):
+    """A chunk that the device has no memory for; the mapper goes on with shorter ones."""
+
+    def __init__(self, message: str, fits: int) -> None:
+        super().__init__(message)
+        self.fits = fits  # keyframes that should pass together
+
+
 @dataclass(eq=False)
 class Submap:
     """A chunk that has been placed. `T_map_submap` is the one field that changes."""

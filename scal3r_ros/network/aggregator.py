@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from scal3r_ros.network.encoder import Encoder
@@ -14,12 +14,12 @@ from scal3r_ros.network.memory import (
     AdaptiveMemoryUnit,
     FastWeights,
     GlobalContext,
-    MemoryTokens,
     accumulate,
     gradient,
     merge_frames,
     step,
 )
+from scal3r_ros.network.shapes import Float
 
 SPECIAL = 5  # camera token and four registers lead the patches of every frame
 
@@ -30,7 +30,28 @@ class MemoryPolicy:
 
     write: bool = True  # loop bridges read without writing
     forget: float = 1.0  # lambda in G_k = lambda G_{k-1} + g_k
+    window: int = 0  # only the last so many writes count; 0: all. Costs a gradient for each
     reduce: Callable[[FastWeights], FastWeights] | None = None  # sum over processes (parallel)
+
+
+@dataclass(frozen=True, eq=False)
+class PositionTables:
+    """Positions of one frame's tokens: all of them per head, patches over the memory's channels."""
+
+    tokens: RotaryTable
+    patches: RotaryTable
+
+
+@lru_cache(maxsize=16)
+def position_tables(
+    grid: tuple[int, int], head_dim: int, dim: int, device: torch.device
+) -> PositionTables:
+    """Computed once per image size."""
+    with torch.inference_mode(False):  # training may meet them later
+        positions = patch_positions(*grid, special=SPECIAL, device=device)
+        return PositionTables(
+            rotary_table(positions, head_dim), rotary_table(positions[SPECIAL:], dim)
+        )
 
 
 @dataclass(eq=False)
@@ -40,9 +61,22 @@ class ChunkTokens:
     x: Float[Tensor, "b s p c"]
     taps: list[Float[Tensor, "b s p c2"]]
     fresh: Float[Tensor, "b all 1"] | None  # 0 for patch tokens of frames counted before
-    sequence: RotaryTable  # positions of all tokens of the chunk
-    patches: RotaryTable  # positions of all patch tokens, over the memory's channels
+    tables: PositionTables
     encoded: Float[Tensor, "b s n c"]  # the encoder's patch tokens
+
+    camera: Float[Tensor, "b s c2"] | None = None  # camera tokens of the last tap, in fp32
+
+    def tap(self, frame: Float[Tensor, "b s p c"]) -> None:
+        """Keeps this layer for the heads, in the precision that the blocks run in."""
+        both = torch.cat([frame, self.x], dim=-1)
+        self.camera = both[:, :, 0].contiguous()  # a copy: no tap is kept alive by it
+        kind = both.device.type
+        half = torch.is_autocast_enabled(kind)
+        self.taps.append(both.to(torch.get_autocast_dtype(kind)) if half else both)
+
+    def patches(self) -> Float[Tensor, "b sn c"]:
+        """Patch tokens of all frames as they are now."""
+        return merge_frames(self.x[:, :, SPECIAL:]).float()
 
 
 class Aggregator(nn.Module):
@@ -90,17 +124,17 @@ class Aggregator(nn.Module):
             fresh = torch.ones(b, s, patches.shape[2], 1, device=patches.device)
             fresh[:, :overlap] = 0
             fresh = merge_frames(fresh)
-        positions = patch_positions(*grid, special=SPECIAL, device=patches.device)
-        head = rotary_table(positions, self.dim // self.heads).repeat(s)
-        memory = rotary_table(positions[SPECIAL:], self.dim).repeat(s)
+        tables = position_tables(grid, self.dim // self.heads, self.dim, patches.device)
         x = torch.cat([special, patches], dim=2)
-        return ChunkTokens(x, [], fresh, head, memory, patches)
+        return ChunkTokens(x, [], fresh, tables, patches)
 
     def forward(
         self,
         chunks: list[ChunkTokens],
         context: GlobalContext | None,
         policy: MemoryPolicy,
+        *,
+        with_taps: bool = True,
     ) -> GlobalContext:
         """Fills the taps of every chunk, all of which read one and the same memory.
 
@@ -108,6 +142,9 @@ class Aggregator(nn.Module):
         sequence at once is the paper's offline schedule; a share of them with `policy.reduce`
         is the parallel one. Without memory layers the context stays empty.
         """
+        context = context or GlobalContext()
+        recent = context.recent[1 - policy.window :] if policy.window > 1 else ()
+        own: list[FastWeights] = []
         gradients: list[FastWeights] = []
         layers = zip(self.frame_blocks, self.global_blocks, strict=True)
         for index, (frame_block, global_block) in enumerate(layers):
@@ -115,27 +152,41 @@ class Aggregator(nn.Module):
             for chunk in chunks:
                 self._global_attention(global_block, chunk)
             if str(index) in self.memories:
-                unit = self.memories[str(index)]
-                previous = context.gradients[len(gradients)] if context else None
-                gradients.append(_remember(unit, chunks, previous, policy))
-            if index in self.taps:
+                previous = _before(context, recent, len(gradients), policy)
+                added, summed = _remember(self.memories[str(index)], chunks, previous, policy)
+                own.append(added)
+                gradients.append(summed)
+            if with_taps and index in self.taps:
                 for chunk, frame in zip(chunks, frames, strict=True):
-                    chunk.taps.append(torch.cat([frame, chunk.x], dim=-1))
-        if not policy.write:
-            return context or GlobalContext()
-        seen = context.chunks if context else 0
-        return GlobalContext(tuple(gradients), seen + len(chunks)) if gradients else GlobalContext()
+                    chunk.tap(frame)
+        if not policy.write or not gradients:
+            return context
+        recent = (*recent, tuple(own)) if policy.window else ()
+        return GlobalContext(tuple(gradients), context.chunks + len(chunks), recent)
 
     def _frame_attention(self, block: nn.Module, chunk: ChunkTokens) -> Tensor:
-        b, s, p = chunk.x.shape[:3]
-        table = RotaryTable(chunk.sequence.cos[:p], chunk.sequence.sin[:p])
-        x = block(rearrange(chunk.x, "b s p c -> (b s) p c"), table)
-        chunk.x = rearrange(x, "(b s) p c -> b s p c", b=b, s=s)
+        x = block(rearrange(chunk.x, "b s p c -> (b s) p c"), chunk.tables.tokens)
+        chunk.x = rearrange(x, "(b s) p c -> b s p c", b=len(chunk.x))
         return chunk.x
 
     def _global_attention(self, block: nn.Module, chunk: ChunkTokens) -> None:
-        x = block(merge_frames(chunk.x), chunk.sequence)
+        x = block(merge_frames(chunk.x), chunk.tables.tokens)
         chunk.x = rearrange(x, "b (s p) c -> b s p c", s=chunk.x.shape[1])
+
+
+def _before(
+    context: GlobalContext,
+    recent: tuple[tuple[FastWeights, ...], ...],
+    layer: int,
+    policy: MemoryPolicy,
+) -> FastWeights | None:
+    """What is in a memory layer before these chunks write."""
+    if not (policy.write and policy.window):
+        return context.gradients[layer] if context else None
+    previous = None
+    for chunk in recent:
+        previous = accumulate(previous, [chunk[layer]], policy.forget)
+    return previous
 
 
 def _remember(
@@ -143,30 +194,28 @@ def _remember(
     chunks: list[ChunkTokens],
     previous: FastWeights | None,
     policy: MemoryPolicy,
-) -> FastWeights:
+) -> tuple[FastWeights, FastWeights]:
     """Adds the chunks' gradients to the memory and lets every chunk read the result, in fp32.
 
-    Returns the new summed gradient. Special tokens take no part.
+    Returns the gradient of these chunks and the new sum. Special tokens take no part.
     """
     assert isinstance(unit, AdaptiveMemoryUnit)
-    device = chunks[0].x.device.type
-    with torch.autocast(device, enabled=False):
+    with torch.autocast(chunks[0].x.device.type, enabled=False):
         weights = unit.weights
-        tokens: list[MemoryTokens] = [
-            unit.tokens(merge_frames(c.x[:, :, SPECIAL:]).float(), c.patches, c.fresh)
-            for c in chunks
-        ]
+        own = summed = previous
         if policy.write or previous is None:
-            own = [gradient(weights, t) for t in tokens]
-            total = accumulate(None, own, 1.0)
-            total = policy.reduce(total) if policy.reduce else total
-            summed = total if previous is None else accumulate(previous, [total], policy.forget)
-        else:
-            summed = previous
+            own = accumulate(None, (_written(unit, weights, chunk) for chunk in chunks), 1.0)
+            own = policy.reduce(own) if policy.reduce else own
+            summed = accumulate(previous, [own], policy.forget)
+        assert own is not None and summed is not None
         updated = step(weights, summed)
-        for chunk, token in zip(chunks, tokens, strict=True):
-            residual = unit.read(updated, token.q)
+        for chunk in chunks:
+            residual = unit.read(updated, unit.queries(chunk.patches(), chunk.tables.patches))
             residual = rearrange(residual, "b (s n) c -> b s n c", s=chunk.x.shape[1])
             padded = torch.nn.functional.pad(residual, (0, 0, SPECIAL, 0))
             chunk.x = chunk.x + padded.to(chunk.x.dtype)
-    return summed
+    return own, summed
+
+
+def _written(unit: AdaptiveMemoryUnit, weights: FastWeights, chunk: ChunkTokens) -> FastWeights:
+    return gradient(weights, unit.tokens(chunk.patches(), chunk.tables.patches, chunk.fresh))

@@ -1,12 +1,11 @@
 """Camera head: iterative refinement of pose and field of view from the camera tokens."""
 
 import torch
-from einops import rearrange
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
 from scal3r_ros.network.layers import Block, Mlp
+from scal3r_ros.network.shapes import Float
 
 ENCODING = 9  # translation 3, quaternion xyzw 4, vertical and horizontal field of view [rad]
 MIN_FOV_RAD = 1e-3  # ReLU can give 0, whose focal length is infinite
@@ -68,7 +67,3 @@ def decode_camera(
     K[..., 1, 1] = height / 2 / torch.tan(fov_y / 2)
     K[..., 0, 2], K[..., 1, 2], K[..., 2, 2] = width / 2, height / 2, 1.0
     return T_cam_submap, K
-
-
-def camera_tokens(tap: Float[Tensor, "b s p c"]) -> Float[Tensor, "b s c"]:
-    return rearrange(tap[:, :, :1], "b s 1 c -> b s c")

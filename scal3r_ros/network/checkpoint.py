@@ -10,7 +10,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from tqdm import tqdm
 
+from scal3r_ros.network.memory import AdaptiveMemoryUnit
 from scal3r_ros.network.scal3r import Scal3R, Scal3RConfig
 
 logger = logging.getLogger(__name__)
@@ -92,7 +94,8 @@ def from_official(state: dict[str, Tensor], model: Scal3R) -> dict[str, Tensor]:
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a .safetensors or a .pt state dict; nothing is unpickled."""
+    """Tensors and metadata of a .safetensors or a .pt state dict; nothing is unpickled, and the
+    file is mapped: a tensor is read when it is used."""
     if not path.is_file():
         raise CheckpointError(f"checkpoint {path} does not exist")
     try:
@@ -120,16 +123,10 @@ def read_config(metadata: dict[str, str]) -> Scal3RConfig | None:
     return Scal3RConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
-def load_weights(
-    model: Scal3R, state: dict[str, Tensor], *, untrained_memory: bool = False
-) -> None:
-    """Strict: missing, unexpected and misshapen tensors are refused by name.
-
-    `untrained_memory` lets the memory layers keep their initial values (VGGT-1B's checkpoint).
-    """
+def check_fit(model: Scal3R, state: dict[str, Tensor]) -> None:
+    """Strict: missing, unexpected and misshapen tensors are refused by name."""
     expected = model.state_dict()
-    optional = {n for n in expected if untrained_memory and n.startswith("aggregator.memories.")}
-    missing = sorted(set(expected) - set(state) - optional)
+    missing = sorted(set(expected) - set(state))
     unexpected = sorted(set(state) - set(expected))
     misshapen = sorted(
         f"{n}: expected {tuple(expected[n].shape)}, got {tuple(state[n].shape)}"
@@ -147,7 +144,12 @@ def load_weights(
     ]
     if problems:
         raise CheckpointError("checkpoint does not fit the network: " + "; ".join(problems))
-    model.load_state_dict(state, strict=not optional)
+
+
+def load_weights(model: Scal3R, state: dict[str, Tensor]) -> None:
+    """Into a network that is there already."""
+    check_fit(model, state)
+    model.load_state_dict(state)
 
 
 def save_weights(path: Path, model: Scal3R, dtype: torch.dtype, metadata: dict[str, str]) -> None:
@@ -157,19 +159,55 @@ def save_weights(path: Path, model: Scal3R, dtype: torch.dtype, metadata: dict[s
     save_file(tensors, path, metadata=settings)
 
 
-def load_model(path: Path, config: Scal3RConfig | None = None) -> Scal3R:
-    """A network in evaluation mode from our own file, or from the official one with its config."""
+def load_model(
+    path: Path,
+    config: Scal3RConfig | None = None,
+    *,
+    depth_head: str = "auto",
+    device: torch.device | None = None,
+    progress: bool = False,
+) -> Scal3R:
+    """A network in evaluation mode, float32, from our own file or from the official one.
+
+    `config` gives the sizes of an official file. `depth_head` is what the file holds (auto), dpt
+    or moe: a mixture may take the place of a single head, which it equals until it is trained.
+    Tensors go to the device one by one: no second copy of the network is held.
+    """
+    if depth_head not in ("auto", "dpt", "moe"):
+        raise ValueError(f"depth head must be auto, dpt or moe, got {depth_head}")
     state, metadata = read_tensors(path)
-    config = read_config(metadata) or config or Scal3RConfig.scal3r()
-    model = Scal3R(config)
+    held = read_config(metadata) or config or Scal3RConfig.scal3r()
+    with torch.device("meta"):  # nothing is allocated before it is loaded
+        model = Scal3R(held)
     is_vggt = any(name.startswith("aggregator.patch_embed.") for name in state)
     if is_vggt:
         logger.warning("%s is a VGGT checkpoint: the memory is untrained", path)
         state = {n: t for n, t in state.items() if not n.startswith("track_head.")}
     if not set(state) <= set(model.state_dict()):
         state = from_official(state, model)
-    load_weights(model, {n: t.float() for n, t in state.items()}, untrained_memory=is_vggt)
-    return model.eval()
+    if is_vggt:
+        state = {**initial_memory_weights(model), **state}
+    check_fit(model, state)
+    bar = tqdm(state.items(), desc=f"loading {path.name}", unit="tensor", disable=not progress)
+    target = device or torch.device("cpu")
+    model.load_state_dict({n: t.to(target, torch.float32) for n, t in bar}, assign=True)
+    if (held.depth_head, depth_head) == ("moe", "dpt"):
+        raise CheckpointError(f"{path} has a moe depth head, asked for dpt")
+    if (held.depth_head, depth_head) == ("dpt", "moe"):
+        logger.warning("%s has a single depth head: the mixture in its place is untrained", path)
+        model.replace_depth_head(held.moe_design, held.moe_experts)
+    return model.to(target).eval()
+
+
+def initial_memory_weights(model: Scal3R) -> dict[str, Tensor]:
+    """What untrained memory layers start from."""
+    memories = model.aggregator.memories
+    dim = model.config.dim
+    return {
+        f"aggregator.memories.{layer}.{name}": tensor
+        for layer in memories
+        for name, tensor in AdaptiveMemoryUnit(dim).state_dict().items()
+    }
 
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}

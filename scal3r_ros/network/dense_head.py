@@ -1,30 +1,35 @@
 """Dense prediction (DPT): four taps of the backbone become a full-resolution map."""
 
+from functools import lru_cache
+
 import torch
 from einops import rearrange
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
+
+from scal3r_ros.network.shapes import Float
 
 
 def upsample(x: Float[Tensor, "f c h w"], size: tuple[int, int]) -> Float[Tensor, "f c h2 w2"]:
     return functional.interpolate(x, size, mode="bilinear", align_corners=True)
 
 
+@lru_cache(maxsize=32)
 def position_map(
-    channels: int, height: int, width: int, aspect: float, like: Tensor
+    channels: int, height: int, width: int, aspect: float, device: torch.device
 ) -> Float[Tensor, "1 c h w"]:
     """Sines and cosines of the image position, normalised by the diagonal, times 0.1."""
-    diagonal = (aspect**2 + 1) ** 0.5
-    across, down = aspect / diagonal * (width - 1) / width, (height - 1) / diagonal / height
-    u = torch.linspace(-across, across, width, device=like.device)
-    v = torch.linspace(-down, down, height, device=like.device)
-    quarter = channels // 4
-    omega = 100.0 ** -(torch.arange(quarter, device=like.device) / quarter)
-    u, v = (omega[:, None] * axis for axis in (u, v))  # quarter w, quarter h
-    columns = torch.cat([u.sin(), u.cos()])[:, None, :].expand(-1, height, -1)
-    rows = torch.cat([v.sin(), v.cos()])[:, :, None].expand(-1, -1, width)
-    return 0.1 * torch.cat([columns, rows])[None].to(like.dtype)
+    with torch.inference_mode(False):  # training may meet it later
+        diagonal = (aspect**2 + 1) ** 0.5
+        across, down = aspect / diagonal * (width - 1) / width, (height - 1) / diagonal / height
+        u = torch.linspace(-across, across, width, device=device)
+        v = torch.linspace(-down, down, height, device=device)
+        quarter = channels // 4
+        omega = 100.0 ** -(torch.arange(quarter, device=device) / quarter)
+        u, v = (omega[:, None] * axis for axis in (u, v))  # quarter w, quarter h
+        columns = torch.cat([u.sin(), u.cos()])[:, None, :].expand(-1, height, -1)
+        rows = torch.cat([v.sin(), v.cos()])[:, :, None].expand(-1, -1, width)
+        return 0.1 * torch.cat([columns, rows])[None]
 
 
 class ResidualConv(nn.Module):
@@ -58,7 +63,8 @@ class Fusion(nn.Module):
     ) -> Float[Tensor, "f c h2 w2"]:
         if skip is not None:
             x = x + self.unit1(skip)
-        return self.out_conv(upsample(self.unit2(x), size))
+        # the official order is the other; a 1 x 1 convolution commutes, at a quarter of the cost
+        return upsample(self.out_conv(self.unit2(x)), size)
 
 
 class Output(nn.Module):
@@ -74,7 +80,7 @@ class Output(nn.Module):
         self, x: Float[Tensor, "f c h w"], size: tuple[int, int]
     ) -> Float[Tensor, "f o h2 w2"]:
         x = upsample(self.conv1(x), size)
-        x = x + position_map(x.shape[1], *size, size[1] / size[0], x)
+        x = x + position_map(x.shape[1], *size, size[1] / size[0], x.device)
         return self.conv3(self.conv2(x).relu())
 
 
@@ -110,7 +116,7 @@ class DenseTrunk(nn.Module):
         ):
             x = rearrange(self.norm(tap), "f (h w) c -> f c h w", h=grid[0])
             x = project(x)
-            x = resize(x + position_map(x.shape[1], *grid, aspect, x))
+            x = resize(x + position_map(x.shape[1], *grid, aspect, x.device))
             levels.append(level(x))
         sizes = [level.shape[-2:] for level in levels]
         x = self.fusion4(levels[3], sizes[2])

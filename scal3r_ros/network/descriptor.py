@@ -1,8 +1,9 @@
 """Place descriptor: pooled tokens of the backbone, so that loops need no second network."""
 
-from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
+
+from scal3r_ros.network.shapes import Float
 
 
 def place_descriptor(

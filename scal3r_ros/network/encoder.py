@@ -2,11 +2,11 @@
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
 from scal3r_ros.network.layers import Block
+from scal3r_ros.network.shapes import Float
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -29,7 +29,8 @@ class Encoder(nn.Module):
             Block(dim, heads, eps=1e-6, layer_scale=layer_scale) for _ in range(depth)
         )
         self.norm = nn.LayerNorm(dim, eps=1e-6)
-        mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
+        # never on meta: they are in no checkpoint that could bring them
+        mean, std = (torch.tensor(v, device="cpu") for v in (IMAGENET_MEAN, IMAGENET_STD))
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", mean.view(1, 3, 1, 1), persistent=False)

@@ -4,21 +4,19 @@ from dataclasses import dataclass
 
 import torch
 from einops import rearrange
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
+
+from scal3r_ros.network.shapes import Float, Int
 
 
 @dataclass(frozen=True, eq=False)
 class RotaryTable:
-    """cos and sin of every token's angles: computed once per image size."""
+    """cos and sin of the angles of one frame's tokens: the same for every frame, there is no
+    temporal encoding."""
 
-    cos: Float[Tensor, "n d"]
-    sin: Float[Tensor, "n d"]
-
-    def repeat(self, times: int) -> "RotaryTable":
-        """The same positions for every frame of a chunk: no temporal encoding."""
-        return RotaryTable(self.cos.repeat(times, 1), self.sin.repeat(times, 1))
+    cos: Float[Tensor, "n plane quarter"]
+    sin: Float[Tensor, "n plane quarter"]
 
 
 def patch_positions(rows: int, columns: int, special: int, device=None) -> Int[Tensor, "n 2"]:
@@ -33,18 +31,20 @@ def rotary_table(positions: Int[Tensor, "n 2"], dim: int, base: float = 100.0) -
     """The first half of the channels turns with the row, the second with the column."""
     half = dim // 2
     exponents = torch.arange(0, half, 2, device=positions.device, dtype=torch.float32) / half
-    angles = positions[:, :, None].float() * base**-exponents  # n 2 half/2
-    angles = rearrange(torch.cat([angles, angles], dim=-1), "n plane h -> n (plane h)")
+    angles = positions[:, :, None].float() * base**-exponents
     return RotaryTable(angles.cos(), angles.sin())
 
 
-def rotate(x: Float[Tensor, "*batch n d"], table: RotaryTable) -> Float[Tensor, "*batch n d"]:
-    """Rotary embedding within each axis' half of the channels ("rotate half")."""
-    first, second = rearrange(x, "... n (plane two h) -> two ... n plane h", plane=2, two=2)
-    turned = rearrange(
-        torch.stack([-second, first]), "two ... n plane h -> ... n (plane two h)", two=2
-    )
-    return x * table.cos.to(x.dtype) + turned * table.sin.to(x.dtype)
+def rotate(
+    x: Float[Tensor, "*batch tokens d"], table: RotaryTable
+) -> Float[Tensor, "*batch tokens d"]:
+    """Rotary embedding within each axis' half of the channels ("rotate half"); x holds the tokens
+    of one frame or of several, one after another."""
+    frames = x.unflatten(-2, (-1, table.cos.shape[0]))
+    first, second = frames.unflatten(-1, (2, 2, -1)).unbind(-2)
+    cos, sin = table.cos.to(x.dtype), table.sin.to(x.dtype)
+    turned = torch.stack([first * cos - second * sin, second * cos + first * sin], dim=-2)
+    return turned.reshape(x.shape)
 
 
 class Attention(nn.Module):

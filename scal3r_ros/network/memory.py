@@ -6,20 +6,22 @@ and one orthogonalised step turns their sum into the weights that are read. Memo
 `GlobalContext` goes in and comes out, no module holds it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from scal3r_ros.network.devices import matmul_precision
 from scal3r_ros.network.layers import RotaryTable, rotate
+from scal3r_ros.network.shapes import Float
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Muon's quintic
 KEY_EPS = 1.1920929e-07  # float32 epsilon, as the official RMSNorm's default
 LEARNING_RATE_SHIFT = -4.600166  # softplus^-1(0.01)
+ROWS = 8192  # tokens at a time: the hidden layer of a whole chunk would be gigabytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +39,11 @@ class FastWeights:
         )
 
     def __call__(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b n c"]:
-        return (functional.silu(x @ self.gate) * (x @ self.up)) @ self.down
+        rows = (
+            (functional.silu(part @ self.gate) * (part @ self.up)) @ self.down
+            for part in x.split(ROWS, dim=1)
+        )
+        return torch.cat(list(rows), dim=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,19 +52,22 @@ class GlobalContext:
 
     gradients: tuple[FastWeights, ...] = ()
     chunks: int = 0
+    recent: tuple[tuple[FastWeights, ...], ...] = ()  # chunk by chunk, where there is a window
 
     def __bool__(self) -> bool:
         return self.chunks > 0
 
     def detach(self) -> "GlobalContext":
-        return GlobalContext(tuple(g.map(Tensor.detach) for g in self.gradients), self.chunks)
+        def cut(layers: tuple[FastWeights, ...]) -> tuple[FastWeights, ...]:
+            return tuple(g.map(Tensor.detach) for g in layers)
+
+        return GlobalContext(cut(self.gradients), self.chunks, tuple(map(cut, self.recent)))
 
 
 @dataclass(frozen=True, eq=False)
 class MemoryTokens:
-    """What a chunk gives to one memory layer: keys, values, queries, token learning rates."""
+    """What a chunk writes into one memory layer: keys, values, token learning rates."""
 
-    q: Float[Tensor, "b n c"]
     k: Float[Tensor, "b n c"]
     v: Float[Tensor, "b n c"]
     rate: Float[Tensor, "b n 3"]  # of gate, down, up: the checkpoint's order
@@ -66,8 +75,12 @@ class MemoryTokens:
 
 def gradient(weights: FastWeights, tokens: MemoryTokens) -> FastWeights:
     """Descent direction of -sum f_W(k) . v at `weights`, token-weighted, in closed form."""
-    k, v = tokens.k, tokens.v
-    rate_gate, rate_down, rate_up = tokens.rate.split(1, dim=-1)
+    parts = zip(*(t.split(ROWS, dim=1) for t in (tokens.k, tokens.v, tokens.rate)), strict=True)
+    return accumulate(None, (_gradient(weights, *part) for part in parts), 1.0)
+
+
+def _gradient(weights: FastWeights, k: Tensor, v: Tensor, rate: Tensor) -> FastWeights:
+    rate_gate, rate_down, rate_up = rate.split(1, dim=-1)
     g, u = k @ weights.gate, k @ weights.up
     d = v @ weights.down.mT
     sigma = torch.sigmoid(g)
@@ -79,18 +92,31 @@ def gradient(weights: FastWeights, tokens: MemoryTokens) -> FastWeights:
     )
 
 
+def accumulate(
+    previous: FastWeights | None, gradients: Iterable[FastWeights], forget: float
+) -> FastWeights:
+    """G_k = forget G_{k-1} + sum of the new gradients, which are held one at a time."""
+    total = None
+    for other in gradients:
+        total = other if total is None else total.map(torch.add, other)
+    if total is None:
+        raise ValueError("there is no gradient to accumulate")
+    return total if previous is None else previous.map(lambda p, g: forget * p + g, total)
+
+
 def orthogonalise(
     g: Float[Tensor, "b m n"], dtype: torch.dtype = torch.float32, steps: int = 5
 ) -> Float[Tensor, "b m n"]:
-    """Newton-Schulz: singular values go towards one. The official bf16 amplifies rounding 485
-    times (3.4445^5), so float32 is our default."""
+    """Newton-Schulz: singular values go towards one. Rounding is amplified 485 times (3.4445^5), so
+    float32 in full is our default (the official program takes bf16), whatever the rest runs in."""
     tall = g.shape[-2] > g.shape[-1]
     x = (g.mT if tall else g).to(dtype)
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     a, b, c = NEWTON_SCHULZ
-    for _ in range(steps):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+    with matmul_precision("highest"):
+        for _ in range(steps):
+            gram = x @ x.mT
+            x = a * x + (b * gram + c * gram @ gram) @ x
     return (x.mT if tall else x).to(g.dtype)
 
 
@@ -137,12 +163,20 @@ class AdaptiveMemoryUnit(nn.Module):
         table: RotaryTable,
         counted: Float[Tensor, "b n 1"] | None = None,
     ) -> MemoryTokens:
-        """`counted` is 0 where a token has been counted by an earlier chunk, else 1."""
-        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        """What is written. `counted` is 0 where an earlier chunk has counted a token, else 1."""
+        weight, bias = self.qkv.weight, self.qkv.bias
+        dim = x.shape[-1]
+        k, v = functional.linear(x, weight[dim:], bias[dim:]).chunk(2, dim=-1)
         rate = functional.softplus(self.rates(x) + LEARNING_RATE_SHIFT)
         if counted is not None:
             rate = rate * counted
-        return MemoryTokens(rotate(self.q_norm(q), table), rotate(self.k_norm(k), table), v, rate)
+        return MemoryTokens(rotate(self.k_norm(k), table), v, rate)
+
+    def queries(self, x: Float[Tensor, "b n c"], table: RotaryTable) -> Float[Tensor, "b n c"]:
+        """What is asked of the memory."""
+        dim = x.shape[-1]
+        q = functional.linear(x, self.qkv.weight[:dim], self.qkv.bias[:dim])
+        return rotate(self.q_norm(q), table)
 
     def read(self, weights: FastWeights, q: Float[Tensor, "b n c"]) -> Float[Tensor, "b n c"]:
         """The residual that patch tokens receive."""
@@ -150,16 +184,6 @@ class AdaptiveMemoryUnit(nn.Module):
         shift, scale, gate = self.modulation(out).chunk(3, dim=-1)
         normed = functional.layer_norm(out, out.shape[-1:], eps=1e-6)
         return gate * (normed * (1 + scale) + shift)
-
-
-def accumulate(
-    previous: FastWeights | None, chunks: list[FastWeights], forget: float
-) -> FastWeights:
-    """G_k = forget G_{k-1} + sum of the chunks' gradients."""
-    total = chunks[0]
-    for other in chunks[1:]:
-        total = total.map(torch.add, other)
-    return total if previous is None else previous.map(lambda p, g: forget * p + g, total)
 
 
 def merge_frames(x: Float[Tensor, "b s n c"]) -> Float[Tensor, "b sn c"]:

@@ -10,11 +10,11 @@ import copy
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
 from scal3r_ros.network.dense_head import DenseHead, DenseTrunk, Fusion, Output, doubled, upsample
+from scal3r_ros.network.shapes import Float
 
 DESIGNS = ("A", "B", "C", "Z")
 DECODINGS = ("soft", "pick", "hybrid")
@@ -171,7 +171,7 @@ def _tails(
 
     assert isinstance(first, Output)
     stem = upsample(first.conv1(x), size)
-    stem = stem + position_map(stem.shape[1], *size, size[1] / size[0], stem)
+    stem = stem + position_map(stem.shape[1], *size, size[1] / size[0], stem.device)
     raws = [first.conv3(first.conv2(stem).relu())]
     for tail in tails:
         assert isinstance(tail, nn.ModuleList)

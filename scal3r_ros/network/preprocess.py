@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
-from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional
+
+from scal3r_ros.network.shapes import Float, UInt8
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,16 @@ from dataclasses import dataclass, replace
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from scal3r_ros.network.aggregator import SPECIAL, Aggregator, ChunkTokens, MemoryPolicy
-from scal3r_ros.network.camera_head import CameraHead, camera_tokens
+from scal3r_ros.network.camera_head import CameraHead
 from scal3r_ros.network.dense_head import DenseHead, activate_depth, activate_points
 from scal3r_ros.network.descriptor import place_descriptor
 from scal3r_ros.network.encoder import Encoder
 from scal3r_ros.network.memory import GlobalContext
-from scal3r_ros.network.moe_head import Mixture, MoeHead
+from scal3r_ros.network.moe_head import Mixture, MoeHead, from_dense
+from scal3r_ros.network.shapes import Float
 
 HEAD_FRAMES = 8  # frames that pass a dense head at a time, to bound its memory
 
@@ -166,8 +166,31 @@ class Scal3R(nn.Module):
     ) -> GlobalContext:
         """The memory of a whole sequence (`offline`), without running the heads."""
         tokens = [self._tokens(chunk) for chunk in chunks]
-        context: GlobalContext = self.aggregator(tokens, None, policy or MemoryPolicy())
+        context: GlobalContext = self.aggregator(
+            tokens, None, policy or MemoryPolicy(), with_taps=False
+        )
         return context
+
+    def replace_depth_head(self, design: str, experts: int) -> None:
+        """A mixture in place of the single depth head: equal output before any training."""
+        if not isinstance(self.depth_head, DenseHead):
+            raise ValueError("the depth head is a mixture already")
+        self.depth_head = from_dense(self.depth_head, design=design, experts=experts)
+        self.config = replace(self.config, depth_head="moe", moe_design=design, moe_experts=experts)
+
+    def store_blocks(self, dtype: torch.dtype) -> "Scal3R":
+        """Matrices of the transformer blocks in half precision: half the memory, and the same
+        numbers as autocast, which rounds them in every pass. Norms, memory and heads stay."""
+        aggregator = self.aggregator
+        for blocks in (
+            aggregator.encoder.blocks,
+            aggregator.frame_blocks,
+            aggregator.global_blocks,
+        ):
+            for module in blocks.modules():
+                if isinstance(module, nn.Linear):
+                    module.to(dtype)
+        return self
 
     def encode(self, images: Float[Tensor, "b s 3 h w"]) -> Float[Tensor, "b s n c"]:
         """Patch tokens of each frame: independent of its neighbours, worth keeping."""
@@ -186,7 +209,7 @@ class Scal3R(nn.Module):
     def _heads(self, chunk: ChunkImages, tokens: ChunkTokens, with_points: bool) -> ChunkOutput:
         b, s = chunk.images.shape[:2]
         with torch.autocast(chunk.images.device.type, enabled=False):
-            encodings = self.camera_head(camera_tokens(tokens.taps[-1]).float())
+            encodings = self.camera_head(_tapped(tokens).float())
             taps = [rearrange(tap[:, :, SPECIAL:], "b s n c -> (b s) n c") for tap in tokens.taps]
             images = rearrange(chunk.images, "b s c h w -> (b s) c h w").float()
             depth, confidence, certainty, mixture = self._depth(taps, images)
@@ -231,6 +254,12 @@ class Scal3R(nn.Module):
 
     def _dense(self, head: DenseHead, taps: list[Tensor], images: Tensor) -> Tensor:
         return torch.cat([head(*group, self.config.patch) for group in _groups(taps, images)])
+
+
+def _tapped(tokens: ChunkTokens) -> Tensor:
+    if tokens.camera is None:
+        raise ValueError("the heads need taps, this pass kept none")
+    return tokens.camera
 
 
 def _split(flat: Tensor | None, s: int) -> Tensor | None:

@@ -234,7 +234,7 @@ class MapPublisher:
                     if node.images.has_calibration
                     else Status.INTRINSICS_ESTIMATED
                 ),
-                chunk_size_effective=self.mapper.config.chunks.size,
+                chunk_size_effective=self.mapper.chunker.config.size,
                 gpu_memory_used=used,
                 gpu_memory_total=total,
                 device=node.device,

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from scal3r_ros.network import memory
 from scal3r_ros.network.layers import patch_positions, rotary_table
 from scal3r_ros.network.memory import (
     AdaptiveMemoryUnit,
@@ -20,8 +21,8 @@ DIM, HIDDEN, TOKENS = 8, 16, 30
 @pytest.fixture
 def tokens() -> MemoryTokens:
     torch.manual_seed(1)
-    q, k, v = torch.randn(3, 1, TOKENS, DIM, dtype=torch.float64).unbind(0)
-    return MemoryTokens(q, k, v, torch.rand(1, TOKENS, 3, dtype=torch.float64))
+    k, v = torch.randn(2, 1, TOKENS, DIM, dtype=torch.float64).unbind(0)
+    return MemoryTokens(k, v, torch.rand(1, TOKENS, 3, dtype=torch.float64))
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def weights() -> FastWeights:
 
 
 def part(tokens: MemoryTokens, rows: slice) -> MemoryTokens:
-    return MemoryTokens(*(getattr(tokens, n)[:, rows] for n in ("q", "k", "v", "rate")))
+    return MemoryTokens(*(getattr(tokens, n)[:, rows] for n in ("k", "v", "rate")))
 
 
 def test_gradient_equals_autograd_matrix_by_matrix(weights, tokens):
@@ -54,6 +55,14 @@ def test_gradients_of_parts_add_up_to_the_whole(weights, tokens):
     total = accumulate(None, parts, 1.0)
     for name in ("gate", "up", "down"):
         torch.testing.assert_close(getattr(total, name), getattr(whole, name))
+
+
+def test_tokens_at_a_time_change_nothing(weights, tokens, monkeypatch):
+    whole, read = gradient(weights, tokens), weights(tokens.k)
+    monkeypatch.setattr(memory, "ROWS", 7)
+    for name in ("gate", "up", "down"):
+        torch.testing.assert_close(getattr(gradient(weights, tokens), name), getattr(whole, name))
+    torch.testing.assert_close(weights(tokens.k), read)
 
 
 def test_forgetting_scales_only_the_past(weights, tokens):

@@ -1,0 +1,90 @@
+"""Where the network runs and in which precision."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def choose_device(name: str) -> torch.device:
+    """auto takes the GPU where there is one; a GPU asked for and missing is an error."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device must be auto, cpu or cuda:N, got {name}") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {name} was asked for, but torch finds no CUDA GPU")
+    return device
+
+
+def choose_precision(name: str, device: torch.device) -> torch.dtype:
+    """auto: bfloat16 on a GPU that has it, float16 on older ones, float32 on a CPU."""
+    if name in PRECISIONS:
+        return PRECISIONS[name]
+    if name != "auto":
+        raise ValueError(f"precision must be auto, fp32, fp16 or bf16, got {name}")
+    if device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+
+
+@contextmanager
+def matmul_precision(name: str) -> Iterator[None]:
+    """How float32 matrix products are rounded ("high" lets a GPU take TF32); restored after."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(name)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@contextmanager
+def inference(device: torch.device, precision: torch.dtype) -> Iterator[None]:
+    """No gradients; blocks in `precision`. What stays float32 (memory, heads) may take TF32 when
+    the blocks are in half precision anyway, but for Newton-Schulz, which asks for all of it."""
+    reduced = precision != torch.float32
+    with (
+        torch.inference_mode(),
+        torch.autocast(device.type, dtype=precision, enabled=reduced),
+        matmul_precision("high" if reduced else torch.get_float32_matmul_precision()),
+    ):
+        yield
+
+
+class MemoryBudget:
+    """Learns what a frame of a chunk costs on a GPU, from the chunks that ran: attention in blocks
+    makes it linear, so the first, short chunk tells how long the next may be."""
+
+    def __init__(self, device: torch.device, fraction: float = 0.9) -> None:
+        self.device, self.fraction = device, fraction
+        self.bytes_per_frame = 0.0
+
+    def fits(self) -> int | None:
+        """Frames that should pass together; None where nothing is known (yet, or on a CPU)."""
+        if not self.bytes_per_frame:
+            return None
+        return int(self.available() / self.bytes_per_frame)
+
+    def available(self) -> float:
+        """Bytes that this process may still take: the fraction of the GPU that is ours to use,
+        less what others and we hold; what torch keeps for reuse counts as free."""
+        free, total = torch.cuda.mem_get_info(self.device)
+        kept = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+        return free + kept - (1 - self.fraction) * total
+
+    @contextmanager
+    def watch(self, frames: int) -> Iterator[None]:
+        """Around the pass of one chunk."""
+        if self.device.type != "cuda":
+            yield
+            return
+        torch.cuda.reset_peak_memory_stats(self.device)
+        before = torch.cuda.memory_allocated(self.device)
+        yield
+        peak = torch.cuda.max_memory_allocated(self.device)
+        self.bytes_per_frame = max(self.bytes_per_frame, (peak - before) / frames)
