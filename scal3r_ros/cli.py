@@ -71,6 +71,12 @@ def map_command(
     checkpoint: Annotated[Path | None, typer.Option(help="Weights file.")] = None,
     schedule: Annotated[str, typer.Option(help="causal, offline or parallel")] = "causal",
     memory: Annotated[bool, typer.Option(help="Carry the memory from chunk to chunk.")] = True,
+    resume: Annotated[
+        Path | None, typer.Option(help="Go on with the memory.safetensors of an earlier map.")
+    ] = None,
+    compile: Annotated[
+        str | None, typer.Option(help="torch.compile: off, on, graphs, auto (the fastest here).")
+    ] = None,
     depth_head: Annotated[str, typer.Option(help="auto (as the file has), moe, dpt")] = "auto",
     config: Annotated[Path | None, typer.Option(help="YAML settings of the mapper.")] = None,
     device: Device = "auto",
@@ -91,6 +97,8 @@ def map_command(
             checkpoint=checkpoint,
             schedule=schedule,
             memory=memory,
+            resume=resume,
+            compile=compile,
             depth_head=depth_head,
             config=config,
             device=device,

@@ -1,7 +1,7 @@
 """`scal3r map`: a sequence on disk becomes a map, without ROS."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from scal3r_ros.mapping.mapper import Mapper
 from scal3r_ros.mapping.pipeline import map_sequence
 from scal3r_ros.mapping.predictor import NetworkPredictor
 from scal3r_ros.mapping.types import Chunk, Frame, MapUpdate
+from scal3r_ros.network.memory import GlobalContext
+from scal3r_ros.network.memory_file import load_context, save_context
 from scal3r_ros.network.parallel import Process, join_processes, own_device
 from scal3r_ros.tracking.tracker import Tracker
 from scal3r_ros.tracking.types import TrackerConfig
@@ -31,6 +33,8 @@ class OfflineRun:
     checkpoint: Path | None = None
     schedule: str = "causal"
     memory: bool = True
+    resume: Path | None = None
+    compile: str | None = None
     depth_head: str = "auto"
     config: Path | None = None
     device: str = "auto"
@@ -50,6 +54,8 @@ def run(options: OfflineRun) -> dict[str, Any]:
         raise ValueError(
             f"schedule {options.schedule} is about the memory: --no-memory excludes it"
         )
+    if options.resume and not (options.memory and options.schedule == "causal"):
+        raise ValueError("a stored memory is resumed by the causal schedule, with memory")
     sequence = open_sequence(options.source, options.topic)
     settings = mapper_config(options)
     if (options.out / "report.json").exists() and not options.overwrite:
@@ -62,9 +68,11 @@ def run(options: OfflineRun) -> dict[str, Any]:
         options.checkpoint,
         device=own_device(options.device) if options.schedule == "parallel" else options.device,
         depth_head=options.depth_head,
-        memory=options.memory,
+        settings=settings.network,
     )
     mapper = Mapper(predictor, settings)
+    if options.resume:
+        mapper.memory = load_context(options.resume, predictor.model)
     if options.schedule != "causal":
         process = join_processes(predictor.device) if options.schedule == "parallel" else None
         remember_everything(sequence, mapper, predictor, process)
@@ -86,6 +94,9 @@ def run(options: OfflineRun) -> dict[str, Any]:
     if not mapper.submaps:
         raise SequenceError(f"{sequence.name}: no chunk could be mapped, the camera never moved")
     options.out.mkdir(parents=True, exist_ok=True)
+    if settings.network.memory:
+        assert isinstance(mapper.memory, GlobalContext)
+        save_context(options.out / "memory.safetensors", mapper.memory, predictor.model)
     return write_products(
         options.out,
         mapper,
@@ -94,7 +105,7 @@ def run(options: OfflineRun) -> dict[str, Any]:
         input=sequence.name,
         model=options.model,
         schedule=options.schedule,
-        memory=options.memory,
+        memory=settings.network.memory,
         depth_head=options.depth_head,
         device=str(predictor.device),
         track_ms_per_image=round(1e3 * sum(result.track_seconds) / max(len(sequence), 1), 2),
@@ -103,7 +114,11 @@ def run(options: OfflineRun) -> dict[str, Any]:
 
 def mapper_config(options: OfflineRun) -> MapperConfig:
     base = profile(options.model) if options.model in ("nano", "scal3r") else MapperConfig()
-    return load_config(options.config, base) if options.config else base
+    config = load_config(options.config, base) if options.config else base
+    network = replace(config.network, memory=options.memory and config.network.memory)
+    if options.compile:
+        network = replace(network, compile=options.compile)
+    return replace(config, network=network)
 
 
 def remember_everything(

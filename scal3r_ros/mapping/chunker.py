@@ -35,13 +35,13 @@ class Chunker:
         self._frames = self._frames[len(self._frames) - self._new :]
 
     def split(self, chunk: Chunk, fits: int) -> list[Chunk]:
-        """The same keyframes in chunks of at most `fits`, as short as all later ones will be.
+        """The newest chunk again in parts of at most `fits`, as short as all later ones will be.
 
         Raises ValueError where that is too few to overlap.
         """
         if fits < SHORTEST:
             raise ValueError(f"a chunk needs at least {SHORTEST} keyframes, only {fits} fit")
-        overlap = max(2, min(self.config.overlap, fits // 2))
+        overlap = min(self.config.overlap, fits // 2)
         first = min(self.config.first_size, fits)
         self.config = replace(self.config, size=fits, overlap=overlap, first_size=first)
         begin = max(0, chunk.overlap - overlap)
@@ -53,7 +53,7 @@ class Chunker:
             self._index += bool(parts)
             parts.append(Chunk(index, frames, shared, (len(frames) + 1) // 2 - 1))
             begin, shared = begin + len(frames) - overlap, overlap
-        self._frames = self._frames[-overlap - self._new :]
+        self._frames = self._frames[-overlap:]
         return parts
 
     def _emit(self) -> Chunk:

@@ -1,6 +1,7 @@
 """The network behind the mapper: the only module of this room that knows torch."""
 
 import logging
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,9 @@ from numpy import ndarray
 from torch import Tensor
 
 from scal3r_ros.geometry.sim3 import invert_pose
+from scal3r_ros.mapping.config import NetworkConfig
 from scal3r_ros.mapping.types import Chunk, ChunkTooLargeError, Frame, Prediction, PredictionError
+from scal3r_ros.network.acceleration import choose_compile
 from scal3r_ros.network.aggregator import MemoryPolicy
 from scal3r_ros.network.camera_head import decode_camera
 from scal3r_ros.network.checkpoint import CheckpointError, load_model
@@ -46,19 +49,17 @@ class NetworkPredictor:
         *,
         device: torch.device,
         precision: torch.dtype = torch.float32,
-        memory: bool = True,
-        forget: float = 1.0,
-        image_width: int | None = None,
-        memory_window: int = 0,
-        max_gpu_memory: float = 0.9,
+        settings: NetworkConfig | None = None,
     ) -> None:
+        self.settings = settings or NetworkConfig()
         self.model = model.to(device).eval().requires_grad_(False)
         if precision != torch.float32:
             self.model.store_blocks(precision)
         self.device, self.precision = device, precision
-        self.memory, self.forget, self.image_width = memory, forget, image_width
-        self.memory_window = memory_window
-        self.budget = MemoryBudget(device, max_gpu_memory)
+        self.budget = MemoryBudget(device, self.settings.max_gpu_memory)
+        self._tuned = self.settings.compile != "auto"
+        if self._tuned:
+            self.model.compile_blocks(self.settings.compile)
         self._kept: dict[tuple[int, Crop], tuple[Tensor, Tensor]] = {}  # image, encoder's output
 
     @classmethod
@@ -70,11 +71,7 @@ class NetworkPredictor:
         device: str = "auto",
         precision: str = "auto",
         depth_head: str = "auto",
-        memory: bool = True,
-        forget: float = 1.0,
-        image_width: int | None = None,
-        memory_window: int = 0,
-        max_gpu_memory: float = 0.9,
+        settings: NetworkConfig | None = None,
     ) -> "NetworkPredictor":
         """Reads weights; raises CheckpointError where there are none: never random weights."""
         where = choose_device(device)
@@ -83,16 +80,8 @@ class NetworkPredictor:
             path, _config(model), depth_head=depth_head, device=where, progress=model != "nano"
         )
         logger.info("%s: %s on %s", model, path, where)
-        return cls(
-            network,
-            device=where,
-            precision=choose_precision(precision, where),
-            memory=memory,
-            forget=forget,
-            image_width=image_width,
-            memory_window=memory_window,
-            max_gpu_memory=max_gpu_memory,
-        )
+        rounding = choose_precision(precision, where)
+        return cls(network, device=where, precision=rounding, settings=settings)
 
     def gpu_memory(self) -> tuple[int, int]:
         """Bytes used and there are; zeros on a CPU."""
@@ -128,12 +117,22 @@ class NetworkPredictor:
     def _predict(
         self, chunk: Chunk, memory: GlobalContext, write: bool
     ) -> tuple[Prediction, GlobalContext]:
-        inputs = self.prepare(chunk, chunk.overlap if self.memory and memory else 0)
-        policy = MemoryPolicy(write=write, forget=self.forget, window=self.memory_window)
+        settings = self.settings
+        before = memory if settings.memory else None
+        inputs = self.prepare(chunk, chunk.overlap if before else 0)
+        policy = MemoryPolicy(write=write, forget=settings.forget, window=settings.memory_window)
         with inference(self.device, self.precision):
-            outputs, updated = self.model([inputs], memory if self.memory else None, policy)
+            if not self._tuned:  # with the first chunk, as it comes
+                choose_compile(self.model, partial(self._depth, inputs, before, policy))
+                self._tuned = True
+            outputs, updated = self.model([inputs], before, policy)
         prediction = to_prediction(outputs[0], chunk, self.crop(chunk.frames[0]))
-        return prediction, updated if self.memory else memory
+        return prediction, updated if settings.memory else memory
+
+    def _depth(
+        self, inputs: ChunkImages, before: GlobalContext | None, policy: MemoryPolicy
+    ) -> Tensor:
+        return self.model([inputs], before, policy)[0][0].depth
 
     def prepare(self, chunk: Chunk, overlap: int) -> ChunkImages:
         """The network's input; `overlap` leading frames are in the memory already. What was
@@ -165,10 +164,11 @@ class NetworkPredictor:
     def crop(self, frame: Frame) -> Crop:
         height, width = frame.image.shape[:2]
         patch = self.model.config.patch
-        if self.image_width is None and self.model.config.image_width < 518:
+        asked = self.settings.image_width
+        if not asked and self.model.config.image_width < 518:
             target = target_by_area(height, width, NANO_PATCHES, patch)
         else:
-            wide = self.image_width or self.model.config.image_width
+            wide = asked or self.model.config.image_width
             target = target_by_width(height, width, wide, patch)
         return plan_crop(height, width, target, patch)
 

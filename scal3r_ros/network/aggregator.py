@@ -8,6 +8,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from scal3r_ros.network.devices import full_precision, half_precision
 from scal3r_ros.network.encoder import Encoder
 from scal3r_ros.network.layers import Block, RotaryTable, patch_positions, rotary_table
 from scal3r_ros.network.memory import (
@@ -70,9 +71,7 @@ class ChunkTokens:
         """Keeps this layer for the heads, in the precision that the blocks run in."""
         both = torch.cat([frame, self.x], dim=-1)
         self.camera = both[:, :, 0].contiguous()  # a copy: no tap is kept alive by it
-        kind = both.device.type
-        half = torch.is_autocast_enabled(kind)
-        self.taps.append(both.to(torch.get_autocast_dtype(kind)) if half else both)
+        self.taps.append(both.to(half_precision(both.device) or both.dtype))
 
     def patches(self) -> Float[Tensor, "b sn c"]:
         """Patch tokens of all frames as they are now."""
@@ -200,7 +199,7 @@ def _remember(
     Returns the gradient of these chunks and the new sum. Special tokens take no part.
     """
     assert isinstance(unit, AdaptiveMemoryUnit)
-    with torch.autocast(chunks[0].x.device.type, enabled=False):
+    with full_precision(chunks[0].x.device):
         weights = unit.weights
         own = summed = previous
         if policy.write or previous is None:

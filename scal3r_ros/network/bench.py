@@ -1,29 +1,32 @@
 """`scal3r bench network`: what a chunk costs on this machine, stage by stage, with random weights.
 
 The causal path as the mapper drives it: the memory is carried on, overlap frames keep their patch
-tokens. Needs nothing but this room.
+tokens. Runs as `python -m scal3r_ros.network.bench` too, wherever torch, einops, numpy and
+safetensors are installed.
 """
 
+import argparse
+import json
 import platform
 import resource
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 
 import torch
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from scal3r_ros.network.aggregator import MemoryPolicy
+from scal3r_ros.network.cost import operations
+from scal3r_ros.network.devices import PRECISIONS, choose_device, inference
 from scal3r_ros.network.memory import GlobalContext
-from scal3r_ros.network.scal3r import ChunkImages, Scal3R, Scal3RConfig
+from scal3r_ros.network.scal3r import COMPILE, ChunkImages, Scal3R, Scal3RConfig
 
 SIZES = ((518, 154), (518, 294), (518, 392))  # width, height
 WINDOWS = ((60, 30), (48, 32), (16, 8))  # frames, of which overlap
 PEAK_SIZES = {"cuda": 8192, "cpu": 1536}  # of the square matrices that measure the peak
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -45,32 +48,33 @@ class BenchRow:
 
 
 class Stopwatch:
-    """Adds up the time of modules, by name; the device is waited for at every mark."""
+    """Adds up the time of methods, by name; the device is waited for at every mark."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.seconds: dict[str, float] = defaultdict(float)
-        self._hooks: list = []
+        self._watched: list[tuple[object, str]] = []
 
     def now(self) -> float:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
-    def watch(self, name: str, module: nn.Module) -> None:
-        started: list[float] = []
-        self._hooks += [
-            module.register_forward_pre_hook(lambda *_: started.append(self.now())),
-            module.register_forward_hook(
-                lambda *_: self.seconds.__setitem__(
-                    name, self.seconds[name] + self.now() - started.pop()
-                )
-            ),
-        ]
+    def watch(self, name: str, owner: object, method: str) -> None:
+        run = getattr(owner, method)
+
+        def timed(*args: object, **options: object) -> object:
+            began = self.now()
+            result = run(*args, **options)
+            self.seconds[name] += self.now() - began
+            return result
+
+        setattr(owner, method, timed)
+        self._watched.append((owner, method))
 
     def release(self) -> None:
-        for hook in self._hooks:
-            hook.remove()
+        for owner, method in self._watched:
+            delattr(owner, method)  # the class's own is found again
 
 
 def bench(
@@ -80,11 +84,12 @@ def bench(
     *,
     device: torch.device,
     precisions: tuple[str, ...] = (),
+    compile_blocks: str = "off",
     repeats: int = 5,
     on_row: Callable[[BenchRow], None] | None = None,
 ) -> list[BenchRow]:
     """A row for every size, window and precision: fp32, and bf16 on a GPU, unless told. Weights
-    are random: times do not depend on them.
+    are random: times do not depend on them. `compile_blocks` as in `Scal3R.compile_blocks`.
 
     Raises ValueError where a size is not a multiple of the patch or a precision is unknown.
     """
@@ -97,12 +102,16 @@ def bench(
         raise ValueError(f"precisions must be of {list(PRECISIONS)}, got {sorted(unknown)}")
     torch.manual_seed(0)
     model = Scal3R(config).to(device).eval().requires_grad_(False)
+    model.compile_blocks(compile_blocks)
     rows = []
     for precision in precisions:
-        peak = max(matrix_peak(device, d) for d in {PRECISIONS[precision], torch.float32})
+        dtype = PRECISIONS[precision]
+        model.store_blocks(dtype)
+        peak = max(matrix_peak(device, d) for d in {dtype, torch.float32})
         for size in sizes:
             for window in windows:
-                rows.append(measure(model, size, window, precision, peak, device, repeats))
+                with inference(device, dtype):
+                    rows.append(measure(model, size, window, precision, peak, device, repeats))
                 if on_row is not None:
                     on_row(rows[-1])
     return rows
@@ -117,29 +126,25 @@ def measure(
     device: torch.device,
     repeats: int,
 ) -> BenchRow:
-    """One setting, after a chunk that fills the memory and one whose operations are counted."""
+    """One setting, after a chunk that fills the memory and one that warms up."""
     (width, height), (frames, overlap) = size, window
-    dtype = PRECISIONS[precision]
     images = torch.rand(1, frames, 3, height, width, device=device)
     stopwatch = Stopwatch(device)
     reset_peak(device)
-    autocast = torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
-    with torch.inference_mode(), autocast:
-        patches = model.encode(images)
-        context = _step(model, images, patches[:, :0], 0, GlobalContext())
-        kept = patches[:, -overlap:] if overlap else patches[:, :0]
-        with FlopCounterMode(display=False) as counter:
-            context = _step(model, images, kept, overlap, context)
-        times = []
-        for _ in range(repeats):
-            began = stopwatch.now()
-            _step(model, images, kept, overlap, context)
-            times.append(stopwatch.now() - began)
-        peak_memory = peak_memory_mb(device)
-        stages = _stages(model, stopwatch, lambda: _step(model, images, kept, overlap, context))
+    patches = model.encode(images)
+    kept = patches[:, frames - overlap :]
+    context = _step(model, images, patches[:, :0], 0, GlobalContext())
+    context = _step(model, images, kept, overlap, context)
+    times = []
+    for _ in range(repeats):
+        began = stopwatch.now()
+        _step(model, images, kept, overlap, context)
+        times.append(stopwatch.now() - began)
+    peak_memory = peak_memory_mb(device)
+    stages = _stages(model, stopwatch, lambda: _step(model, images, kept, overlap, context))
     seconds = sorted(times)[len(times) // 2]
-    operations = counter.get_total_flops()
-    tflops = operations / seconds / 1e12
+    count = operations(model.config, frames, height, width, kept=overlap)["total"]
+    tflops = count / seconds / 1e12
     return BenchRow(
         width=width,
         height=height,
@@ -148,7 +153,7 @@ def measure(
         precision=precision,
         ms_per_chunk=round(1e3 * seconds, 2),
         keyframes_per_s=round((frames - overlap) / seconds, 2),
-        gflop=round(operations / 1e9, 3),
+        gflop=round(count / 1e9, 3),
         tflops=round(tflops, 3),
         peak_share=round(tflops / peak, 3),
         peak_memory_mb=peak_memory,
@@ -174,14 +179,12 @@ def _step(
 def _stages(model: Scal3R, stopwatch: Stopwatch, run: Callable[[], object]) -> dict[str, float]:
     """Milliseconds by stage, of one more chunk; waiting at every mark makes it a little slower."""
     aggregator = model.aggregator
-    stopwatch.watch("encoder", aggregator.encoder)
-    for block in aggregator.frame_blocks:
-        stopwatch.watch("frame attention", block)
-    for block in aggregator.global_blocks:
-        stopwatch.watch("global attention", block)
-    stopwatch.watch("aggregator", aggregator)
-    stopwatch.watch("camera head", model.camera_head)
-    stopwatch.watch("depth head", model.depth_head)
+    stopwatch.watch("encoder", aggregator.encoder, "forward")
+    stopwatch.watch("frame attention", aggregator, "_frame_attention")
+    stopwatch.watch("global attention", aggregator, "_global_attention")
+    stopwatch.watch("aggregator", aggregator, "forward")
+    stopwatch.watch("camera head", model.camera_head, "forward")
+    stopwatch.watch("depth head", model.depth_head, "forward")
     run()
     stopwatch.release()
     ms = {name: 1e3 * seconds for name, seconds in stopwatch.seconds.items()}
@@ -240,3 +243,48 @@ def table_line(row: BenchRow | None) -> str:
         f"{row.ms_per_chunk:9.1f} {row.keyframes_per_s:6.1f} {row.tflops:8.2f} "
         f"{row.peak_share:8.1%} {row.peak_memory_mb:10.0f}  {stages}"
     )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line. Raises ValueError where a setting is wrong."""
+    parser = argparse.ArgumentParser(prog="scal3r bench network", description=main.__doc__)
+    parser.description = "Milliseconds per chunk by stage, new keyframes a second, share of peak."
+    add = parser.add_argument
+    add("--model", default="scal3r", choices=("scal3r", "nano"))
+    add("--size", action="append", metavar="WIDTHxHEIGHT", help="may be repeated")
+    add("--window", action="append", metavar="FRAMES/OVERLAP", help="may be repeated")
+    add("--precision", action="append", choices=sorted(PRECISIONS), help="may be repeated")
+    add("--depth-head", default="dpt", choices=("dpt", "moe"))
+    add("--device", default="auto", help="auto, cpu or cuda:N")
+    add("--compile", default="off", choices=COMPILE, help="torch.compile of the blocks")
+    add("--repeats", type=int, default=5)
+    add("--json", type=Path, metavar="FILE", help="write it here too")
+    given = parser.parse_args(arguments)
+    size = Scal3RConfig.nano() if given.model == "nano" else Scal3RConfig.scal3r()
+    device = choose_device(given.device)
+    sizes = tuple(_pair(s, "x") for s in given.size) if given.size else SIZES
+    windows = tuple(_pair(w, "/") for w in given.window) if given.window else WINDOWS
+    print(table_line(None), flush=True)
+    rows = bench(
+        replace(size.with_head(given.depth_head), point_head=False),
+        sizes,
+        windows,
+        device=device,
+        precisions=tuple(given.precision or ()),
+        compile_blocks=given.compile,
+        repeats=max(1, given.repeats),
+        on_row=lambda row: print(table_line(row), flush=True),
+    )
+    if given.json is not None:
+        given.json.write_text(json.dumps(report(rows, device), indent=1) + "\n")
+
+
+def _pair(text: str, between: str) -> tuple[int, int]:
+    parts = text.split(between)
+    if len(parts) != 2 or not all(p.isdigit() for p in parts):
+        raise ValueError(f"expected two numbers with {between} between them, got {text}")
+    return int(parts[0]), int(parts[1])
+
+
+if __name__ == "__main__":
+    main()

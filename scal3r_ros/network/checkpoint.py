@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from scal3r_ros.network.devices import PRECISIONS
 from scal3r_ros.network.memory import AdaptiveMemoryUnit
 from scal3r_ros.network.scal3r import Scal3R, Scal3RConfig
 
@@ -152,11 +153,18 @@ def load_weights(model: Scal3R, state: dict[str, Tensor]) -> None:
     model.load_state_dict(state)
 
 
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """A .safetensors file that is replaced only when the new one is complete."""
+    temporary = path.with_name(path.name + ".part")
+    ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(ready, temporary, metadata=metadata)
+    temporary.replace(path)
+
+
 def save_weights(path: Path, model: Scal3R, dtype: torch.dtype, metadata: dict[str, str]) -> None:
     """Our own file: our names, sizes in the metadata."""
-    tensors = {n: t.detach().to(dtype).contiguous() for n, t in model.state_dict().items()}
-    settings = {CONFIG_KEY: json.dumps(asdict(model.config)), **metadata}
-    save_file(tensors, path, metadata=settings)
+    tensors = {name: tensor.to(dtype) for name, tensor in model.state_dict().items()}
+    write_tensors(path, tensors, {CONFIG_KEY: json.dumps(asdict(model.config)), **metadata})
 
 
 def load_model(
@@ -210,9 +218,6 @@ def initial_memory_weights(model: Scal3R) -> dict[str, Tensor]:
     }
 
 
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-
-
 def describe(state: dict[str, Tensor], metadata: dict[str, str]) -> dict[str, object]:
     """Facts about a state dict for `scal3r weights info`."""
     config = read_config(metadata)
@@ -244,13 +249,11 @@ def _fits(state: dict[str, Tensor], config: Scal3RConfig | None) -> str:
 
 def convert(source: Path, target: Path, dtype: str, official: bool) -> None:
     """Rewrites a checkpoint; the target is replaced only when it is complete."""
-    if dtype not in DTYPES:
-        raise CheckpointError(f"dtype must be one of {list(DTYPES)}, got {dtype}")
-    model = load_model(source)
-    temporary = target.with_name(target.name + ".part")
+    if dtype not in PRECISIONS:
+        raise CheckpointError(f"dtype must be one of {list(PRECISIONS)}, got {dtype}")
+    model = load_model(source, progress=True)
     if official:
-        state = {n: t.to(DTYPES[dtype]) for n, t in to_official(model.state_dict()).items()}
-        save_file(state, temporary)
+        state = {n: t.to(PRECISIONS[dtype]) for n, t in to_official(model.state_dict()).items()}
+        write_tensors(target, state, {})
     else:
-        save_weights(temporary, model, DTYPES[dtype], {})
-    temporary.replace(target)
+        save_weights(target, model, PRECISIONS[dtype], {})

@@ -43,6 +43,24 @@ def matmul_precision(name: str) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
+def half_precision(device: torch.device) -> torch.dtype | None:
+    """What autocast rounds to now; None where it is off."""
+    kind = device.type
+    if kind == "meta" or not torch.is_autocast_enabled(kind):  # meta knows no autocast
+        return None
+    return torch.get_autocast_dtype(kind)
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """float32 inside, whatever is around."""
+    if half_precision(device) is None:
+        yield
+        return
+    with torch.autocast(device.type, enabled=False):
+        yield
+
+
 @contextmanager
 def inference(device: torch.device, precision: torch.dtype) -> Iterator[None]:
     """No gradients; blocks in `precision`. What stays float32 (memory, heads) may take TF32 when

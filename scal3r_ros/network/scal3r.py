@@ -4,6 +4,7 @@ Scal3R (arXiv 2604.08542) is a VGGT backbone whose global layers carry a test-ti
 the depth head is the official DPT or a mixture of experts (MoE3D). One class, several sizes.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,11 +15,13 @@ from scal3r_ros.network.aggregator import SPECIAL, Aggregator, ChunkTokens, Memo
 from scal3r_ros.network.camera_head import CameraHead
 from scal3r_ros.network.dense_head import DenseHead, activate_depth, activate_points
 from scal3r_ros.network.descriptor import place_descriptor
+from scal3r_ros.network.devices import full_precision
 from scal3r_ros.network.encoder import Encoder
 from scal3r_ros.network.memory import GlobalContext
 from scal3r_ros.network.moe_head import Mixture, MoeHead, from_dense
 from scal3r_ros.network.shapes import Float
 
+COMPILE = ("off", "on", "graphs")
 HEAD_FRAMES = 8  # frames that pass a dense head at a time, to bound its memory
 
 
@@ -181,16 +184,27 @@ class Scal3R(nn.Module):
     def store_blocks(self, dtype: torch.dtype) -> "Scal3R":
         """Matrices of the transformer blocks in half precision: half the memory, and the same
         numbers as autocast, which rounds them in every pass. Norms, memory and heads stay."""
-        aggregator = self.aggregator
-        for blocks in (
-            aggregator.encoder.blocks,
-            aggregator.frame_blocks,
-            aggregator.global_blocks,
-        ):
-            for module in blocks.modules():
+        for block in self._blocks():
+            for module in block.modules():
                 if isinstance(module, nn.Linear):
                     module.to(dtype)
         return self
+
+    def compile_blocks(self, mode: str) -> "Scal3R":
+        """torch.compile for the blocks, where the time goes: off, on, or graphs (CUDA graphs)."""
+        if mode not in COMPILE:
+            raise ValueError(f"compile must be one of {COMPILE}, got {mode}")
+        for block in self._blocks():
+            block._compiled_call_impl = None
+            if mode != "off":
+                block.compile(mode="reduce-overhead" if mode == "graphs" else "default")
+        return self
+
+    def _blocks(self) -> Iterator[nn.Module]:
+        aggregator = self.aggregator
+        yield from aggregator.encoder.blocks
+        yield from aggregator.frame_blocks
+        yield from aggregator.global_blocks
 
     def encode(self, images: Float[Tensor, "b s 3 h w"]) -> Float[Tensor, "b s n c"]:
         """Patch tokens of each frame: independent of its neighbours, worth keeping."""
@@ -208,7 +222,7 @@ class Scal3R(nn.Module):
 
     def _heads(self, chunk: ChunkImages, tokens: ChunkTokens, with_points: bool) -> ChunkOutput:
         b, s = chunk.images.shape[:2]
-        with torch.autocast(chunk.images.device.type, enabled=False):
+        with full_precision(chunk.images.device):
             encodings = self.camera_head(_tapped(tokens).float())
             taps = [rearrange(tap[:, :, SPECIAL:], "b s n c -> (b s) n c") for tap in tokens.taps]
             images = rearrange(chunk.images, "b s c h w -> (b s) c h w").float()

@@ -80,7 +80,7 @@ def official_outputs(output: ChunkOutput) -> dict[str, Tensor]:
 def relative_error(ours: Tensor, truth: Tensor) -> float:
     if ours.shape != truth.shape:
         return float("inf")
-    difference = (ours.double() - truth.double()).abs().max()
+    difference = (ours.detach().double() - truth.double()).abs().max()
     return float(difference / truth.double().abs().max().clamp_min(1e-12))
 
 

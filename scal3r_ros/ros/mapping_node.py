@@ -65,7 +65,7 @@ class MappingNode(LifecycleNode):
                 value(self, "checkpoint") or None,
                 device=value(self, "device"),
                 precision=value(self, "precision"),
-                memory=value(self, "ttt_update"),
+                settings=config.network,
             )
         except (ConfigError, ValueError, OSError) as error:
             self.get_logger().error(f"cannot configure: {error}")

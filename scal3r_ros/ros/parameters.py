@@ -42,6 +42,10 @@ MAPPING = (
     Parameter("chunk_size", 0, "keyframes of a chunk; 0: the model's profile", 0, 128),
     Parameter("chunk_overlap", 0, "keyframes shared by chunks; 0: the model's profile", 0, 127),
     Parameter("ttt_update", True, "carry the test-time memory from chunk to chunk"),
+    Parameter("ttt_forget", 1.0, "share of the memory kept from chunk to chunk", 0.5, 1.0),
+    Parameter("ttt_window", 0, "chunks that the memory holds; 0: all", 0, 1000),
+    Parameter("max_gpu_memory_fraction", 0.9, "share of the GPU that chunks may fill", 0.1, 1.0),
+    Parameter("compile", "off", "torch.compile: off, on, graphs, or auto (the fastest, measured)"),
     Parameter("loop_closure", True, "search and close loops"),
     Parameter("refinement", True, "refine poses and depth with feature tracks"),
     Parameter(
@@ -98,6 +102,13 @@ def mapper_config(node: Node) -> MapperConfig:
         base,
         {
             "chunks": {"size": size, "overlap": overlap, "first_size": first},
+            "network": {
+                "memory": value(node, "ttt_update"),
+                "forget": value(node, "ttt_forget"),
+                "memory_window": value(node, "ttt_window"),
+                "max_gpu_memory": value(node, "max_gpu_memory_fraction"),
+                "compile": value(node, "compile"),
+            },
             "loops": {"enabled": value(node, "loop_closure")},
             "refinement": {"enabled": value(node, "refinement")},
             "scale": {"source": value(node, "scale_source"), "fixed": value(node, "fixed_scale")},

@@ -3,6 +3,7 @@
 import itertools
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -47,3 +48,33 @@ def test_after_a_cut_nothing_is_shared():
     chunker.add(Frame(2, 2, IMAGE))
     chunk = chunker.add(Frame(3, 3, IMAGE))
     assert (chunk.overlap, [f.index for f in chunk.frames]) == (0, [2, 3])
+
+
+@given(st.integers(6, 40), st.integers(4, 20), st.data())
+def test_a_chunk_that_does_not_fit_goes_out_in_parts_that_overlap(size, fits, data):
+    """No keyframe is lost, no part is too long, and later chunks are as short."""
+    overlap = data.draw(st.integers(1, size - 1))
+    chunker = Chunker(ChunkConfig(size, overlap, size))
+    stream = iter([Frame(i, i, IMAGE) for i in range(3 * size)])
+    before = [next(c for f in stream if (c := chunker.add(f))) for _ in range(2)]
+    last = before.pop()
+    if fits >= len(last.frames):
+        return
+    rest = chunker.split(last, fits)
+    rest += [c for f in stream if (c := chunker.add(f))]
+    rest += [c] if (c := chunker.flush()) else []
+    assert all(len(c.frames) <= fits for c in rest)
+    new = [f.index for c in before + rest for f in c.frames[c.overlap :]]
+    assert new == list(range(3 * size))
+    for one, two in itertools.pairwise(rest):
+        shared = [f.index for f in two.frames[: two.overlap]]
+        assert len(shared) == min(overlap, fits // 2, len(one.frames))
+        assert shared == [f.index for f in one.frames[-len(shared) :]]
+    assert [c.index for c in rest] == list(range(last.index, last.index + len(rest)))
+
+
+def test_too_few_that_fit_are_refused():
+    chunker = Chunker(ChunkConfig(8, 4, 8))
+    chunk = next(c for i in range(8) if (c := chunker.add(Frame(i, i, IMAGE))))
+    with pytest.raises(ValueError, match="at least 4 keyframes, only 3 fit"):
+        chunker.split(chunk, 3)

@@ -10,7 +10,7 @@ from scal3r_ros.evaluation.trajectory import evaluate
 from scal3r_ros.mapping.config import KeyframeConfig, MapperConfig, RefinementConfig
 from scal3r_ros.mapping.mapper import Mapper
 from scal3r_ros.mapping.pipeline import map_sequence
-from scal3r_ros.mapping.types import PredictionError
+from scal3r_ros.mapping.types import ChunkTooLargeError, PredictionError
 from scal3r_ros.tracking.tracker import Tracker
 from scal3r_ros.tracking.types import TrackerConfig
 from test.conftest import TruthPredictor, World
@@ -87,6 +87,37 @@ def test_a_discarded_chunk_starts_a_new_component_and_loses_no_session(walk):
     assert mapper.counters.chunks_discarded == 1
     assert mapper.counters.components == 2
     assert len(mapper.submaps) == mapper.counters.chunks > 2
+
+
+def test_chunks_grow_shorter_where_the_device_has_no_memory_for_them(walk, caplog):
+    class Small(TruthPredictor):
+        """A device that holds nine frames."""
+
+        def predict(self, chunk, memory, *, write=True):
+            if len(chunk.frames) > 9:
+                raise ChunkTooLargeError("out of GPU memory", len(chunk.frames) // 2)
+            return super().predict(chunk, memory, write=write)
+
+    mapper = Mapper(Small(walk.clip), CONFIG)
+    run = map_sequence(walk.frames, mapper, None)
+    assert mapper.counters.components == 1  # the parts still share frames
+    assert mapper.counters.chunks_discarded == 0
+    assert mapper.chunker.config.size <= 9
+    assert set(mapper.keyframe_poses()) == {f.index for f in walk.frames}
+    assert "from here on" in caplog.text
+    assert evaluate(truth_of(walk), run.trajectory(mapper)).ate_share < 0.03
+
+
+def test_a_device_without_room_for_any_chunk_is_reported_not_a_crash(walk, caplog):
+    class Tiny(TruthPredictor):
+        def predict(self, chunk, memory, *, write=True):
+            raise ChunkTooLargeError("out of GPU memory", len(chunk.frames) // 2)
+
+    mapper = Mapper(Tiny(walk.clip), CONFIG)
+    map_sequence(walk.frames[:30], mapper, None)
+    assert mapper.submaps == []
+    assert mapper.counters.chunks_discarded > 0
+    assert "a chunk needs at least 4 keyframes" in caplog.text
 
 
 def test_reset_starts_a_new_session_with_nothing_kept(walk):

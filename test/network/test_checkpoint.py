@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from scal3r_ros.network.checkpoint import (
     CheckpointError,
+    convert,
     from_official,
     load_model,
     load_weights,
@@ -16,8 +18,9 @@ from scal3r_ros.network.checkpoint import (
     save_weights,
     to_official,
 )
-from scal3r_ros.network.scal3r import Scal3R, Scal3RConfig
-from test.network.test_scal3r import PARITY_SIZE
+from scal3r_ros.network.scal3r import ChunkImages, Scal3R, Scal3RConfig
+from scal3r_ros.network.verify import verify
+from test.network import seeded
 
 MANIFEST = Path(__file__).parents[3] / "shared" / "scal3r_manifest.json"
 
@@ -34,7 +37,7 @@ def test_the_full_network_has_every_official_tensor():
 
 
 def test_official_names_translate_both_ways():
-    model = Scal3R(PARITY_SIZE)
+    model = Scal3R(seeded.SIZE)
     state = model.state_dict()
     back = from_official(to_official(state), model)
     assert back.keys() == state.keys()
@@ -81,3 +84,80 @@ def test_a_damaged_file_is_refused_by_name(tmp_path, content, suffix):
 def test_a_missing_file_is_refused_by_name(tmp_path):
     with pytest.raises(CheckpointError, match="nothing.pt does not exist"):
         load_model(tmp_path / "nothing.pt")
+
+
+def official_file(folder: Path, *, vggt: bool = False) -> tuple[Path, dict[str, torch.Tensor]]:
+    """A small checkpoint as the official program (or VGGT) would have written it."""
+    state = to_official(Scal3R(seeded.SIZE).state_dict())
+    if vggt:
+        state = {n: t for n, t in state.items() if ".ttt." not in n}
+        for ours, theirs in (
+            ("agg_regator.", "aggregator."),
+            ("cam_decoder.", "camera_head."),
+            ("dpt_decoder.", "depth_head."),
+            ("xyz_decoder.", "point_head."),
+        ):
+            state = {n.replace(ours, theirs, 1): t for n, t in state.items()}
+        state["track_head.weight"] = torch.zeros(2)
+    torch.save(state, folder / "scal3r.pt")
+    return folder / "scal3r.pt", state
+
+
+def test_an_official_file_loads_converts_and_comes_back(tmp_path):
+    path, state = official_file(tmp_path)
+    model = load_model(path, seeded.SIZE)
+    save_weights(tmp_path / "ours.safetensors", model, torch.float32, {})
+    convert(tmp_path / "ours.safetensors", tmp_path / "back.safetensors", "fp32", official=True)
+    back, _ = read_tensors(tmp_path / "back.safetensors")
+    assert back.keys() == state.keys()
+    assert all(torch.equal(back[name], state[name]) for name in state)
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_vggt_loads_with_an_untrained_memory_and_says_so(tmp_path, caplog):
+    path, state = official_file(tmp_path, vggt=True)
+    model = load_model(path, seeded.SIZE)
+    assert "the memory is untrained" in caplog.text
+    token = state["aggregator.camera_token"]
+    torch.testing.assert_close(model.state_dict()["aggregator.camera_token"], token)
+    depth = model([ChunkImages(seeded.chunks()[0], 0)])[0][0].depth
+    assert torch.isfinite(depth).all()
+
+
+def test_a_mixture_takes_the_place_of_the_single_head_without_changing_depth(tmp_path, caplog):
+    path, _ = official_file(tmp_path)
+    chunk = ChunkImages(seeded.chunks()[0], 0)
+    with torch.no_grad():
+        single = load_model(path, seeded.SIZE)([chunk])[0][0]
+        model = load_model(path, seeded.SIZE, depth_head="moe")
+        mixture = model([chunk])[0][0]
+    assert "the mixture in its place is untrained" in caplog.text
+    assert model.config.depth_head == "moe"
+    torch.testing.assert_close(mixture.depth, single.depth)
+    save_weights(tmp_path / "moe.safetensors", model, torch.float32, {})
+    assert load_model(tmp_path / "moe.safetensors").config.depth_head == "moe"
+    with pytest.raises(CheckpointError, match="has a moe depth head, asked for dpt"):
+        load_model(tmp_path / "moe.safetensors", depth_head="dpt")
+
+
+def test_verify_reads_the_layout_and_compares(tmp_path):
+    """`scal3r weights verify` on the stored outputs of the official program."""
+    model = Scal3R(seeded.SIZE)
+    shapes = {official_name(n): tuple(t.shape) for n, t in model.state_dict().items()}
+    save_file(seeded.weights(shapes), tmp_path / "weights.safetensors")
+    inputs = {}
+    for index, images in enumerate(seeded.chunks()):
+        pixels = images.permute(0, 1, 3, 4, 2).reshape(1, seeded.FRAMES, -1, 3)
+        inputs[f"c{index}.rgb"] = pixels.contiguous()
+        inputs[f"c{index}.HW"] = torch.tensor([seeded.HEIGHT, seeded.WIDTH])
+    save_file(inputs, tmp_path / "inputs.safetensors")
+    stored = load_file(Path(__file__).parent / "official.safetensors")
+    outputs = {n: t for n, t in stored.items() if ".c" in n and ".xyz" not in n}
+    save_file(outputs, tmp_path / "outputs.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(seeded.official_settings()))
+    errors = verify(tmp_path)
+    assert len(errors) == 8
+    assert max(errors.values()) < 1e-4
+    outputs["offline.c1.dpt_map"] = 1.001 * outputs["offline.c1.dpt_map"]
+    save_file(outputs, tmp_path / "outputs.safetensors")
+    assert verify(tmp_path)["offline.c1.dpt_map"] > 1e-4

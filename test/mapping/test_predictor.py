@@ -1,0 +1,82 @@
+"""The real network behind the mapper: memory on the device, unusable numbers, one transfer."""
+
+import numpy as np
+import pytest
+import torch
+
+from scal3r_ros.mapping.config import NetworkConfig
+from scal3r_ros.mapping.predictor import NetworkPredictor, to_host
+from scal3r_ros.mapping.types import Chunk, ChunkTooLargeError, PredictionError
+from scal3r_ros.network.scal3r import Scal3R
+from test.network.test_scal3r import TINY
+
+
+@pytest.fixture
+def predictor() -> NetworkPredictor:
+    torch.manual_seed(0)
+    return NetworkPredictor(Scal3R(TINY), device=torch.device("cpu"))
+
+
+@pytest.fixture
+def chunk(walk) -> Chunk:
+    return Chunk(0, tuple(walk.frames[:4]), 0, 1)
+
+
+def test_overlap_is_encoded_once_and_changes_nothing(predictor, walk, chunk):
+    following = Chunk(1, tuple(walk.frames[2:6]), 2, 1)
+    _, memory = predictor.predict(chunk, predictor.initial_memory())
+    encoded = []
+    predictor.model.aggregator.encoder.register_forward_hook(
+        lambda module, inputs, output: encoded.append(len(output))
+    )
+    kept, _ = predictor.predict(following, memory)
+    predictor._kept.clear()
+    afresh, _ = predictor.predict(following, memory)
+    assert encoded == [2, 4]
+    np.testing.assert_allclose(kept.depth, afresh.depth, rtol=1e-4)
+
+
+def test_nan_depth_is_refused_by_name_and_the_memory_stays(predictor, chunk):
+    _, memory = predictor.predict(chunk, predictor.initial_memory())
+    before = memory.gradients[0].gate.clone()
+    with torch.no_grad():
+        predictor.model.depth_head.outputs[0].conv3.bias.fill_(float("nan"))
+    with pytest.raises(PredictionError, match=r"prediction.depth must be finite"):
+        predictor.predict(chunk, memory)
+    assert torch.equal(memory.gradients[0].gate, before)
+
+
+def test_out_of_memory_says_how_many_may_fit(predictor, chunk):
+    def exhausted(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 7 GiB.")
+
+    handle = predictor.model.camera_head.register_forward_pre_hook(exhausted)
+    with pytest.raises(ChunkTooLargeError, match="Tried to allocate 7 GiB") as error:
+        predictor.predict(chunk, predictor.initial_memory())
+    assert error.value.fits == 2
+    handle.remove()
+    predictor.predict(chunk, predictor.initial_memory())
+
+
+def test_a_chunk_beyond_the_learnt_budget_is_not_even_tried(predictor, chunk, monkeypatch):
+    predictor.budget.bytes_per_frame = 100e6
+    monkeypatch.setattr(predictor.budget, "available", lambda: 350e6)
+    with pytest.raises(ChunkTooLargeError, match="4 keyframes do not fit the GPU, 3 do"):
+        predictor.predict(chunk, predictor.initial_memory())
+
+
+def test_without_memory_every_chunk_is_on_its_own(chunk):
+    torch.manual_seed(0)
+    settings = NetworkConfig(memory=False)
+    alone = NetworkPredictor(Scal3R(TINY), device=torch.device("cpu"), settings=settings)
+    first, memory = alone.predict(chunk, alone.initial_memory())
+    again, _ = alone.predict(chunk, memory)
+    assert not memory
+    np.testing.assert_array_equal(first.depth, again.depth)
+
+
+def test_parts_come_over_in_one_piece_with_their_shapes():
+    parts = [torch.rand(2, 3), torch.rand(4, dtype=torch.float64), torch.rand(1, 2, 2).half()]
+    for array, part in zip(to_host(*parts), parts, strict=True):
+        assert array.dtype == np.float32
+        np.testing.assert_array_equal(array, part.float().numpy())
