@@ -92,16 +92,10 @@ def download(
     folder: Annotated[Path, typer.Option(help="Where the file goes.")] = Path("checkpoints"),
     yes: Annotated[bool, typer.Option("--yes", help="I have read the licence.")] = False,
 ) -> None:
-    """The published checkpoint, through huggingface_hub, which resumes and checks it."""
+    """The published checkpoint, through huggingface_hub; a broken download is continued."""
     typer.echo(LICENCES)
     if not yes:
         typer.confirm("Download about 5 GB under these terms?", abort=True)
-    try:
-        from huggingface_hub import hf_hub_download
-    except ImportError as error:
-        raise ValueError("pip install huggingface_hub, which the download needs") from error
-    try:
-        path = hf_hub_download(REPOSITORY, FILE, local_dir=folder)
-    except OSError as error:  # every connection error of the hub is one
-        raise ValueError(f"could not reach the model hub for {REPOSITORY}: {error}") from error
-    typer.echo(f"wrote {path}")
+    from scal3r_ros.download import download
+
+    typer.echo(f"wrote {download(REPOSITORY, FILE, folder)}")

@@ -22,6 +22,7 @@ class KeyframeConfig:
     max_interval_s: float = 1.0  # while moving
     standstill_flow: float = 0.002  # below it the camera stands still: no keyframe
     min_tracked: float = 0.4  # share of corners that must survive, else a keyframe at once
+    max_gap_s: float = 2.0  # between images, and five times the usual: chunks do not span more
 
     def __post_init__(self) -> None:
         _check(

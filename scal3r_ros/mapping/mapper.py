@@ -17,6 +17,7 @@ from scal3r_ros.geometry.keyframe import Keyframe
 from scal3r_ros.geometry.sim3 import Sim3
 from scal3r_ros.mapping.chunker import Chunker
 from scal3r_ros.mapping.config import ConfigError, MapperConfig
+from scal3r_ros.mapping.continuity import Continuity
 from scal3r_ros.mapping.keyframes import KeyframeGate
 from scal3r_ros.mapping.loop_closure import LoopDetector, thumbnail
 from scal3r_ros.mapping.point_map import PointMap
@@ -56,6 +57,7 @@ class Counters:
     loops_refused: int = 0
     components: int = 0  # pieces of the map that no overlap or loop connects
     chunks_discarded: int = 0  # unusable predictions
+    interruptions: int = 0  # breaks in the stream of images
     predict_seconds: list[float] = field(default_factory=list)
     total_seconds: list[float] = field(default_factory=list)
 
@@ -76,6 +78,7 @@ class Mapper:
     def reset(self) -> None:
         """A new session: nothing is kept but the settings."""
         self.session += 1
+        self.continuity = Continuity(self.config.keyframes)
         self.gate = KeyframeGate(self.config.keyframes)
         self.chunker = Chunker(self.config.chunks)
         self.memory = self.predictor.initial_memory()
@@ -91,11 +94,22 @@ class Mapper:
     def add_frame(self, frame: Frame) -> list[MapUpdate]:
         """One image; usually nothing is due and the list is empty."""
         self.counters.frames += 1
+        why = self.continuity.broken(frame)
+        updates = self._interrupted(why) if why else []
         if not self.gate.accept(frame):
-            return []
+            return updates
         self.counters.keyframes += 1
         chunk = self.chunker.add(frame)
-        return self._map_chunk(chunk) if chunk else []
+        return updates + self._map_chunk(chunk) if chunk else updates
+
+    def _interrupted(self, why: str) -> list[MapUpdate]:
+        """What waits is mapped; the next chunk shares no frame with it. Loops may join them."""
+        logger.warning("%s: a new piece of the map begins", why)
+        self.counters.interruptions += 1
+        updates = self.flush()
+        self.chunker.cut()
+        self.gate.reset()
+        return updates
 
     def flush(self) -> list[MapUpdate]:
         """The last, shorter chunk, so that no keyframe is lost."""

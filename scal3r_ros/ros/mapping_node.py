@@ -96,6 +96,7 @@ class MappingNode(LifecycleNode):
             transport=value(self, "image_transport"),
             reliability=value(self, "image_reliability"),
             depth=value(self, "image_queue_depth"),
+            on_jump=None if value(self, "on_time_jump") == "ignore" else self._start_again,
         )
         if value(self, "odom_source") == "tracker":
             self.create_subscription(Odometry, "odometry", self._on_odometry, 50)
@@ -146,10 +147,12 @@ class MappingNode(LifecycleNode):
     def _work(self) -> None:
         """The worker: maps what waits, flushes when the camera pauses."""
         while not self._stop.is_set():
-            while self._commands:
-                self._commands.pop(0)()
             frame = self.frames.get(0.1)
             try:
+                while self._commands:
+                    self._commands.pop(0)()
+                if frame is not None and not self.frames.is_current():
+                    continue  # a reset came in between
                 if frame is not None:
                     self._map(lambda frame=frame: self.mapper.add_frame(frame))
                 elif self._idle_for(value(self, "max_chunk_wait")):
@@ -220,13 +223,16 @@ class MappingNode(LifecycleNode):
         return len(self.frames)
 
     def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        self._start_again()
+        response.success, response.message = True, "a new map session starts"
+        return response
+
+    def _start_again(self) -> None:
         """Clears memory, map and trajectory; a chunk in flight is dropped."""
         self._epoch += 1
         self.frames.clear()
         self._odometry.clear()
         self._commands.append(self._reset)
-        response.success, response.message = True, "a new map session starts"
-        return response
 
     def _reset(self) -> None:
         self.mapper.reset()

@@ -43,6 +43,7 @@ class OdometryNode(LifecycleNode):
         self.tracked = 0
         self.state = Status.UNCONFIGURED
         self._session = -1
+        self._resets = 0  # that wait for the worker, who owns the tracker
         self._keyframe: MappedKeyframe | None = None
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -66,6 +67,7 @@ class OdometryNode(LifecycleNode):
             transport=value(self, "image_transport"),
             reliability=value(self, "image_reliability"),
             depth=value(self, "image_queue_depth"),
+            on_jump=None if value(self, "on_time_jump") == "ignore" else self._start_again,
         )
         self.create_subscription(Keyframe, "keyframe", self._on_keyframe, RELIABLE)
         self._stop.clear()
@@ -86,6 +88,14 @@ class OdometryNode(LifecycleNode):
             self._worker.join(timeout=5.0)
             self._worker = None
 
+    def _start_again(self) -> None:
+        """Time went back: nothing that was tracked is known any more."""
+        self.frames.clear()
+        with self._lock:
+            self._keyframe = None
+            self._resets += 1
+        self.state = Status.WAITING
+
     def _on_frame(self, frame: Frame, frame_id: str) -> None:
         self.frame_id = frame_id
         self.frames.put(frame)
@@ -105,18 +115,21 @@ class OdometryNode(LifecycleNode):
         with self._lock:
             if message.map_session != self._session:
                 self._session = message.map_session
-                self.tracker.reset()
+                self._resets += 1
             self._keyframe = keyframe
 
     def _work(self) -> None:
         while not self._stop.is_set():
+            frame = self.frames.get(0.1)
             with self._lock:
                 keyframe, self._keyframe = self._keyframe, None
+                resets, self._resets = self._resets, 0
+            if resets:
+                self.tracker.reset()
             if keyframe is not None:
                 self.tracker.set_keyframe(keyframe)
                 self._K = keyframe.K
-            frame = self.frames.get(0.1)
-            if frame is not None:
+            if frame is not None and self.frames.is_current():
                 self._track(frame)
 
     def _track(self, frame: Frame) -> None:

@@ -32,6 +32,7 @@ IMAGES = (
     Parameter("image_reliability", "auto", "auto, reliable or best_effort"),
     Parameter("image_queue_depth", 10, "messages kept by the subscription", 1, 1000),
     Parameter("autostart", True, "configure and activate at the start"),
+    Parameter("on_time_jump", "reset", "when stamps go back: reset (start again) or ignore"),
     Parameter("watchdog_period", 5.0, "s without images before a warning", 0.1, 600.0),
 )
 MAPPING = (
@@ -51,6 +52,7 @@ MAPPING = (
     Parameter(
         "max_chunk_wait", 3.0, "s without images before a partial chunk is mapped", 0.1, 60.0
     ),
+    Parameter("max_stamp_gap", 2.0, "s between images that end a piece of the map", 0.1, 3600.0),
     Parameter("max_pending_frames", 256, "images that may wait before they are thinned", 8, 4096),
     Parameter("odom_source", "tracker", "tracker (odometry_node) or none (chunk-rate odometry)"),
     Parameter("scale_source", "none", "none or fixed"),
@@ -102,6 +104,7 @@ def mapper_config(node: Node) -> MapperConfig:
         base,
         {
             "chunks": {"size": size, "overlap": overlap, "first_size": first},
+            "keyframes": {"max_gap_s": value(node, "max_stamp_gap")},
             "network": {
                 "memory": value(node, "ttt_update"),
                 "forget": value(node, "ttt_forget"),

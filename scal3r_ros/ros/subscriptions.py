@@ -15,6 +15,8 @@ from scal3r_ros.mapping.types import Frame
 from scal3r_ros.ros.conversions import image_to_rgb, info_to_camera, stamp_to_ns
 
 RECHECK_S = 1.0  # publishers are looked at again until the first image
+JUMP_NS = 500_000_000  # back by more than this, time has jumped; by less, an image was late
+LATE_IN_A_ROW = 10  # late images that say the same
 
 
 @dataclass
@@ -34,6 +36,7 @@ class FrameQueue:
         self.limit, self.counters = limit, counters
         self._frames: list[Frame] = []
         self._ready = threading.Condition()
+        self._generation = self._taken = 0
 
     def put(self, frame: Frame) -> None:
         with self._ready:
@@ -48,11 +51,21 @@ class FrameQueue:
         with self._ready:
             if not self._frames:
                 self._ready.wait(timeout_s)
-            return self._frames.pop(0) if self._frames else None
+            if not self._frames:
+                return None
+            self._taken = self._generation
+            return self._frames.pop(0)
 
     def clear(self) -> None:
+        """Takes back the frame too that the worker has not begun with: see `is_current`."""
         with self._ready:
             self._frames.clear()
+            self._generation += 1
+
+    def is_current(self) -> bool:
+        """Whether the frame taken last belongs to what is going on now."""
+        with self._ready:
+            return self._taken == self._generation
 
     def __len__(self) -> int:
         return len(self._frames)
@@ -70,13 +83,16 @@ class ImageInput:
         transport: str = "raw",
         reliability: str = "auto",
         depth: int = 10,
+        on_jump: Callable[[], None] | None = None,
     ) -> None:
         self.node, self.on_frame, self.counters = node, on_frame, counters
+        self.on_jump = on_jump  # time went back: a bag started again, a clock was set
         self.transport, self.reliability, self.depth = transport, reliability, depth
         self.topic = "image" if transport == "raw" else "image/compressed"
         self.frame_id = ""
         self._undistort: Undistorter | None = None
         self._last_ns = -1
+        self._late = 0  # in a row
         self._told: set[str] = set()
         self._subscription: Any = None
         self._reliable: bool | None = None
@@ -92,10 +108,6 @@ class ImageInput:
         self.node.destroy_timer(self._timer)
         self.node.destroy_subscription(self._info)
         self.node.destroy_subscription(self._subscription)
-
-    def reset(self) -> None:
-        """After a jump back in time: stamps may start again."""
-        self._last_ns = -1
 
     def _subscribe(self) -> None:
         reliable = self._wanted()
@@ -140,9 +152,12 @@ class ImageInput:
     def _on_image(self, message: Any) -> None:
         self.counters.received += 1
         stamp_ns = stamp_to_ns(message.header.stamp)
-        if stamp_ns <= self._last_ns or stamp_ns == 0:
+        if stamp_ns == 0 or (stamp_ns <= self._last_ns and not self._jumped(stamp_ns)):
             self.counters.dropped_invalid += 1
-            self._once("image stamps must be set and increase: images are dropped")
+            self._once(
+                "image stamps must be set and increase: images without are dropped "
+                f"(got {stamp_ns} after {self._last_ns} ns)"
+            )
             return
         try:
             image = image_to_rgb(message)
@@ -153,9 +168,21 @@ class ImageInput:
             self.counters.dropped_invalid += 1
             self._once(str(error))
             return
-        self._last_ns = stamp_ns
+        self._last_ns, self._late = stamp_ns, 0
         self.frame_id = message.header.frame_id or "camera_optical_frame"
         self.on_frame(Frame(self.counters.received - 1, stamp_ns, image, K), self.frame_id)
+
+    def _jumped(self, stamp_ns: int) -> bool:
+        """Whether time itself went back, rather than this image being late or sent twice."""
+        if self.on_jump is None or stamp_ns == self._last_ns:
+            return False
+        self._late += 1
+        if self._last_ns - stamp_ns < JUMP_NS and self._late < LATE_IN_A_ROW:
+            return False
+        back_s = (self._last_ns - stamp_ns) * 1e-9
+        self.node.get_logger().warning(f"stamps went back by {back_s:.1f} s: starting again")
+        self.on_jump()
+        return True
 
     def _once(self, text: str) -> None:
         if text not in self._told:

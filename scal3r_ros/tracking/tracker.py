@@ -154,13 +154,12 @@ class Tracker:
         """The very same image has the same pose. In the dark that says nothing."""
         assert self._last is not None
         newest = self._history.newest
-        if (
-            newest is None
-            or self._last.state != "tracking"
-            or not np.array_equal(grey, newest.grey)
-        ):
-            return None
-        return replace(self._last, stamp_ns=stamp_ns)
+        same = newest is not None and np.array_equal(grey, newest.grey)
+        return (
+            replace(self._last, stamp_ns=stamp_ns)
+            if same and self._last.state == "tracking"
+            else None
+        )
 
     def _measured(self, grey: UInt8[ndarray, "h w"], stamp_ns: int) -> TrackedPose | None:
         source = self._source
@@ -224,7 +223,8 @@ class Tracker:
         assert source is not None
         uv, kept = follow(source.grey, grey, self._points.uv)
         lost = kept.sum() < self.config.min_inliers
-        if lost and newest is not None and newest.T_odom_cam is not None:
+        same_size = newest is not None and newest.grey.shape == grey.shape
+        if lost and newest is not None and newest.T_odom_cam is not None and same_size:
             corners = find_corners(newest.grey, np.zeros((0, 2)), self.config.features)
             self._source, self._points = newest, Points.born(corners, newest.T_odom_cam)
             uv, kept = follow(newest.grey, grey, corners)

@@ -1,0 +1,36 @@
+"""Where a stream of images breaks off: frames on both sides do not belong into one chunk."""
+
+from collections import deque
+from statistics import median
+
+from scal3r_ros.mapping.config import KeyframeConfig
+from scal3r_ros.mapping.types import Frame
+
+INTERVALS = 20  # recent ones that say what is usual
+UNUSUAL = 5.0  # times the usual interval
+
+
+class Continuity:
+    """A long pause between two stamps, or another image size or calibration."""
+
+    def __init__(self, config: KeyframeConfig) -> None:
+        self.config = config
+        self._last: Frame | None = None
+        self._seconds: deque[float] = deque(maxlen=INTERVALS)
+
+    def broken(self, frame: Frame) -> str:
+        """What broke between the last frame and this one; empty where nothing did."""
+        last, self._last = self._last, frame
+        if last is None:
+            return ""
+        if last.image.shape != frame.image.shape:
+            sizes = (f"{f.image.shape[1]}x{f.image.shape[0]}" for f in (last, frame))
+            return "the image size changed from {} to {}".format(*sizes)
+        if last.K is not None and frame.K is not None and (last.K != frame.K).any():
+            return "the camera's calibration changed"
+        seconds = (frame.stamp_ns - last.stamp_ns) * 1e-9
+        usual = median(self._seconds) if self._seconds else seconds
+        self._seconds.append(seconds)
+        if seconds > max(self.config.max_gap_s, UNUSUAL * usual):
+            return f"no image for {seconds:.1f} s"
+        return ""
