@@ -89,6 +89,7 @@ class Mapper:
         self.submaps: list[Submap] = []
         self.counters = Counters()
         self.map_version = 0
+        self.trouble = ""  # what went wrong last, for people
         self._newest: Frame | None = None
 
     def add_frame(self, frame: Frame) -> list[MapUpdate]:
@@ -104,7 +105,7 @@ class Mapper:
 
     def _interrupted(self, why: str) -> list[MapUpdate]:
         """What waits is mapped; the next chunk shares no frame with it. Loops may join them."""
-        logger.warning("%s: a new piece of the map begins", why)
+        self._troubled(f"{why}: a new piece of the map begins")
         self.counters.interruptions += 1
         updates = self.flush()
         self.chunker.cut()
@@ -146,7 +147,7 @@ class Mapper:
         return [update]
 
     def _discard(self, chunk: Chunk, why: ValueError) -> list[MapUpdate]:
-        logger.error("chunk %d discarded: %s", chunk.index, why)
+        self._troubled(f"chunk {chunk.index} discarded: {why}")
         self.counters.chunks_discarded += 1
         self.chunker.cut()
         return []
@@ -158,8 +159,12 @@ class Mapper:
         except ValueError as too_few:
             return self._discard(chunk, too_few)
         size, overlap = self.chunker.config.size, self.chunker.config.overlap
-        logger.warning("%s: chunks of %d, %d shared, from here on", error, size, overlap)
+        self._troubled(f"{error}: chunks of {size}, {overlap} shared, from here on")
         return [update for part in parts for update in self._map_chunk(part)]
+
+    def _troubled(self, what: str) -> None:
+        self.trouble = what
+        logger.warning(what)
 
     def _refined(self, chunk: Chunk, prediction: Prediction) -> Prediction:
         if not self.config.refinement.enabled:

@@ -32,6 +32,7 @@ from scal3r_ros.ros.parameters import value
 
 if TYPE_CHECKING:
     from scal3r_ros.ros.mapping_node import MappingNode
+    from scal3r_ros.ros.subscriptions import FrameCounters
 
 LATCHED = QoSProfile(
     depth=1,
@@ -64,7 +65,7 @@ class MapPublisher:
         self._path = node.create_publisher(Path, "path", LATCHED)
         self._pose = node.create_publisher(PoseWithCovarianceStamped, "pose", RELIABLE)
         self._odometry = node.create_publisher(Odometry, "odometry", ODOMETRY)
-        self._rates: list[tuple[float, int]] = []
+        self._rates: list[tuple[float, int, int]] = []
         self.latency_s = 0.0
 
     def reset(self) -> None:
@@ -206,7 +207,7 @@ class MapPublisher:
         seconds = counters.total_seconds
         newest = self.mapper.submaps[-1].T_map_submap if self.mapper.submaps else Sim3.identity()
         used, total = node.gpu_memory()
-        input_rate = self._rate(node.counters.received)
+        input_rate, kept_rate = self._rate(node.counters)
         self._status.publish(
             Status(
                 header=header(node.get_clock().now().nanoseconds, self.map_frame),
@@ -222,7 +223,7 @@ class MapPublisher:
                 loops_refused=counters.loops_refused,
                 pending_frames=node.pending,
                 input_rate=input_rate,
-                effective_rate=input_rate,
+                effective_rate=kept_rate,
                 inference_time_last=seconds[-1] if seconds else 0.0,
                 inference_time_mean=float(np.mean(seconds)) if seconds else 0.0,
                 latency=self.latency_s,
@@ -242,12 +243,16 @@ class MapPublisher:
             )
         )
 
-    def _rate(self, received: int) -> float:
-        """Images per second over the last five seconds."""
+    def _rate(self, counters: "FrameCounters") -> tuple[float, float]:
+        """Images per second over the last five seconds: that arrived, that were not thinned."""
         now = time.monotonic()
-        self._rates = [(t, n) for t, n in self._rates if now - t < 5.0] + [(now, received)]
-        elapsed = now - self._rates[0][0]
-        return (received - self._rates[0][1]) / elapsed if elapsed > 0 else 0.0
+        kept = counters.received - counters.dropped_overload - counters.dropped_invalid
+        recent = [row for row in self._rates if now - row[0] < 5.0]
+        self._rates = [*recent, (now, counters.received, kept)]
+        began, received, kept_then = self._rates[0]
+        if now <= began:
+            return 0.0, 0.0
+        return (counters.received - received) / (now - began), (kept - kept_then) / (now - began)
 
 
 def _pose_covariance(mapper: Mapper, submap: Submap) -> np.ndarray:

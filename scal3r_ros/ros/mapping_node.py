@@ -35,6 +35,7 @@ from scal3r_ros.ros.subscriptions import FrameCounters, FrameQueue, ImageInput
 OK, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 ODOMETRY_KEPT = 4000  # poses by stamp
 STATUS_PERIOD_S = 0.5
+LOAD_PERIOD_S = 30.0
 
 
 class MappingNode(LifecycleNode):
@@ -53,6 +54,7 @@ class MappingNode(LifecycleNode):
         self._paused = False
         self._last_image_s = time.monotonic()
         self._warned = False
+        self._dropped_told, self._load_told_s = 0, -LOAD_PERIOD_S
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Loads the weights: what is wrong with them is said here, in one line."""
@@ -174,12 +176,20 @@ class MappingNode(LifecycleNode):
     def _map(self, action: Callable[[], list[MapUpdate]]) -> None:
         epoch = self._epoch
         self._level()
-        for update in action():
-            if epoch != self._epoch:
-                return  # reset while this chunk was in the network
+        counters = self.mapper.counters
+        before = counters.chunks_discarded, counters.interruptions
+        updates = action()
+        if epoch != self._epoch:
+            return  # reset while this chunk was in the network
+        for update in updates:
             self.state = Status.TRACKING
             self.maps.publish(update)
             self._correct_odometry()
+        if counters.chunks_discarded > before[0]:
+            self.state = Status.LOST
+        elif counters.interruptions > before[1]:
+            self.state = Status.DEGRADED
+        self.message = self.mapper.trouble
 
     def _correct_odometry(self) -> None:
         """map -> odom at the newest keyframe whose odometry is known."""
@@ -201,6 +211,7 @@ class MappingNode(LifecycleNode):
 
     def _publish_map_odom(self) -> None:
         self._watch()
+        self._watch_load()
         if not value(self, "publish_tf") or not self.mapper.submaps:
             return
         ahead_ns = int(value(self, "tf_tolerance") * 1e9)
@@ -208,12 +219,25 @@ class MappingNode(LifecycleNode):
         frames = value(self, "map_frame"), value(self, "odom_frame")
         self.broadcaster.sendTransform(matrix_to_transform(self.T_map_odom, stamp_ns, *frames))
 
+    def _watch_load(self) -> None:
+        """Says that images are thinned, when it begins and every 30 s while it lasts."""
+        dropped = self.counters.dropped_overload
+        if dropped == self._dropped_told or time.monotonic() - self._load_told_s < LOAD_PERIOD_S:
+            return
+        seconds = self.mapper.counters.total_seconds
+        self.get_logger().warning(
+            f"mapping is slower than the camera: {dropped} images thinned so far; a chunk takes "
+            f"{np.mean(seconds[-5:]) if seconds else float('nan'):.2f} s"
+        )
+        self._dropped_told, self._load_told_s = dropped, time.monotonic()
+
     def _watch(self) -> None:
         if self._warned or not self._idle_for(value(self, "watchdog_period")):
             return
         self._warned = True
-        if self.counters.received == 0:
-            self.get_logger().warning(f"no images yet on {self.images.describe()}")
+        seen = "images stopped" if self.counters.received else "no images yet"
+        hint = "" if self.images.publishers() else "; is the topic right (remap image:=...)?"
+        self.get_logger().warning(f"{seen} on {self.images.describe()}{hint}")
 
     def publish_status(self) -> None:
         self.maps.publish_status(self)

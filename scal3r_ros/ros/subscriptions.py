@@ -134,6 +134,9 @@ class ImageInput:
         if self.counters.received == 0:
             self._subscribe()
 
+    def publishers(self) -> int:
+        return self.node.count_publishers(self.node.resolve_topic_name(self.topic))
+
     def describe(self) -> str:
         """Topic and publishers, for the watchdog."""
         name = self.node.resolve_topic_name(self.topic)

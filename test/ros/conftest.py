@@ -30,8 +30,9 @@ class Nodes:
         }
         self.running: dict[str, subprocess.Popen] = {}
 
-    def start(self, name: str, **parameters: object) -> None:
-        command = [sys.executable, "-m", f"scal3r_ros.ros.{name}", "--ros-args"]
+    def start(self, name: str, module: str = "", **parameters: object) -> None:
+        """`module` takes the place of scal3r_ros.ros.NAME."""
+        command = [sys.executable, "-m", module or f"scal3r_ros.ros.{name}", "--ros-args"]
         for key, value in parameters.items():
             command += ["-p", f"{key}:={value}"]
         log = (self.folder / f"{name}.log").open("w")
