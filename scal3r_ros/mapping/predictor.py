@@ -197,10 +197,11 @@ def to_prediction(output: ChunkOutput, chunk: Chunk, crop: Crop) -> Prediction:
 
 
 def to_host(*parts: Tensor) -> list[Float32[ndarray, "..."]]:
-    """Tensors of a device as float32 arrays, in one transfer."""
+    """Tensors of a device as float32 arrays of their own, in one transfer."""
     flat = torch.cat([part.float().reshape(-1) for part in parts]).cpu().numpy()
     ends = np.cumsum([part.numel() for part in parts])[:-1]
-    return [a.reshape(p.shape) for a, p in zip(np.split(flat, ends), parts, strict=True)]
+    pieces = zip(np.split(flat, ends), parts, strict=True)
+    return [piece.copy().reshape(part.shape) for piece, part in pieces]  # no view keeps the rest
 
 
 def _intrinsics(

@@ -79,4 +79,5 @@ def test_parts_come_over_in_one_piece_with_their_shapes():
     parts = [torch.rand(2, 3), torch.rand(4, dtype=torch.float64), torch.rand(1, 2, 2).half()]
     for array, part in zip(to_host(*parts), parts, strict=True):
         assert array.dtype == np.float32
+        assert array.base is None or array.base.size == array.size  # keeps nothing else alive
         np.testing.assert_array_equal(array, part.float().numpy())
