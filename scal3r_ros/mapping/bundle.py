@@ -1,9 +1,9 @@
 """Bundle adjustment of one chunk: poses and one log depth per track, Gauss-Newton in numpy.
 
 A point lies on the ray of the first frame that saw it, so it has one unknown, and its elimination
-(Schur complement) is a division. Priors: the predicted depth of every track, the predicted motion
-between neighbouring frames, and a camera that does not leap: with them neither pure rotation nor a
-link of few features is a special case.
+(Schur complement) is a division. Priors: the predicted depth of every track, the motion between
+neighbouring frames (predicted, or known from the chunk before), and a camera that does not leap:
+with them neither pure rotation nor a link of few features is a special case.
 """
 
 from dataclasses import dataclass, replace
@@ -37,6 +37,7 @@ class BundleProblem:
     log_depth_prior: Float[ndarray, " m"]
     depth_sigma: Float[ndarray, " m"]  # of the log depth; infinity for none
     motion_prior: Float[ndarray, "pairs 4 4"]  # T_previous_next
+    motion_sigma: Float[ndarray, "pairs 6"]  # rotation [rad], translation [submap units]
     interval: Float[ndarray, " pairs"]  # time between neighbouring frames over its median
     reference: int
 
@@ -104,7 +105,7 @@ def robust_cost(
     """Huber costs of all pixels and priors, in units of (pixel sigma = 1)."""
     pixel = np.linalg.norm(residuals(problem, state), axis=1)
     depth = np.abs(state.log_depth - problem.log_depth_prior) / problem.depth_sigma
-    motion = np.linalg.norm(_motion_residual(problem, state, config), axis=1)
+    motion = np.linalg.norm(_motion_residual(problem, state), axis=1)
     return float(
         _huber(pixel, config.huber_px).sum()
         + _huber(depth, PRIOR_DEPTH_HUBER).sum()
@@ -187,7 +188,7 @@ def _solve(
     h = (h + pull / problem.depth_sigma) * (1 + damping) + 1e-9
     g_depth = J_depth.T @ r + pull * away
     W = (J_depth.T @ J_pose).tocsr()
-    _add_motion_prior(problem, state, config, H, g)
+    _add_motion_prior(problem, state, H, g)
     _add_leap_prior(problem, state, config, pace, H, g)
     H += np.diag(np.diag(H) * damping + 1e-9)
     H -= (W.T @ W.multiply(1 / h[:, None])).toarray()
@@ -208,35 +209,26 @@ def _moved(
     return replace(state, T_submap_cam=T, log_depth=state.log_depth + step_depth)
 
 
-def _sigmas(problem: BundleProblem, config: RefinementConfig) -> Float[ndarray, " 6"]:
-    depth = np.exp(np.median(problem.log_depth_prior))
-    return np.repeat([config.prior_rotation_rad, config.prior_translation * depth], 3)
-
-
-def _motion_residual(
-    problem: BundleProblem, state: BundleState, config: RefinementConfig
-) -> Float[ndarray, "pairs 6"]:
-    """(rotation, translation) between neighbours minus predicted, in sigmas."""
+def _motion_residual(problem: BundleProblem, state: BundleState) -> Float[ndarray, "pairs 6"]:
+    """(rotation, translation) between neighbours minus what was known before, in sigmas."""
     T = state.T_submap_cam
     R_previous = T[:-1, :3, :3].transpose(0, 2, 1)
     turned = problem.motion_prior[:, :3, :3].transpose(0, 2, 1) @ R_previous @ T[1:, :3, :3]
     rotation = Rotation.from_matrix(turned).as_rotvec()
     moved = np.einsum("nij,nj->ni", R_previous, T[1:, :3, 3] - T[:-1, :3, 3])
     difference = np.concatenate([rotation, moved - problem.motion_prior[:, :3, 3]], 1)
-    return difference / _sigmas(problem, config)
+    return difference / problem.motion_sigma
 
 
 def _add_motion_prior(
     problem: BundleProblem,
     state: BundleState,
-    config: RefinementConfig,
     H: Float[ndarray, "p p"],
     g: Float[ndarray, " p"],
 ) -> None:
     """Adds to H and g in place; the derivative by the previous frame's rotation is left out of
     the translation part, and d(rotation vector) is taken as identity: the prior is weak."""
-    r = _motion_residual(problem, state, config)
-    sigma = _sigmas(problem, config)
+    r = _motion_residual(problem, state)
     weight = _huber_weight(np.linalg.norm(r, axis=1), 1.0)
     for k in range(len(r)):
         R_previous = state.T_submap_cam[k, :3, :3].T
@@ -244,7 +236,7 @@ def _add_motion_prior(
         J = np.zeros((6, 12))
         J[:3, :3], J[:3, 6:9] = -R_next_previous, np.eye(3)
         J[3:, 3:6], J[3:, 9:] = -R_previous, R_previous
-        J /= sigma[:, None]
+        J /= problem.motion_sigma[k][:, None]
         part = slice(6 * k, 6 * k + 12)
         H[part, part] += weight[k] * J.T @ J
         g[part] += weight[k] * J.T @ r[k]

@@ -58,6 +58,9 @@ class RefinementConfig:
     huber_px: float = 1.0
     prior_rotation_rad: float = 0.3  # trust in the network's poses
     prior_translation: float = 0.5  # share of the median depth
+    carry: bool = True  # frames shared with the chunk before keep its poses, depth and unit
+    carried_rotation_rad: float = 0.005  # trust in these
+    carried_translation: float = 0.01  # share of the median depth
     prior_leap: float = 0.1  # change of the velocity between frames, share of the usual one
     min_parallax_rad: float = 0.02  # of a point that may correct the depth
     depth_smoothing: float = 0.12  # correction field, share of the image diagonal

@@ -15,6 +15,7 @@ from scal3r_ros.geometry.align import AlignmentError
 from scal3r_ros.geometry.camera import scale_intrinsics
 from scal3r_ros.geometry.keyframe import Keyframe
 from scal3r_ros.geometry.sim3 import Sim3
+from scal3r_ros.mapping.carried import carried_from
 from scal3r_ros.mapping.chunker import Chunker
 from scal3r_ros.mapping.config import ConfigError, MapperConfig
 from scal3r_ros.mapping.continuity import Continuity
@@ -91,6 +92,7 @@ class Mapper:
         self.map_version = 0
         self.trouble = ""  # what went wrong last, for people
         self._newest: Frame | None = None
+        self._carries = False  # whether the newest submap's poses are worth carrying over
 
     def add_frame(self, frame: Frame) -> list[MapUpdate]:
         """One image; usually nothing is due and the list is empty."""
@@ -169,7 +171,9 @@ class Mapper:
     def _refined(self, chunk: Chunk, prediction: Prediction) -> Prediction:
         if not self.config.refinement.enabled:
             return prediction
-        refined, report = refine(chunk, prediction, self.config.refinement)
+        carried = carried_from(self.submaps[-1], chunk) if self._carries else None
+        refined, report = refine(chunk, prediction, self.config.refinement, carried)
+        self._carries = report.start != "none"  # what was not refined is not worth carrying
         logger.debug("chunk %d: %s", chunk.index, report)
         return refined
 

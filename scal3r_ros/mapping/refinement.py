@@ -14,6 +14,7 @@ from numpy import ndarray
 from scal3r_ros.geometry.camera import scale_intrinsics
 from scal3r_ros.geometry.sim3 import invert_pose
 from scal3r_ros.mapping.bundle import BundleProblem, BundleState, adjust, points, residuals
+from scal3r_ros.mapping.carried import Carried, carry_over
 from scal3r_ros.mapping.config import RefinementConfig
 from scal3r_ros.mapping.depth_correction import correct_depth
 from scal3r_ros.mapping.feature_tracks import FeatureTracks, track_features
@@ -49,26 +50,35 @@ class RefinementReport:
 
 
 def refine(
-    chunk: Chunk, prediction: Prediction, config: RefinementConfig
+    chunk: Chunk,
+    prediction: Prediction,
+    config: RefinementConfig,
+    carried: Carried | None = None,
 ) -> tuple[Prediction, RefinementReport]:
-    """Bundle adjustment from the best of three starts, then depth by its landmarks."""
+    """Bundle adjustment from the best of three starts, then depth by its landmarks; in the unit of
+    what was carried over, else the network's."""
     began = time.perf_counter()
+    known = 0
+    if carried is not None and config.carry:
+        prediction, known = carry_over(prediction, carried, chunk.reference), len(carried)
     if len(chunk.frames) < 2:
         return prediction, RefinementReport("none", "a single frame")
     tracks = track_features([frame.image for frame in chunk.frames], config)
     if tracks.count < config.min_tracks:
         return prediction, RefinementReport("none", "too few tracks", tracks.count)
     observations = _observe(chunk, prediction, tracks)
-    start, state = _best_start(chunk, prediction, observations, config)
+    start, state = _best_start(chunk, prediction, observations, config, known)
     kept = observations
     for limit in OUTLIER_PX:
-        problem = _problem(chunk, prediction, kept, config)
+        problem = _problem(chunk, prediction, kept, config, known)
         state, _ = adjust(problem, state, config, ITERATIONS)
         kept, state = _without_outliers(kept, problem, state, limit)
         if kept.tracks.count < config.min_tracks:
             return prediction, RefinementReport("none", "tracks disagree", tracks.count)
-    landmarks = _landmarks(_problem(chunk, prediction, kept, config), kept, state)
-    refined, landmarks = _in_network_scale(prediction, state, landmarks, config)
+    landmarks = _landmarks(_problem(chunk, prediction, kept, config, known), kept, state)
+    refined = replace(prediction, T_submap_cam=state.T_submap_cam)
+    if not known:
+        refined, landmarks = _in_network_scale(refined, landmarks, config)
     good = landmarks.parallax_rad > config.min_parallax_rad
     if good.sum() >= config.min_tracks:
         refined = correct_depth(chunk, refined, landmarks, config)
@@ -104,7 +114,11 @@ def _observe(chunk: Chunk, prediction: Prediction, tracks: FeatureTracks) -> Obs
 
 
 def _problem(
-    chunk: Chunk, prediction: Prediction, observations: Observations, config: RefinementConfig
+    chunk: Chunk,
+    prediction: Prediction,
+    observations: Observations,
+    config: RefinementConfig,
+    known: int,
 ) -> BundleProblem:
     tracks = observations.tracks
     anchor, _ = anchors(observations, np.ones(len(observations.focal), bool))
@@ -121,9 +135,19 @@ def _problem(
         log_depth_prior=np.log(np.where(depth > 0, depth, observations.median_depth)),
         depth_sigma=np.where(depth > 0, DEPTH_SIGMA, 10.0),
         motion_prior=invert_pose(T[:-1]) @ T[1:],
+        motion_sigma=_motion_sigmas(len(T) - 1, known, observations.median_depth, config),
         interval=_intervals(chunk),
         reference=chunk.reference,
     )
+
+
+def _motion_sigmas(
+    pairs: int, known: int, depth: float, config: RefinementConfig
+) -> Float[ndarray, "pairs 6"]:
+    """Little trust in what the network says, much in what the chunk before has refined."""
+    weak = [config.prior_rotation_rad] * 3 + [config.prior_translation * depth] * 3
+    sure = [config.carried_rotation_rad] * 3 + [config.carried_translation * depth] * 3
+    return np.array([sure if k < known - 1 else weak for k in range(pairs)])
 
 
 def _intervals(chunk: Chunk) -> Float[ndarray, " pairs"]:
@@ -133,17 +157,21 @@ def _intervals(chunk: Chunk) -> Float[ndarray, " pairs"]:
 
 
 def _best_start(
-    chunk: Chunk, prediction: Prediction, observations: Observations, config: RefinementConfig
+    chunk: Chunk,
+    prediction: Prediction,
+    observations: Observations,
+    config: RefinementConfig,
+    known: int,
 ) -> tuple[str, BundleState]:
-    """The network's poses, cameras placed against the predicted depth, or five points: a few
-    iterations from each, the lowest robust cost wins."""
-    problem = _problem(chunk, prediction, observations, config)
+    """The poses as they are, cameras placed against the depth and what is known, or five points: a
+    few iterations from each, the lowest robust cost wins."""
+    problem = _problem(chunk, prediction, observations, config, known)
     s = len(observations.focal)
-    reference = np.arange(s) == chunk.reference
+    placed = np.arange(s) < known if known > chunk.reference else np.arange(s) == chunk.reference
     network = invert_pose(prediction.T_submap_cam[chunk.reference]) @ prediction.T_submap_cam
     starts = {
         "network": network,
-        "depth": place_all(observations, network, reference, problem.motion_prior),
+        "depth": place_all(observations, network, placed, problem.motion_prior),
     }
     five_points = poses_by_five_points(observations, problem.motion_prior)
     if five_points is not None:
@@ -191,14 +219,14 @@ def _landmarks(problem: BundleProblem, kept: Observations, state: BundleState) -
 
 
 def _in_network_scale(
-    prediction: Prediction, state: BundleState, landmarks: Landmarks, config: RefinementConfig
+    refined: Prediction, landmarks: Landmarks, config: RefinementConfig
 ) -> tuple[Prediction, Landmarks]:
     """Scaled so that landmarks and predicted depths agree in the median."""
-    T = state.T_submap_cam.copy()
+    T = refined.T_submap_cam.copy()
     z = landmarks.depths(T)
     use = (z > 0) & (landmarks.predicted > 0)
     sure = use & (landmarks.parallax_rad > config.min_parallax_rad)[landmarks.track]
     use = sure if sure.sum() >= config.min_tracks else use
     s = float(np.exp(np.median(np.log(landmarks.predicted[use] / z[use])))) if use.any() else 1.0
     T[:, :3, 3] *= s
-    return replace(prediction, T_submap_cam=T), replace(landmarks, xyz=landmarks.xyz * s)
+    return replace(refined, T_submap_cam=T), replace(landmarks, xyz=landmarks.xyz * s)
