@@ -107,9 +107,11 @@ def bench(
     for precision in precisions:
         dtype = PRECISIONS[precision]
         model.store_blocks(dtype)
-        peak = max(matrix_peak(device, d) for d in {dtype, torch.float32})
+        peak = 0.0
         for size in sizes:
             for window in windows:
+                now = (matrix_peak(device, d) for d in {dtype, torch.float32})
+                peak = max(peak, *now)  # others may have used the machine before
                 with inference(device, dtype):
                     rows.append(measure(model, size, window, precision, peak, device, repeats))
                 if on_row is not None:

@@ -15,7 +15,7 @@ from scal3r_ros.network.aggregator import SPECIAL, Aggregator, ChunkTokens, Memo
 from scal3r_ros.network.camera_head import CameraHead
 from scal3r_ros.network.dense_head import DenseHead, activate_depth, activate_points
 from scal3r_ros.network.descriptor import place_descriptor
-from scal3r_ros.network.devices import full_precision
+from scal3r_ros.network.devices import full_precision, matmul_precision
 from scal3r_ros.network.encoder import Encoder
 from scal3r_ros.network.memory import GlobalContext
 from scal3r_ros.network.moe_head import Mixture, MoeHead, from_dense
@@ -223,7 +223,8 @@ class Scal3R(nn.Module):
     def _heads(self, chunk: ChunkImages, tokens: ChunkTokens, with_points: bool) -> ChunkOutput:
         b, s = chunk.images.shape[:2]
         with full_precision(chunk.images.device):
-            encodings = self.camera_head(_tapped(tokens).float())
+            with matmul_precision("highest"):  # small, and every pose comes out of it
+                encodings = self.camera_head(_tapped(tokens).float())
             taps = [rearrange(tap[:, :, SPECIAL:], "b s n c -> (b s) n c") for tap in tokens.taps]
             images = rearrange(chunk.images, "b s c h w -> (b s) c h w").float()
             depth, confidence, certainty, mixture = self._depth(taps, images)
