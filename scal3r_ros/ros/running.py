@@ -1,33 +1,41 @@
 """How every node starts and ends: one executor thread, clean shutdown on SIGINT and SIGTERM."""
 
 import signal
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import rclpy
 from rclpy.clock import Clock, ClockType  # pyright: ignore[reportPrivateImportUsage]
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
 
 from scal3r_ros.ros.parameters import value
 
+SIGNALS_S = 0.1  # how often a waiting executor looks whether it should stop
 STEADY = Clock(clock_type=ClockType.STEADY_TIME)  # timers go on while a bag's clock stands still
 
 
 def spin(make: Callable[[], Node]) -> None:
-    """A single-threaded executor: callbacks only convert and enqueue, workers do the rest."""
-    rclpy.init()
-    signal.signal(signal.SIGTERM, _interrupt)
+    """A single-threaded executor: callbacks only convert and enqueue, workers do the rest.
+
+    SIGINT and SIGTERM end it between two callbacks; rclpy's own handlers would take the context
+    away from a worker that has a result to publish.
+    """
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    stop = threading.Event()
+    for kind in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(kind, lambda *_: stop.set())
     node = make()
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     try:
         if isinstance(node, LifecycleNode) and value(node, "autostart"):
             start(node)
-        executor.spin()
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass  # asked to stop: not an error
+        while rclpy.ok() and not stop.is_set():
+            executor.spin_once(timeout_sec=SIGNALS_S)
     finally:
         close: Any = getattr(node, "close", None)
         if close is not None:
@@ -44,7 +52,3 @@ def start(node: LifecycleNode) -> None:
         if transition() != TransitionCallbackReturn.SUCCESS:
             node.get_logger().error("could not start; see the message above")
             return
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt

@@ -252,6 +252,20 @@ def test_a_reset_drops_the_chunk_in_flight(nodes, node, camera, office):
     assert {c.map_session for c in chunks} == {1}
 
 
+@pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
+def test_asked_to_stop_while_the_network_runs_it_ends_cleanly(nodes, node, camera, office, asked):
+    status = latest(node, Status, "status")
+    nodes.environment["FAKE_NETWORK"] = "slow"
+    nodes.start("mapping_node", FAKE, **FAST)
+    camera.wait_for(1)
+    camera.play(office[:10])
+    node.until(lambda: status[-1].frames_used >= 8, 30, "the first chunk is in the network")
+    assert status[-1].chunks == 0
+    nodes.running["mapping_node"].send_signal(asked)
+    assert nodes.running.pop("mapping_node").wait(timeout=20) == 0
+    assert "Traceback" not in nodes.said("mapping_node")
+
+
 def test_the_others_go_on_when_mapping_is_killed(nodes, node, camera, office, tmp_path):
     odometry, chunks = latest(node, Odometry, "odometry", 100), latest(node, Chunk, "chunk", 20)
     nodes.start("map_node", map_folder=tmp_path)
