@@ -244,10 +244,11 @@ def test_a_reset_drops_the_chunk_in_flight(nodes, node, camera, office):
     nodes.environment["FAKE_NETWORK"] = "slow"
     nodes.start("mapping_node", FAKE, **FAST)
     camera.wait_for(1)
-    camera.play(office[:10])  # the first chunk is now in the network for three seconds
+    camera.play(office[:20])
+    node.until(lambda: status[-1].frames_used >= 8, 30, "the first chunk is in the network")
     assert call(node, Trigger, "mapping_node/reset", Trigger.Request()).success
     node.until(lambda: status[-1].map_session == 1, 30, "a new session")
-    camera.play(office[:10], START_NS + 10_000_000_000)
+    camera.play(office[:20], START_NS + 10_000_000_000)
     node.until(lambda: chunks, 60, "a chunk")
     assert {c.map_session for c in chunks} == {1}
 
@@ -258,7 +259,7 @@ def test_asked_to_stop_while_the_network_runs_it_ends_cleanly(nodes, node, camer
     nodes.environment["FAKE_NETWORK"] = "slow"
     nodes.start("mapping_node", FAKE, **FAST)
     camera.wait_for(1)
-    camera.play(office[:10])
+    camera.play(office[:20])
     node.until(lambda: status[-1].frames_used >= 8, 30, "the first chunk is in the network")
     assert status[-1].chunks == 0
     nodes.running["mapping_node"].send_signal(asked)
