@@ -52,7 +52,7 @@ class MappingNode(LifecycleNode):
         self._worker: threading.Thread | None = None
         self._stop = threading.Event()
         self._paused = False
-        self._last_image_s = time.monotonic()
+        self._last_image_s = self._mapped_s = time.monotonic()
         self._warned = False
         self._dropped_told, self._load_told_s = 0, -LOAD_PERIOD_S
 
@@ -165,7 +165,8 @@ class MappingNode(LifecycleNode):
                 raise
 
     def _idle_for(self, seconds: float) -> bool:
-        return time.monotonic() - self._last_image_s > seconds
+        """No image came and none was mapped: a camera may wait for us while a chunk takes long."""
+        return time.monotonic() - max(self._last_image_s, self._mapped_s) > seconds
 
     def _level(self) -> None:
         """Before the first chunk: the map's axes are those of the robot, where it is known."""
@@ -179,6 +180,8 @@ class MappingNode(LifecycleNode):
         counters = self.mapper.counters
         before = counters.chunks_discarded, counters.interruptions
         updates = action()
+        if updates:
+            self._mapped_s = time.monotonic()
         if epoch != self._epoch:
             return  # reset while this chunk was in the network
         for update in updates:
