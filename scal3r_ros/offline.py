@@ -144,9 +144,7 @@ def _chunks(sequence: Sequence, mapper: Mapper, bar: tqdm) -> Iterator[Chunk]:
     """What the mapper will map, the last, shorter chunk too."""
     for frame in sequence:
         bar.update()
-        chunk = mapper.chunker.add(frame) if mapper.gate.accept(frame) else None
-        if chunk is not None:
-            yield chunk
+        yield from mapper.chunks_due(frame)
     chunk = mapper.chunker.flush()
     if chunk is not None:
         yield chunk

@@ -96,23 +96,24 @@ class Mapper:
 
     def add_frame(self, frame: Frame) -> list[MapUpdate]:
         """One image; usually nothing is due and the list is empty."""
-        self.counters.frames += 1
-        why = self.continuity.broken(frame)
-        updates = self._interrupted(why) if why else []
-        if not self.gate.accept(frame):
-            return updates
-        self.counters.keyframes += 1
-        chunk = self.chunker.add(frame)
-        return updates + self._map_chunk(chunk) if chunk else updates
+        return [update for chunk in self.chunks_due(frame) for update in self._map_chunk(chunk)]
 
-    def _interrupted(self, why: str) -> list[MapUpdate]:
-        """What waits is mapped; the next chunk shares no frame with it. Loops may join them."""
-        self._troubled(f"{why}: a new piece of the map begins")
-        self.counters.interruptions += 1
-        updates = self.flush()
-        self.chunker.cut()
-        self.gate.reset()
-        return updates
+    def chunks_due(self, frame: Frame) -> list[Chunk]:
+        """What an image completes: a chunk of keyframes; before it, where the stream broke off, the
+        last chunk of the piece that ended. Loops may join the pieces."""
+        self.counters.frames += 1
+        due: list[Chunk | None] = []
+        why = self.continuity.broken(frame)
+        if why:
+            self._troubled(f"{why}: a new piece of the map begins")
+            self.counters.interruptions += 1
+            due.append(self.chunker.flush())
+            self.chunker.cut()
+            self.gate.reset()
+        if self.gate.accept(frame):
+            self.counters.keyframes += 1
+            due.append(self.chunker.add(frame))
+        return [chunk for chunk in due if chunk is not None]
 
     def flush(self) -> list[MapUpdate]:
         """The last, shorter chunk, so that no keyframe is lost."""

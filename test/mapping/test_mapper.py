@@ -89,6 +89,25 @@ def test_a_discarded_chunk_starts_a_new_component_and_loses_no_session(walk):
     assert len(mapper.submaps) == mapper.counters.chunks > 2
 
 
+def test_a_pause_and_another_size_end_a_piece_and_no_chunk_spans_them(walk):
+    """The first pass of the offline schedule cuts the same chunks that are mapped afterwards."""
+    late = [replace(f, stamp_ns=f.stamp_ns + 60 * 10**9) for f in walk.frames[20:40]]
+    small = [replace(f, image=f.image[::2, ::2].copy(), K=None) for f in late[10:]]
+    stream = [*walk.frames[:20], *late[:10], *small]
+    first = Mapper(TruthPredictor(walk.clip), CONFIG)
+    due = [chunk for frame in stream for chunk in first.chunks_due(frame)]
+    rest = first.chunker.flush()
+    due += [rest] if rest else []
+    mapper = Mapper(TruthPredictor(walk.clip), CONFIG)
+    map_sequence(stream, mapper, None)
+    indices = [tuple(f.index for f in chunk.frames) for chunk in due]
+    assert [s.frame_indices for s in mapper.submaps] == indices
+    assert mapper.counters.interruptions == 2
+    for piece in ({*range(20)}, {*range(20, 30)}, {*range(30, 40)}):
+        assert all(set(chunk) <= piece or not set(chunk) & piece for chunk in indices)
+    assert {i for chunk in indices for i in chunk} == set(range(40))
+
+
 def test_chunks_grow_shorter_where_the_device_has_no_memory_for_them(walk, caplog):
     class Small(TruthPredictor):
         """A device that holds nine frames."""
