@@ -33,8 +33,8 @@ def build_report(mapper: Mapper, seconds: float, **more: Any) -> dict[str, Any]:
         "drops": {"overload": 0, "invalid": 0, "chunks_discarded": c.chunks_discarded},
         "scale": {
             "source": mapper.config.scale.source,
-            "metric": mapper.scale.metric,
-            "metres_per_unit": mapper.scale.scale,
+            "metric": mapper.metric.metric,
+            "metres_per_unit": mapper.metric.estimator.scale,
         },
         "versions": versions(),
         "commit": commit(),

@@ -114,9 +114,13 @@ class PointMapConfig:
     min_support: int = 3  # frames of the submap that must agree on a point
 
 
+SCALE_SOURCES = ("none", "fixed", "odometry", "camera_height", "depth", "stereo", "imu")
+ORIENTATIONS = ("base", "imu", "ground", "camera_level", "raw_optical")
+
+
 @dataclass(frozen=True)
 class ScaleConfig:
-    source: str = "none"  # none, fixed, odometry, camera_height
+    source: str = "none"  # one of SCALE_SOURCES
     fixed: float = 1.0  # metres per unit of the first submap
     camera_height: float = 0.0  # metres above the ground
     min_baseline: float = 0.5  # metres of odometry before it counts
@@ -125,9 +129,17 @@ class ScaleConfig:
     lock_tolerance: float = 0.05
 
     def __post_init__(self) -> None:
-        known = ("none", "fixed", "odometry", "camera_height")
+        known = SCALE_SOURCES
         _check(self.source in known, f"scale source must be one of {known}, got {self.source}")
         _check(self.fixed > 0, f"fixed scale must be positive, got {self.fixed}")
+        _check(
+            self.source != "camera_height" or self.camera_height > 0,
+            f"scale source camera_height needs camera_height > 0, got {self.camera_height}",
+        )
+        _check(
+            0 < self.lock_after <= self.window,
+            f"lock_after must be in [1, window = {self.window}], got {self.lock_after}",
+        )
 
 
 @dataclass(frozen=True)
@@ -162,6 +174,11 @@ class MapperConfig:
     graph: PoseGraphConfig = field(default_factory=PoseGraphConfig)
     points: PointMapConfig = field(default_factory=PointMapConfig)
     scale: ScaleConfig = field(default_factory=ScaleConfig)
+    orientation: str = "camera_level"  # of the map: one of ORIENTATIONS
+
+    def __post_init__(self) -> None:
+        known = ORIENTATIONS
+        _check(self.orientation in known, f"orientation must be in {known}, got {self.orientation}")
 
 
 PROFILES = {"nano": (16, 8), "scal3r": (48, 32), "quality": (60, 30), "edge": (12, 8)}

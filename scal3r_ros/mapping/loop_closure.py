@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Bool, Float32, UInt8
 from numpy import ndarray
 
 from scal3r_ros.mapping.config import LoopConfig
@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 JPEG_QUALITY = 92
 SIDE = 2  # keyframes between the images that are matched
+LOST_TRIES = 3  # times as many candidates where the camera is sought in a map
 SUPPRESSED = 6  # keyframes around an accepted pair that are not proposed again
 
 
@@ -64,18 +65,31 @@ class LoopDetector:
         self.config = config
         self.keyframes: list[KeptKeyframe] = []
         self._descriptors: list[Float32[ndarray, " d"]] = []
-        self._closed: list[tuple[int, int]] = []
+        self.closed: list[tuple[int, int]] = []
 
-    def add(self, frames: tuple[Frame, ...], submap: Submap) -> list[LoopCandidate]:
-        """Takes in a submap's new keyframes; returns candidates, best first."""
+    def add(
+        self, frames: tuple[Frame, ...], submap: Submap, graph: PoseGraph, *, whole: bool = False
+    ) -> list[LoopCandidate]:
+        """Takes in a submap's new keyframes, or the whole of it; returns candidates, best first.
+        Places of another piece of the map count however recent: only a loop joins the pieces."""
         first = len(self.keyframes)
-        for slot in range(submap.overlap, len(frames)):
-            self.keyframes.append(keep(frames[slot], submap.index))
-            self._descriptors.append(submap.descriptors[slot])
-        return self._candidates(first)
+        for slot in range(0 if whole else submap.overlap, len(frames)):
+            self.take(keep(frames[slot], submap.index), submap.descriptors[slot])
+        found = self._candidates(first, graph.piece(submap.index), graph)
+        return found[: self.config.per_chunk * (LOST_TRIES if whole else 1)]
 
-    def _candidates(self, first: int) -> list[LoopCandidate]:
-        if first < self.config.min_gap:
+    def take(self, kept: KeptKeyframe, descriptor: Float32[ndarray, " d"]) -> None:
+        """One more place to come back to."""
+        self.keyframes.append(kept)
+        self._descriptors.append(descriptor)
+
+    def forget_from(self, first: int) -> None:
+        """Drops the newest keyframes (of a chunk that was only localised)."""
+        del self.keyframes[first:], self._descriptors[first:]
+
+    def _candidates(self, first: int, piece: int | None, graph: PoseGraph) -> list[LoopCandidate]:
+        others = np.array([graph.piece(k.submap) != piece for k in self.keyframes[:first]])
+        if first < self.config.min_gap and not others.any():
             return []
         everything = np.stack(self._descriptors)
         # what all places have in common says nothing about this one
@@ -83,27 +97,31 @@ class LoopDetector:
         centred /= np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-9)
         found = []
         for new in range(first, len(everything)):
-            scores = centred[: new - self.config.min_gap + 1] @ centred[new]
-            if len(scores) and scores.max() >= self.config.min_score:
-                old = int(scores.argmax())
-                if self._votes(centred, old, new) >= self.config.votes and self._is_new(old, new):
-                    found.append(LoopCandidate(old, new, float(scores[old])))
-        return sorted(found, key=lambda c: -c.score)[: self.config.per_chunk]
+            scores = self._scores(centred, new, others)
+            old = int(scores.argmax())
+            if scores[old] < self.config.min_score or not self._is_new(old, new):
+                continue
+            around = range(max(0, new - 4), new + 1)
+            best = [int(self._scores(centred, k, others).argmax()) for k in around]
+            if sum(abs(b - old) <= SUPPRESSED for b in best) >= self.config.votes:
+                found.append(LoopCandidate(old, new, float(scores[old])))
+        return sorted(found, key=lambda c: -c.score)
 
-    def _votes(self, centred: Float32[ndarray, "n d"], old: int, new: int) -> int:
-        """How many of the five keyframes around `new` find their best match near `old`."""
-        votes = 0
-        for k in range(max(0, new - 4), new + 1):
-            scores = centred[: max(k - self.config.min_gap + 1, 1)] @ centred[k]
-            votes += abs(int(scores.argmax()) - old) <= SUPPRESSED
-        return votes
+    def _scores(
+        self, centred: Float32[ndarray, "n d"], new: int, others: Bool[ndarray, " m"]
+    ) -> Float32[ndarray, " m"]:
+        """Likeness of a keyframe to all that may close a loop with it, -1 for those that may not:
+        recent ones of the same piece of the map."""
+        scores = centred[: len(others)] @ centred[new]
+        recent = np.arange(len(others)) > new - self.config.min_gap
+        return np.where(recent & ~others, np.float32(-1), scores)
 
     def _is_new(self, old: int, new: int) -> bool:
-        return all(abs(old - a) > SUPPRESSED or abs(new - b) > SUPPRESSED for a, b in self._closed)
+        return all(abs(old - a) > SUPPRESSED or abs(new - b) > SUPPRESSED for a, b in self.closed)
 
     def close(self, candidate: LoopCandidate) -> None:
         """Remembers a pair, so that it is not verified again and again."""
-        self._closed.append((candidate.old, candidate.new))
+        self.closed.append((candidate.old, candidate.new))
 
     def verify(
         self, candidate: LoopCandidate, submaps: Sequence[Submap], graph: PoseGraph
@@ -113,7 +131,7 @@ class LoopDetector:
         At least `agreeing` pairs of images must say the same, each with enough features.
         """
         old, new = (submaps[self.keyframes[k].submap] for k in (candidate.old, candidate.new))
-        if shared_frames(old, new):
+        if new is old or shared_frames(old, new):
             return None
         first = self._view(candidate.old, old), self._view(candidate.new, new)
         found = [match_places(*first, self.config.min_inliers)]
@@ -131,7 +149,8 @@ class LoopDetector:
             logger.info("loop %s refused: %d pairs agree", candidate, len(group))
             return None
         edge = _edge(group, *first)
-        turn = float(np.linalg.norm(graph.residual(edge)[:3]))
+        known = graph.piece(old.index) == graph.piece(new.index)
+        turn = float(np.linalg.norm(graph.residual(edge)[:3])) if known else 0.0
         if turn > self.config.max_turn_rad:
             logger.info("loop %s refused: %.2f rad against the graph", candidate, turn)
             return None

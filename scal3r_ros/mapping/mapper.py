@@ -11,27 +11,27 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from scal3r_ros.geometry.align import AlignmentError
-from scal3r_ros.geometry.camera import scale_intrinsics
 from scal3r_ros.geometry.keyframe import Keyframe
 from scal3r_ros.geometry.sim3 import Sim3
 from scal3r_ros.mapping.carried import carried_from
 from scal3r_ros.mapping.chunker import Chunker
-from scal3r_ros.mapping.config import ConfigError, MapperConfig
+from scal3r_ros.mapping.config import MapperConfig
 from scal3r_ros.mapping.continuity import Continuity
+from scal3r_ros.mapping.ground import ground_up, level
 from scal3r_ros.mapping.keyframes import KeyframeGate
-from scal3r_ros.mapping.loop_closure import LoopDetector, thumbnail
+from scal3r_ros.mapping.localisation import Localiser
+from scal3r_ros.mapping.loop_closure import LoopDetector
 from scal3r_ros.mapping.point_map import PointMap
 from scal3r_ros.mapping.pose_graph import PoseGraph
 from scal3r_ros.mapping.prediction import Predictor
 from scal3r_ros.mapping.refinement import refine
-from scal3r_ros.mapping.registration import register, shared_frames
-from scal3r_ros.mapping.scale import ScaleEstimator
+from scal3r_ros.mapping.registration import overlap_edges
+from scal3r_ros.mapping.scale import MetricScale
+from scal3r_ros.mapping.submap import keyframe_of, submap_of
 from scal3r_ros.mapping.trajectory import WeightedPoses, blended, middle_weight
 from scal3r_ros.mapping.types import (
     Chunk,
     ChunkTooLargeError,
-    Edge,
     Frame,
     MapUpdate,
     Prediction,
@@ -40,8 +40,6 @@ from scal3r_ros.mapping.types import (
 )
 
 logger = logging.getLogger(__name__)
-
-FED_SCALES = ("none", "fixed")  # sources that reach the estimator by now
 
 # Optical axes (x right, y down, z forward) of a level first camera in a z-up map (REP 103).
 R_MAP_OPTICAL = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
@@ -67,13 +65,11 @@ class Mapper:
     """Owns the memory, the submaps, the graph and the map of one session."""
 
     def __init__(self, predictor: Predictor, config: MapperConfig) -> None:
-        if config.scale.source not in FED_SCALES:
-            wanted = config.scale.source
-            raise ConfigError(f"scale source {wanted} is not fed yet: use one of {FED_SCALES}")
         self.predictor, self.config = predictor, config
         self.R_map_first = R_MAP_OPTICAL  # of the first submap's reference camera
         self.session = -1
         self.write_memory = True  # False: the memory is complete and only read (offline schedule)
+        self.localising = False  # True: the map is complete, submaps only say where the camera is
         self.reset()
 
     def reset(self) -> None:
@@ -85,7 +81,8 @@ class Mapper:
         self.memory = self.predictor.initial_memory()
         self.graph = PoseGraph(self.config.graph)
         self.loop_detector = LoopDetector(self.config.loops)
-        self.scale = ScaleEstimator(self.config.scale)
+        self.metric = MetricScale(self.config.scale, self.graph)
+        self.localiser = Localiser(self.config.registration)
         self.point_map = PointMap(self.config.points)
         self.submaps: list[Submap] = []
         self.counters = Counters()
@@ -124,18 +121,21 @@ class Mapper:
         began = time.perf_counter()
         try:
             prediction, self.memory = self.predictor.predict(
-                chunk, self.memory, write=self.write_memory
+                chunk, self.memory, write=self.write_memory and not self.localising
             )
         except ChunkTooLargeError as error:
             return self._map_shorter(chunk, error)
         except PredictionError as error:
             return self._discard(chunk, error)
         self.counters.predict_seconds.append(time.perf_counter() - began)
-        submap = self._submap(chunk, self._refined(chunk, prediction))
-        moved = self._place(submap)
+        submap = submap_of(chunk, self._refined(chunk, prediction), len(self.submaps))
         self._newest = chunk.frames[-1]
+        if self.localising:
+            return self._localise(chunk, submap)
+        moved = self._place(submap)
         loops, moved_by_loops = self._close_loops(chunk, submap)
-        update = self._publishable(submap, moved | moved_by_loops, loops)
+        rescaled, moved_by_scale = self._measure_scale(chunk, submap)
+        update = self._publishable(submap, moved | moved_by_loops | moved_by_scale, loops, rescaled)
         self.point_map.update(update)
         self.counters.chunks += 1
         self.counters.total_seconds.append(time.perf_counter() - began)
@@ -178,25 +178,17 @@ class Mapper:
         logger.debug("chunk %d: %s", chunk.index, report)
         return refined
 
-    def _submap(self, chunk: Chunk, prediction: Prediction) -> Submap:
-        size = prediction.depth.shape[1:]
-        return Submap(
-            index=len(self.submaps),
-            frame_indices=tuple(f.index for f in chunk.frames),
-            stamps_ns=tuple(f.stamp_ns for f in chunk.frames),
-            overlap=chunk.overlap,
-            depth=np.minimum(prediction.depth, 6e4).astype(np.float16),
-            confidence=np.minimum(prediction.confidence, 6e4).astype(np.float16),
-            edge_certainty=prediction.edge_certainty.astype(np.float16),
-            K=prediction.K,
-            T_submap_cam=prediction.T_submap_cam,
-            descriptors=prediction.descriptors,
-            thumbnails=np.stack([thumbnail(f.image, *size) for f in chunk.frames]),
-        )
+    def _localise(self, chunk: Chunk, submap: Submap) -> list[MapUpdate]:
+        """The map stays as it is: the submap only says where the camera is."""
+        known = self.localiser.place(chunk, submap, self.submaps, self.loop_detector, self.graph)
+        if not known:
+            self._troubled("the camera is not recognised in the map")
+            return []
+        return [MapUpdate(submap, (), self.map_version, kept=False)]
 
     def _place(self, submap: Submap) -> set[int]:
         """Ties the submap to all that share frames with it; without any it starts a component."""
-        edges = self._overlap_edges(submap)
+        edges = overlap_edges(submap, self.submaps, self.config.registration)
         self.submaps.append(submap)
         if not edges:
             self._start_component(submap)
@@ -208,21 +200,9 @@ class Mapper:
             self.graph.add_edge(edge)
         return self._optimise()
 
-    def _overlap_edges(self, submap: Submap) -> list[Edge]:
-        edges = []
-        for other in reversed(self.submaps):
-            if not shared_frames(submap, other):
-                break
-            try:
-                edges.append(register(submap, other, self.config.registration))
-            except AlignmentError as error:
-                logger.warning("submap %d: %s", submap.index, error)
-        return edges
-
     def _start_component(self, submap: Submap) -> None:
         """The first submap is the map's origin; a later one continues where the camera was."""
         self.counters.components += 1
-        submap.T_map_submap = Sim3(self.R_map_first, np.zeros(3), self.scale.scale)
         if len(self.submaps) > 1:
             before = self.submaps[-2]
             logger.warning("submap %d starts a new component", submap.index)
@@ -230,10 +210,28 @@ class Mapper:
             first = np.linalg.inv(submap.T_submap_cam[0])
             s = before.T_map_submap.s
             submap.T_map_submap = Sim3.from_pose(last, s) @ Sim3.from_pose(first)
+        else:
+            R_map_submap = self._upright(submap)
+            submap.T_map_submap = Sim3(R_map_submap, np.zeros(3), self.metric.estimator.scale)
         self.graph.add_submap(submap.index, submap.T_map_submap, fixed=True)
 
+    def _upright(self, submap: Submap) -> Float[ndarray, "3 3"]:
+        """R_map_submap of the first submap: the map's z is up, as far as anything tells it."""
+        way = self.config.orientation
+        if way == "raw_optical":
+            return np.eye(3)
+        if way in ("base", "camera_level"):
+            return self.R_map_first
+        up = ground_up(submap) if way == "ground" else self.metric.sources.imu_up(submap)
+        if up is None:
+            self._troubled(f"map orientation {way}: nothing tells which way is up")
+            return self.R_map_first
+        return level(up)
+
     def _optimise(self) -> set[int]:
-        moved = self.graph.optimise()
+        return self._take(self.graph.optimise())
+
+    def _take(self, moved: dict[int, Sim3]) -> set[int]:
         for index, T_map_submap in moved.items():
             self.submaps[index].T_map_submap = T_map_submap
         return set(moved)
@@ -242,7 +240,7 @@ class Mapper:
         if not self.config.loops.enabled:
             return 0, set()
         closed = 0
-        for candidate in self.loop_detector.add(chunk.frames, submap):
+        for candidate in self.loop_detector.add(chunk.frames, submap, self.graph):
             edge = self.loop_detector.verify(candidate, self.submaps, self.graph)
             if edge is None:
                 self.counters.loops_refused += 1
@@ -253,11 +251,32 @@ class Mapper:
         self.counters.loops += closed
         return closed, self._optimise() if closed else set()
 
-    def _publishable(self, submap: Submap, moved: set[int], loops: int) -> MapUpdate:
+    def _measure_scale(self, chunk: Chunk, submap: Submap) -> tuple[float, set[int]]:
+        """(factor of the map's unit, what moved): the whole map turns metric once the source is
+        sure, later the scale of each submap is held."""
+        factor = self.metric.measure(chunk, submap)
+        if factor is not None:
+            return factor, self.rescale(factor)
+        return 1.0, self._optimise() if self.metric.metric else set()
+
+    def rescale(self, factor: float) -> set[int]:
+        """Another unit for the whole map; returns what moved: everything."""
+        logger.warning("the map changes its unit by a factor of %.4g", factor)
+        return self._take(self.graph.rescale(factor))
+
+    def set_scale(self, scale: float) -> set[int]:
+        """Metres per present map unit, told by somebody; 0 lets the source decide again. Returns
+        what moved."""
+        self.metric.estimator.set(scale)
+        return self.rescale(scale) if scale > 0 else set()
+
+    def _publishable(
+        self, submap: Submap, moved: set[int], loops: int, rescaled: float
+    ) -> MapUpdate:
         older = tuple(sorted(moved - {submap.index}))
         if older:
             self.map_version += 1
-        return MapUpdate(submap, older, self.map_version, loops)
+        return MapUpdate(submap, older, self.map_version, loops, rescaled)
 
     def keyframe_poses(self) -> dict[int, Float[ndarray, "4 4"]]:
         """T_map_cam of every keyframe, blended over the submaps that hold it."""
@@ -272,17 +291,6 @@ class Mapper:
     def newest_keyframe(self) -> Keyframe:
         """The last mapped keyframe with depth in map units, for the tracker."""
         assert self._newest is not None
-        submap = self.submaps[-1]
-        K = self._newest.K
-        if K is None:
-            size = submap.depth.shape[1:]
-            K = scale_intrinsics(submap.K[-1], size, self._newest.image.shape[:2])
-        return Keyframe(
-            index=self._newest.index,
-            stamp_ns=self._newest.stamp_ns,
-            image=self._newest.image,
-            depth=(submap.depth[-1].astype(np.float64) * submap.T_map_submap.s).astype(np.float32),
-            K=K,
-            T_map_cam=submap.T_map_submap.apply_pose(submap.T_submap_cam[-1]),
-            map_version=self.map_version,
-        )
+        newest = self.localiser.before if self.localising else self.submaps[-1]
+        assert newest is not None
+        return keyframe_of(newest, self._newest, self.map_version)

@@ -13,6 +13,7 @@ from scal3r_ros.mapping.types import Edge
 
 logger = logging.getLogger(__name__)
 
+FREE = 1e6  # deviation of what a factor says nothing about
 MOVED = 1e-4  # change of a pose, in its own units, that counts as moved
 
 
@@ -27,34 +28,45 @@ def from_gtsam(T: gtsam.Similarity3) -> Sim3:
 
 
 class PoseGraph:
-    """Nodes are T_map_submap. The first node of each component is fixed: the gauge."""
+    """Nodes are T_map_submap. The first node of each piece of the map is fixed: its gauge."""
 
     def __init__(self, config: PoseGraphConfig) -> None:
         self.config = config
         self.edges: list[Edge] = []
         self.poses: dict[int, Sim3] = {}
-        self._all = gtsam.NonlinearFactorGraph()
+        self.gauges: list[int] = []  # the fixed node of every piece
+        self.scales: dict[int, tuple[float, float]] = {}  # log map units per submap unit, deviation
+        self._pieces: dict[int, int] = {}  # submap -> fixed node of its piece
+        self._shifted: set[int] = set()  # moved by hand since the last solution
+        self._stale = False  # what the incremental solver knows is no longer true
         self._restart()
 
     def add_submap(self, index: int, T_map_submap: Sim3, *, fixed: bool = False) -> None:
         self.poses[index] = T_map_submap
         self._new_values.insert(index, to_gtsam(T_map_submap))
         if fixed:
-            noise = gtsam.noiseModel.Isotropic.Sigma(7, 1e-4)
-            self._add(gtsam.PriorFactorSimilarity3(index, to_gtsam(T_map_submap), noise))
+            self.gauges.append(index)
+            self._pieces[index] = index
+            self._new_factors.add(self._gauge_factor(index))
 
     def add_edge(self, edge: Edge) -> None:
-        """Loop edges get a robust kernel; neighbours a weak prior that the scale walks slowly."""
+        """Loop edges get a robust kernel. An edge between two pieces of the map joins them."""
         self.edges.append(edge)
-        noise = self._noise(edge)
-        if edge.kind == "loop":
-            kernel = gtsam.noiseModel.mEstimator.Huber.Create(self.config.huber)
-            noise = gtsam.noiseModel.Robust.Create(kernel, noise)
-        T = to_gtsam(edge.T_target_source)
-        self._add(gtsam.BetweenFactorSimilarity3(edge.target, edge.source, T, noise))
+        if edge.source not in self._pieces:
+            self._pieces[edge.source] = self._pieces[edge.target]
+        elif self._pieces[edge.source] != self._pieces[edge.target]:
+            self._join(edge)
+        self._new_factors.add(self._edge_factor(edge))
+
+    def add_scale(self, index: int, log_scale: float, deviation: float) -> None:
+        """What a metric source says of one submap: log map units per submap unit."""
+        self.scales[index] = (log_scale, deviation)
+        self._new_factors.add(self._scale_factor(index))
 
     def optimise(self) -> dict[int, Sim3]:
         """Takes in what was added; returns the submaps that moved."""
+        if self._stale:
+            return self.optimise_batch()
         try:
             self._isam.update(self._new_factors, self._new_values)
             self._isam.update()
@@ -68,13 +80,52 @@ class PoseGraph:
 
     def optimise_batch(self) -> dict[int, Sim3]:
         """Levenberg-Marquardt over everything, and a fresh start for the incremental solver."""
+        if not self.poses:
+            return {}
         values = gtsam.Values()
         for index, T in self.poses.items():
             values.insert(index, to_gtsam(T))
-        estimate = gtsam.LevenbergMarquardtOptimizer(self._all, values).optimize()
+        everything = gtsam.NonlinearFactorGraph()
+        for factor in (
+            *map(self._gauge_factor, self.gauges),
+            *map(self._edge_factor, self.edges),
+            *map(self._scale_factor, self.scales),
+        ):
+            everything.add(factor)
+        estimate = gtsam.LevenbergMarquardtOptimizer(everything, values).optimize()
         self._restart()
-        self._isam.update(self._all, estimate)
+        self._isam.update(everything, estimate)
         return self._take(estimate)
+
+    def rescale(self, factor: float) -> dict[int, Sim3]:
+        """Another unit for the whole map: relations of submaps stay what they are."""
+        change = Sim3(np.eye(3), np.zeros(3), factor)
+        self.poses = {index: change @ T for index, T in self.poses.items()}
+        self._shifted = set(self.poses)
+        log = float(np.log(factor))
+        self.scales = {i: (value + log, sigma) for i, (value, sigma) in self.scales.items()}
+        return self.optimise_batch()
+
+    def piece(self, index: int) -> int | None:
+        """The fixed node of a submap's piece of the map; None for one that is not in the graph."""
+        return self._pieces.get(index)
+
+    def _join(self, edge: Edge) -> None:
+        """The younger piece moves to where the edge puts it and gives up its gauge."""
+        pieces = self._pieces[edge.source], self._pieces[edge.target]
+        young, old = max(pieces), min(pieces)
+        if young == pieces[0]:
+            change = self.poses[edge.target] @ edge.T_target_source
+            change = change @ self.poses[edge.source].inverse()
+        else:
+            change = self.poses[edge.source] @ edge.T_target_source.inverse()
+            change = change @ self.poses[edge.target].inverse()
+        for index in [i for i, piece in self._pieces.items() if piece == young]:
+            self.poses[index] = change @ self.poses[index]
+            self._pieces[index] = old
+            self._shifted.add(index)
+        self.gauges.remove(young)
+        self._stale = True
 
     def covariance(self, index: int) -> Float[ndarray, "7 7"]:
         """Marginal of (rotation, translation, log scale) in the submap's own frame."""
@@ -91,10 +142,30 @@ class PoseGraph:
         self._isam = gtsam.ISAM2(parameters)
         self._new_factors = gtsam.NonlinearFactorGraph()
         self._new_values = gtsam.Values()
+        self._stale = False
 
-    def _add(self, factor: gtsam.NonlinearFactor) -> None:
-        self._all.add(factor)
-        self._new_factors.add(factor)
+    def _gauge_factor(self, index: int) -> gtsam.NonlinearFactor:
+        noise = gtsam.noiseModel.Isotropic.Sigma(7, 1e-4)
+        return gtsam.PriorFactorSimilarity3(index, to_gtsam(self.poses[index]), noise)
+
+    def _edge_factor(self, edge: Edge) -> gtsam.NonlinearFactor:
+        noise = self._noise(edge)
+        if edge.kind == "loop":
+            noise = self._robust(noise)
+        T = to_gtsam(edge.T_target_source)
+        return gtsam.BetweenFactorSimilarity3(edge.target, edge.source, T, noise)
+
+    def _scale_factor(self, index: int) -> gtsam.NonlinearFactor:
+        """A prior on the log scale alone: the rest of the pose is left free."""
+        log_scale, deviation = self.scales[index]
+        T = self.poses[index]
+        noise = self._robust(gtsam.noiseModel.Diagonal.Sigmas(np.array([FREE] * 6 + [deviation])))
+        wanted = to_gtsam(Sim3(T.R, T.t, float(np.exp(log_scale))))
+        return gtsam.PriorFactorSimilarity3(index, wanted, noise)
+
+    def _robust(self, noise: gtsam.noiseModel.Base) -> gtsam.noiseModel.Base:
+        kernel = gtsam.noiseModel.mEstimator.Huber.Create(self.config.huber)
+        return gtsam.noiseModel.Robust.Create(kernel, noise)
 
     def _noise(self, edge: Edge) -> gtsam.noiseModel.Base:
         deviations = 1 / np.sqrt(np.diag(edge.information))
@@ -106,7 +177,8 @@ class PoseGraph:
         return gtsam.noiseModel.Diagonal.Sigmas(deviations)
 
     def _take(self, estimate: gtsam.Values) -> dict[int, Sim3]:
-        moved = {}
+        moved = {index: self.poses[index] for index in self._shifted}
+        self._shifted = set()
         for index, old in self.poses.items():
             new = from_gtsam(estimate.atSimilarity3(index))
             if np.abs(new.as_matrix() - old.as_matrix()).max() > MOVED * max(new.s, old.s):

@@ -19,6 +19,7 @@ from scal3r_ros.network.camera_head import decode_camera
 from scal3r_ros.network.checkpoint import CheckpointError, load_model
 from scal3r_ros.network.devices import MemoryBudget, choose_device, choose_precision, inference
 from scal3r_ros.network.memory import GlobalContext
+from scal3r_ros.network.memory_file import load_context, save_context
 from scal3r_ros.network.parallel import remember_parallel
 from scal3r_ros.network.preprocess import (
     Crop,
@@ -92,6 +93,14 @@ class NetworkPredictor:
 
     def initial_memory(self) -> GlobalContext:
         return GlobalContext()
+
+    def save_memory(self, path: Path, memory: object) -> None:
+        assert isinstance(memory, GlobalContext)
+        save_context(path, memory, self.model)
+
+    def load_memory(self, path: Path) -> GlobalContext:
+        """Raises CheckpointError for a memory of other weights."""
+        return load_context(path, self.model)
 
     def predict(
         self, chunk: Chunk, memory: object, *, write: bool = True

@@ -1,5 +1,7 @@
 """The Sim(3) between two submaps that share frames, with the evidence for it."""
 
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +13,8 @@ from scal3r_ros.geometry.camera import transform_points, unproject
 from scal3r_ros.geometry.sim3 import Sim3
 from scal3r_ros.mapping.config import RegistrationConfig
 from scal3r_ros.mapping.types import Edge, Submap
+
+logger = logging.getLogger(__name__)
 
 DEPTH_SIGMA = 0.04  # of the log ratio of two depths, at best: errors are shared by all pixels
 PATH_SIGMA = 0.02  # of the log ratio of two camera paths, at best
@@ -31,6 +35,21 @@ def shared_frames(source: Submap, target: Submap) -> list[tuple[int, int]]:
     """(slot in source, slot in target) of every frame that both hold."""
     slots = {index: slot for slot, index in enumerate(target.frame_indices)}
     return [(i, slots[f]) for i, f in enumerate(source.frame_indices) if f in slots]
+
+
+def overlap_edges(
+    submap: Submap, others: Sequence[Submap], config: RegistrationConfig
+) -> list[Edge]:
+    """Edges to all of the newest submaps that share frames with this one."""
+    edges = []
+    for other in reversed(others):
+        if not shared_frames(submap, other):
+            break
+        try:
+            edges.append(register(submap, other, config))
+        except AlignmentError as error:
+            logger.warning("submap %d: %s", submap.index, error)
+    return edges
 
 
 def register(

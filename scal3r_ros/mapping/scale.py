@@ -1,4 +1,9 @@
-"""Metres per map unit: a robust filter in log scale over whatever observes it."""
+"""Metres per map unit: a robust filter in log scale over whatever observes it.
+
+Until it is locked the map keeps the network's own unit; then the whole map changes its unit once,
+said aloud as a correction, and from there on every observation holds the scale of its own submap,
+so that it cannot drift.
+"""
 
 from collections import deque
 
@@ -6,6 +11,11 @@ import numpy as np
 
 from scal3r_ros.geometry.align import MAD_TO_SIGMA
 from scal3r_ros.mapping.config import ScaleConfig
+from scal3r_ros.mapping.pose_graph import PoseGraph
+from scal3r_ros.mapping.scale_sources import ScaleSources
+from scal3r_ros.mapping.types import Chunk, Submap
+
+ASSUMED_DEVIATION = 0.05  # of an observation that says nothing about itself
 
 
 class ScaleEstimator:
@@ -32,8 +42,8 @@ class ScaleEstimator:
         logs = np.array([log for log, _ in self._logs])
         return MAD_TO_SIGMA * float(np.median(np.abs(logs - np.median(logs))))
 
-    def observe(self, observed: float, weight: float = 1.0) -> bool:
-        """Metres per map unit as one source sees it; True where the estimate changed.
+    def observe(self, observed: float, deviation: float = ASSUMED_DEVIATION) -> bool:
+        """Metres per map unit as one source sees it; True where the map shall change its unit.
 
         Raises ValueError on an observation that is no positive number.
         """
@@ -41,7 +51,7 @@ class ScaleEstimator:
             raise ValueError(f"observed scale must be positive and finite, got {observed}")
         if self.config.source == "fixed":
             return False
-        self._logs.append((float(np.log(observed)), weight))
+        self._logs.append((float(np.log(observed)), 1 / max(deviation, 1e-6) ** 2))
         if self.locked or len(self._logs) < self.config.lock_after:
             return False
         if self.spread > self.config.lock_tolerance:
@@ -49,8 +59,41 @@ class ScaleEstimator:
         self.scale, self.locked = float(np.exp(self._median())), True
         return True
 
+    def set(self, scale: float) -> None:
+        """Metres per map unit as somebody tells it: locked; 0 unlocks."""
+        self._logs.clear()
+        self.locked = scale > 0
+        if scale > 0:
+            self.scale = scale
+
     def _median(self) -> float:
         logs, weights = np.array(self._logs).T
         order = np.argsort(logs)
         middle = np.searchsorted(np.cumsum(weights[order]), weights.sum() / 2)
         return float(logs[order][middle])
+
+
+class MetricScale:
+    """Source, filter, and what they do to the graph."""
+
+    def __init__(self, config: ScaleConfig, graph: PoseGraph) -> None:
+        self.estimator = ScaleEstimator(config)
+        self.sources = ScaleSources(config)
+        self._graph = graph
+
+    @property
+    def metric(self) -> bool:
+        return self.estimator.metric
+
+    def measure(self, chunk: Chunk, submap: Submap) -> float | None:
+        """Asks the source about a new submap. The factor by which the map's unit changes now, or
+        None: before the lock it only listens, after it the submap's own scale is held."""
+        seen = self.sources.observe(chunk, submap)
+        if seen is None:
+            return None
+        place = self._graph.poses[submap.index]
+        if self.metric:
+            self._graph.add_scale(submap.index, float(np.log(seen.observed)), seen.deviation)
+            return None
+        locked = self.estimator.observe(seen.observed / place.s, seen.deviation)
+        return self.estimator.scale if locked else None

@@ -23,6 +23,9 @@ class Frame:
     image: UInt8[ndarray, "h w 3"]  # RGB
     K: Float[ndarray, "3 3"] | None = None  # pixels of `image`; None where unknown
     T_odom_cam: Float[ndarray, "4 4"] | None = None  # odometry sampled at arrival
+    depth: Float32[ndarray, "h2 w2"] | None = None  # of a sensor, registered, m along z, 0 = none
+    right: UInt8[ndarray, "h w 3"] | None = None  # of a rectified stereo pair
+    baseline: float = 0.0  # of the pair, m
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,3 +108,5 @@ class MapUpdate:
     moved: tuple[int, ...]  # indices of older submaps whose T_map_submap changed
     map_version: int
     loops: int = 0  # loops closed by this update
+    rescaled: float = 1.0  # factor by which the map changed its unit
+    kept: bool = True  # False: the submap only says where the camera is (localisation)

@@ -104,7 +104,7 @@ class MapPublisher:
             poses=np.array(numbers).flatten().tolist(),
             alignment=[last.residual, last.inliers, last.T_target_source.s] if last else [],
             sim3=sim3_to_list(submap.T_map_submap),
-            metric=self.mapper.scale.metric,
+            metric=self.mapper.metric.metric,
             points=cloud_to_message(cloud, header(submap.stamps_ns[-1], "")),
             origins=submap.T_submap_cam[submap.overlap :, :3, 3].flatten().tolist(),
         )
@@ -139,7 +139,7 @@ class MapPublisher:
                 k=k.flatten().tolist(),
                 t_map_cam=keyframe.T_map_cam.flatten().tolist(),
                 t_odom_cam=UNKNOWN,
-                metric=self.mapper.scale.metric,
+                metric=self.mapper.metric.metric,
             )
         )
 
@@ -227,9 +227,9 @@ class MapPublisher:
                 inference_time_last=seconds[-1] if seconds else 0.0,
                 inference_time_mean=float(np.mean(seconds)) if seconds else 0.0,
                 latency=self.latency_s,
-                metric=self.mapper.scale.metric,
+                metric=self.mapper.metric.metric,
                 scale=newest.s,
-                scale_spread=float(np.nan_to_num(self.mapper.scale.spread, posinf=0.0)),
+                scale_spread=float(np.nan_to_num(self.mapper.metric.estimator.spread, posinf=0.0)),
                 intrinsics_source=(
                     Status.INTRINSICS_CAMERA_INFO
                     if node.images.has_calibration

@@ -17,12 +17,10 @@ from scal3r_ros.mapping.config import (
 )
 from scal3r_ros.mapping.keyframes import KeyframeGate
 from scal3r_ros.mapping.map_file import write_pcd, write_ply
-from scal3r_ros.mapping.mapper import Mapper
 from scal3r_ros.mapping.occupancy import FREE, OCCUPIED, UNKNOWN, occupancy_grid
 from scal3r_ros.mapping.point_map import Cloud
 from scal3r_ros.mapping.scale import ScaleEstimator
 from scal3r_ros.mapping.types import Frame
-from test.conftest import TruthPredictor
 
 
 @pytest.mark.parametrize(
@@ -53,13 +51,6 @@ def test_scale_locks_on_agreeing_observations_despite_outliers(rng):
         estimator.observe(2.5 * np.exp(rng.normal(0, 0.01)) if i % 5 else 40.0)
     assert estimator.metric
     assert abs(estimator.scale - 2.5) < 0.05
-
-
-@pytest.mark.parametrize("source", ["odometry", "camera_height"])
-def test_a_scale_source_that_nothing_feeds_is_refused(walk, source):
-    """Better than a map that never becomes metric and does not say why."""
-    with pytest.raises(ConfigError, match=f"{source} is not fed yet"):
-        Mapper(TruthPredictor(walk.clip), MapperConfig(scale=ScaleConfig(source=source)))
 
 
 def test_a_fixed_scale_is_metric_at_once():

@@ -1,0 +1,120 @@
+"""An inertial unit beside the camera: which way is up, and how long a metre is (experimental).
+
+Between keyframes the specific force is integrated twice; gravity, the start velocities and the
+scale that make the camera's path agree with it follow from linear least squares (the loosely
+coupled alignment of Martinelli 2013 and of Qin et al. 2018, section V).
+"""
+
+import threading
+from collections import deque
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+from scipy.spatial.transform import Rotation
+
+KEPT_S = 120.0
+MIN_SAMPLES = 4  # between two keyframes
+GRAVITY = 9.81  # m/s^2
+MAX_GRAVITY_ERROR = 0.1  # relative: else the fit is wrong
+MAX_DEVIATION = 0.2
+
+
+class Span(NamedTuple):
+    """What the unit felt between two stamps, in the axes of the camera at the first."""
+
+    seconds: float
+    dv: Float[ndarray, " 3"]  # integral of the specific force, m/s
+    dp: Float[ndarray, " 3"]  # integral of that, m
+
+
+class InertialLog:
+    """Samples in the camera's axes, of the last two minutes. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._samples: deque[tuple[int, Float[ndarray, " 3"], Float[ndarray, " 3"]]] = deque()
+        self._lock = threading.Lock()
+
+    def add(self, stamp_ns: int, gyro: Float[ndarray, " 3"], force: Float[ndarray, " 3"]) -> None:
+        """Angular velocity [rad/s] and specific force [m/s^2] in camera axes."""
+        with self._lock:
+            if self._samples and stamp_ns <= self._samples[-1][0]:
+                return
+            self._samples.append((stamp_ns, gyro, force))
+            while self._samples[-1][0] - self._samples[0][0] > KEPT_S * 1e9:
+                self._samples.popleft()
+
+    def clear(self) -> None:
+        with self._lock:
+            self._samples.clear()
+
+    def up(self, stamp_ns: int, seconds: float = 1.0) -> Float[ndarray, " 3"] | None:
+        """Direction of the mean specific force around a stamp: up, while it does not accelerate."""
+        with self._lock:
+            near = [f for s, _, f in self._samples if abs(s - stamp_ns) <= seconds * 1e9]
+        if len(near) < MIN_SAMPLES:
+            return None
+        mean = np.mean(near, axis=0)
+        length = float(np.linalg.norm(mean))
+        return mean / length if length > 0.5 * GRAVITY else None
+
+    def between(self, begin_ns: int, end_ns: int) -> Span | None:
+        """None where too few samples cover the time."""
+        with self._lock:
+            inside = [s for s in self._samples if begin_ns <= s[0] <= end_ns]
+        if len(inside) < MIN_SAMPLES:
+            return None
+        stamps = [begin_ns, *(s[0] for s in inside), end_ns]
+        held = [inside[0], *inside, inside[-1]]  # the ends are a fraction of a sample away
+        R, dv, dp = np.eye(3), np.zeros(3), np.zeros(3)
+        for k in range(len(held) - 1):
+            dt = (stamps[k + 1] - stamps[k]) * 1e-9
+            gyro, force = (np.add(held[k][i], held[k + 1][i]) / 2 for i in (1, 2))
+            felt = R @ Rotation.from_rotvec(gyro * dt / 2).as_matrix() @ force
+            dp = dp + dv * dt + felt * dt * dt / 2
+            dv = dv + felt * dt
+            R = R @ Rotation.from_rotvec(gyro * dt).as_matrix()
+        return Span((end_ns - begin_ns) * 1e-9, dv, dp)
+
+
+def fit_scale(
+    log: InertialLog,
+    stamps_ns: tuple[int, ...],
+    T_submap_cam: Float[ndarray, "s 4 4"],
+    min_baseline: float,
+) -> tuple[float, float] | None:
+    """Metres per submap unit and the relative deviation; None without enough excitation, or with a
+    gravity that is none."""
+    count = len(stamps_ns)
+    spans = [log.between(*stamps_ns[k : k + 2]) for k in range(count - 1)]
+    if count < 5 or any(span is None for span in spans):
+        return None
+    R, p = T_submap_cam[:, :3, :3], T_submap_cam[:, :3, 3]
+    # unknowns: scale, gravity (3), velocity at every keyframe (3 each), all in the submap's axes
+    rows, values = [], []
+    for k, span in enumerate(s for s in spans if s is not None):
+        dt = span.seconds
+        place = np.zeros((3, 4 + 3 * count))
+        place[:, 0] = p[k + 1] - p[k]
+        place[:, 1:4] = -np.eye(3) * dt * dt / 2
+        place[:, 4 + 3 * k : 7 + 3 * k] = -np.eye(3) * dt
+        speed = np.zeros((3, 4 + 3 * count))
+        speed[:, 1:4] = -np.eye(3) * dt
+        speed[:, 4 + 3 * k : 7 + 3 * k] = -np.eye(3)
+        speed[:, 7 + 3 * k : 10 + 3 * k] = np.eye(3)
+        # positions count as much as velocities that are wrong for the same time
+        rows += [place / dt, speed]
+        values += [R[k] @ span.dp / dt, R[k] @ span.dv]
+    A, b = np.concatenate(rows), np.concatenate(values)
+    solution, _, rank, _ = np.linalg.lstsq(A, b, rcond=None)
+    scale, gravity = float(solution[0]), float(np.linalg.norm(solution[1:4]))
+    length = scale * float(np.linalg.norm(np.diff(p, axis=0), axis=1).sum())
+    if rank < A.shape[1] or scale <= 0 or length < min_baseline:
+        return None
+    if abs(gravity / GRAVITY - 1) > MAX_GRAVITY_ERROR:
+        return None
+    residual = A @ solution - b
+    sigma2 = float(residual @ residual) / max(len(b) - A.shape[1], 1)
+    deviation = float(np.sqrt(sigma2 * np.linalg.inv(A.T @ A)[0, 0])) / scale
+    return (scale, max(0.02, deviation)) if deviation < MAX_DEVIATION else None

@@ -1,0 +1,282 @@
+"""A map on disk with everything needed to go on with it: submaps, graph, places, memory, cloud.
+
+    map.json             what it is, and the SHA-256 of every other file
+    submaps/000000.npz   depth, confidence, poses, intrinsics, descriptors, thumbnails
+    graph.npz            places of the submaps, edges, fixed nodes, scales
+    keyframes.npz        compressed images, for recognising places
+    memory.safetensors   the test-time memory
+    map.ply              the cloud, for other tools
+
+Written beside the target and renamed: a crash leaves the old folder or the new one. Nothing is
+unpickled, and a file that changed since is refused by its name.
+"""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy import ndarray
+
+from scal3r_ros.geometry.sim3 import Sim3
+from scal3r_ros.mapping.loop_closure import KeptKeyframe
+from scal3r_ros.mapping.map_file import write_atomically, write_ply
+from scal3r_ros.mapping.mapper import Mapper
+from scal3r_ros.mapping.point_map import submap_cloud
+from scal3r_ros.mapping.types import Edge, Frame, Submap
+
+FORMAT, VERSION = "scal3r_map", 1
+ARRAYS = tuple(f.name for f in fields(Submap) if f.name not in ("index", "overlap", "T_map_submap"))
+EDGE_KINDS = ("overlap", "loop", "odometry")
+
+
+class MapFolderError(ValueError):
+    """A folder that is no map, of another version, or damaged; names the file."""
+
+
+@runtime_checkable
+class RemembersOnDisk(Protocol):
+    """A predictor whose memory can be stored."""
+
+    def save_memory(self, path: Path, memory: object) -> None: ...
+
+    def load_memory(self, path: Path) -> object: ...
+
+
+@dataclass(eq=False)
+class StoredMap:
+    """What a folder holds."""
+
+    facts: dict[str, Any]
+    submaps: list[Submap]
+    edges: list[Edge]
+    gauges: list[int]
+    scales: dict[int, tuple[float, float]]
+    keyframes: list[KeptKeyframe]
+    closed: list[tuple[int, int]]
+    memory_file: Path | None
+
+
+def save_map(folder: Path, mapper: Mapper, *, overwrite: bool = False) -> list[Path]:
+    """Writes the whole map; returns the files. Raises FileExistsError, OSError or ValueError."""
+    if not mapper.submaps:
+        raise ValueError("there is no map yet")
+    if folder.exists() and not overwrite:
+        raise FileExistsError(f"{folder} exists; set overwrite to replace it")
+    if folder.exists() and any(folder.iterdir()) and not (folder / "map.json").exists():
+        raise FileExistsError(f"{folder} is no stored map: it is not replaced")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        _write(draft, mapper)
+        draft.chmod(0o755)
+        if folder.exists():
+            old = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.old."))
+            folder.rename(old / folder.name)
+            draft.rename(folder)
+            shutil.rmtree(old)
+        else:
+            draft.rename(folder)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    return sorted(p for p in folder.rglob("*") if p.is_file())
+
+
+def read_map(folder: Path) -> StoredMap:
+    """Checks every file before it is used. Raises MapFolderError."""
+    try:
+        facts = json.loads((folder / "map.json").read_text())
+    except (OSError, ValueError) as error:
+        raise MapFolderError(f"{folder} is no stored map: {error}") from error
+    if facts.get("format") != FORMAT or facts.get("version") != VERSION:
+        found = f"{facts.get('format')} version {facts.get('version')}"
+        raise MapFolderError(f"{folder / 'map.json'}: expected {FORMAT} version {VERSION}: {found}")
+    for name, digest in facts["files"].items():
+        path = (folder / name).resolve()
+        if not path.is_relative_to(folder.resolve()):
+            raise MapFolderError(f"{folder / 'map.json'} names {name}, outside the folder")
+        if not path.is_file():
+            raise MapFolderError(f"{path} is missing")
+        if _digest(path) != digest:
+            raise MapFolderError(f"{path} is damaged: its checksum differs from map.json")
+    try:
+        return _read(folder, facts)
+    except (KeyError, ValueError, OSError) as error:
+        raise MapFolderError(f"{folder} cannot be read: {error}") from error
+
+
+def restore(mapper: Mapper, stored: StoredMap, *, merge: bool = False) -> None:
+    """Puts a stored map into a mapper, as a new session. With `merge` what was mapped so far stays,
+    as a piece of its own until a loop joins it; without, it is dropped."""
+    present = _snapshot(mapper) if merge else None
+    chunker, carries = mapper.chunker, mapper._carries
+    mapper.reset()
+    if stored.memory_file is not None and isinstance(mapper.predictor, RemembersOnDisk):
+        mapper.memory = mapper.predictor.load_memory(stored.memory_file)
+    if stored.facts["metric"]:
+        mapper.metric.estimator.set(1.0)
+    _append(mapper, stored, frames_from=-1 - _last_frame(stored))
+    if present is not None:
+        _append(mapper, present, frames_from=0)
+        mapper.chunker, mapper._carries = chunker, carries
+    mapper.graph.optimise_batch()
+
+
+def _append(mapper: Mapper, stored: StoredMap, frames_from: int) -> None:
+    """Numbers go on where the mapper's end; images of an earlier run get negative numbers, so that
+    no new image is taken for one of them."""
+    first, first_keyframe = len(mapper.submaps), len(mapper.loop_detector.keyframes)
+    graph, detector = mapper.graph, mapper.loop_detector
+    for submap in stored.submaps:
+        indices = tuple(i + frames_from for i in submap.frame_indices)
+        index = submap.index + first
+        placed = replace(submap, index=index, frame_indices=indices)
+        mapper.submaps.append(placed)
+        graph.add_submap(index, placed.T_map_submap, fixed=submap.index in stored.gauges)
+        mapper.point_map.submaps[index] = placed
+        mapper.point_map.clouds[index] = submap_cloud(placed, mapper.config.points)
+    for edge in stored.edges:
+        graph.add_edge(replace(edge, source=edge.source + first, target=edge.target + first))
+    for index, (log_scale, deviation) in stored.scales.items():
+        graph.add_scale(index + first, log_scale, deviation)
+    for kept in stored.keyframes:
+        frame = replace(kept.frame, index=kept.frame.index + frames_from)
+        known = replace(kept, frame=frame, submap=kept.submap + first)
+        brought = stored.submaps[kept.submap]
+        slot = brought.frame_indices.index(kept.frame.index)
+        detector.take(known, brought.descriptors[slot])
+    detector.closed += [(a + first_keyframe, b + first_keyframe) for a, b in stored.closed]
+
+
+def _snapshot(mapper: Mapper) -> StoredMap:
+    graph, detector = mapper.graph, mapper.loop_detector
+    return StoredMap(
+        {"metric": mapper.metric.metric},
+        mapper.submaps,
+        graph.edges,
+        graph.gauges,
+        graph.scales,
+        detector.keyframes,
+        detector.closed,
+        None,
+    )
+
+
+def _last_frame(stored: StoredMap) -> int:
+    return max(i for submap in stored.submaps for i in submap.frame_indices)
+
+
+def _write(folder: Path, mapper: Mapper) -> None:
+    (folder / "submaps").mkdir()
+    for submap in mapper.submaps:
+        arrays = {name: np.asarray(getattr(submap, name)) for name in ARRAYS}
+        place = _numbers(submap.T_map_submap)
+        path = folder / "submaps" / f"{submap.index:06d}.npz"
+        _save(path, overlap=np.array(submap.overlap), T_map_submap=place, **arrays)
+    graph, detector = mapper.graph, mapper.loop_detector
+    scales = [(i, *graph.scales[i]) for i in sorted(graph.scales)]
+    _save(
+        folder / "graph.npz",
+        ends=np.array([(e.source, e.target) for e in graph.edges], np.int64).reshape(-1, 2),
+        relations=np.array([_numbers(e.T_target_source) for e in graph.edges]).reshape(-1, 13),
+        information=np.array([e.information for e in graph.edges]).reshape(-1, 7, 7),
+        kinds=np.array([EDGE_KINDS.index(e.kind) for e in graph.edges], np.int64),
+        evidence=np.array([(e.inliers, e.residual) for e in graph.edges]).reshape(-1, 2),
+        gauges=np.array(graph.gauges, np.int64),
+        scales=np.array(scales, np.float64).reshape(-1, 3),
+        closed=np.array(detector.closed, np.int64).reshape(-1, 2),
+    )
+    kept = detector.keyframes
+    sizes = np.cumsum([0, *(len(k.jpeg) for k in kept)])
+    none = np.full((3, 3), np.nan)
+    _save(
+        folder / "keyframes.npz",
+        jpeg=np.frombuffer(b"".join(k.jpeg for k in kept), np.uint8),
+        begins=sizes.astype(np.int64),
+        indices=np.array([(k.frame.index, k.frame.stamp_ns, k.submap) for k in kept], np.int64),
+        K=np.array([none if k.frame.K is None else k.frame.K for k in kept]),
+    )
+    if isinstance(mapper.predictor, RemembersOnDisk):
+        mapper.predictor.save_memory(folder / "memory.safetensors", mapper.memory)
+    write_ply(folder / "map.ply", mapper.point_map.cloud())
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    facts = {
+        "format": FORMAT,
+        "version": VERSION,
+        "metric": mapper.metric.metric,
+        "submaps": len(mapper.submaps),
+        "keyframes": len(kept),
+        "map_version": mapper.map_version,
+        "files": {str(p.relative_to(folder)): _digest(p) for p in files},
+    }
+    write_atomically(folder / "map.json", (json.dumps(facts, indent=1) + "\n").encode())
+
+
+def _read(folder: Path, facts: dict[str, Any]) -> StoredMap:
+    submaps = [_submap(folder, index) for index in range(facts["submaps"])]
+    graph, kept = _load(folder / "graph.npz"), _load(folder / "keyframes.npz")
+    edges = [
+        Edge(int(ends[0]), int(ends[1]), _sim3(T), information, EDGE_KINDS[kind], *map(float, seen))
+        for ends, T, information, kind, seen in zip(
+            *(graph[n] for n in ("ends", "relations", "information", "kinds", "evidence")),
+            strict=True,
+        )
+    ]
+    jpeg = kept["jpeg"].tobytes()
+    keyframes = []
+    for i, (index, stamp_ns, submap) in enumerate(kept["indices"].tolist()):
+        K = kept["K"][i]
+        bare = np.zeros((0, 0, 3), np.uint8)
+        frame = Frame(index, stamp_ns, bare, K if np.isfinite(K).all() else None)
+        begin, end = kept["begins"][i : i + 2]
+        keyframes.append(KeptKeyframe(frame, jpeg[begin:end], submap))
+    memory = folder / "memory.safetensors"
+    return StoredMap(
+        facts,
+        submaps,
+        edges,
+        graph["gauges"].tolist(),
+        {int(i): (float(log), float(sigma)) for i, log, sigma in graph["scales"]},
+        keyframes,
+        [(int(a), int(b)) for a, b in graph["closed"]],
+        memory if memory.exists() else None,
+    )
+
+
+def _submap(folder: Path, index: int) -> Submap:
+    arrays = _load(folder / "submaps" / f"{index:06d}.npz")
+    for name in ("frame_indices", "stamps_ns"):
+        arrays[name] = tuple(arrays[name].tolist())
+    place, overlap = _sim3(arrays.pop("T_map_submap")), int(arrays.pop("overlap"))
+    return Submap(index=index, overlap=overlap, T_map_submap=place, **arrays)
+
+
+def _save(path: Path, **arrays: ndarray) -> None:
+    with path.open("wb") as file:
+        np.savez(file, **arrays)
+
+
+def _load(path: Path) -> dict[str, Any]:
+    with np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
+
+
+def _numbers(T: Sim3) -> ndarray:
+    return np.concatenate([T.R.flatten(), T.t, [T.s]])
+
+
+def _sim3(numbers: ndarray) -> Sim3:
+    return Sim3(numbers[:9].reshape(3, 3), numbers[9:12], float(numbers[12]))
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()

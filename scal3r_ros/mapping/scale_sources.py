@@ -1,0 +1,148 @@
+"""What can tell how long a metre is: sensor depth, stereo, odometry, the camera's height, an IMU.
+
+Each source looks at one submap and says metres per submap unit, with a relative deviation, or None
+where this submap tells nothing. Whatever it says is only one observation for `mapping.scale`.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from jaxtyping import Float, Float32
+from numpy import ndarray
+
+from scal3r_ros.geometry.align import MAD_TO_SIGMA
+from scal3r_ros.mapping.config import ScaleConfig
+from scal3r_ros.mapping.ground import ground_plane
+from scal3r_ros.mapping.inertial import InertialLog, fit_scale
+from scal3r_ros.mapping.types import Chunk, Frame, Submap
+
+MIN_PIXELS = 100  # that both depths know
+MIN_DEVIATION = 0.01  # relative; no source is trusted more
+STEREO_WIDTH = 640  # pixels at which stereo is matched
+STEREO_BLOCK = 5
+DISPARITIES = 96
+
+
+class Observation(NamedTuple):
+    observed: float  # metres per submap unit
+    deviation: float  # relative
+
+
+Source = Callable[[Chunk, Submap], Observation | None]
+
+
+class ScaleSources:
+    """The sources by name, with what they remember."""
+
+    def __init__(self, config: ScaleConfig) -> None:
+        self.config = config
+        self.imu = InertialLog()
+
+    def observe(self, chunk: Chunk, submap: Submap) -> Observation | None:
+        known: dict[str, Source] = {
+            "depth": from_depth,
+            "stereo": from_depth,
+            "odometry": self._from_odometry,
+            "camera_height": self._from_height,
+            "imu": self._from_imu,
+        }
+        source = known.get(self.config.source)
+        return source(chunk, submap) if source else None
+
+    def imu_up(self, submap: Submap) -> Float[ndarray, " 3"] | None:
+        """Up in the submap's axes, around the stamp of its reference camera."""
+        middle = (len(submap.stamps_ns) + 1) // 2 - 1
+        up = self.imu.up(submap.stamps_ns[middle])
+        return None if up is None else submap.T_submap_cam[middle, :3, :3] @ up
+
+    def _from_odometry(self, chunk: Chunk, submap: Submap) -> Observation | None:
+        """Spread of the camera's places by odometry over that by the submap: no rotation between
+        the two frames is needed, and the lever arm is in the poses already."""
+        known = [(f.T_odom_cam, T) for f, T in zip(chunk.frames, submap.T_submap_cam, strict=True)]
+        pairs = [(odom[:3, 3], T[:3, 3]) for odom, T in known if odom is not None]
+        if len(pairs) < 3:
+            return None
+        metres, units = (np.array(column) for column in zip(*pairs, strict=True))
+        length = float(np.linalg.norm(np.diff(metres, axis=0), axis=1).sum())
+        spreads = [float(np.sqrt(((x - x.mean(axis=0)) ** 2).sum())) for x in (metres, units)]
+        if length < self.config.min_baseline or min(spreads) <= 0:
+            return None
+        return Observation(spreads[0] / spreads[1], max(MIN_DEVIATION, 0.02 / np.sqrt(length)))
+
+    def _from_height(self, chunk: Chunk, submap: Submap) -> Observation | None:
+        plane = ground_plane(submap)
+        if plane is None:
+            return None
+        return Observation(self.config.camera_height / plane.height, max(0.03, plane.spread))
+
+    def _from_imu(self, chunk: Chunk, submap: Submap) -> Observation | None:
+        stamps, T = submap.stamps_ns, submap.T_submap_cam
+        fit = fit_scale(self.imu, stamps, T, self.config.min_baseline)
+        return Observation(*fit) if fit else None
+
+
+def from_depth(chunk: Chunk, submap: Submap) -> Observation | None:
+    """Median ratio of the sensor's depth to the network's, over pixels that both know."""
+    logs = []
+    for frame, depth, confidence in zip(
+        chunk.frames[submap.overlap :],
+        submap.depth[submap.overlap :],
+        submap.confidence[submap.overlap :],
+        strict=True,
+    ):
+        sensor = sensor_depth(frame, depth.shape)
+        if sensor is None:
+            continue
+        trusted = confidence >= np.median(confidence)
+        both = (sensor > 0) & (depth > 0) & trusted
+        if both.sum() >= MIN_PIXELS:
+            logs.append(np.median(np.log(sensor[both] / depth[both].astype(np.float64))))
+    if not logs:
+        return None
+    middle = float(np.median(logs))
+    spread = MAD_TO_SIGMA * float(np.median(np.abs(np.array(logs) - middle)))
+    return Observation(float(np.exp(middle)), max(MIN_DEVIATION, spread / np.sqrt(len(logs))))
+
+
+def sensor_depth(frame: Frame, size: tuple[int, ...]) -> Float32[ndarray, "h w"] | None:
+    """Metres along z at the network's resolution, 0 = none; measured or from a stereo pair."""
+    depth = frame.depth
+    if depth is None and frame.right is not None:
+        depth = stereo_depth(frame)
+    if depth is None:
+        return None
+    nearest = cv2.resize(depth, (size[1], size[0]), interpolation=cv2.INTER_NEAREST)
+    return np.where(np.isfinite(nearest) & (nearest > 0), nearest, 0).astype(np.float32)
+
+
+def stereo_depth(frame: Frame) -> Float32[ndarray, "h w"] | None:
+    """Metres along z of a rectified pair by semi-global matching (Hirschmueller 2008)."""
+    if frame.right is None or frame.K is None or frame.baseline <= 0:
+        return None
+    height, width = frame.image.shape[:2]
+    shrink = min(1.0, STEREO_WIDTH / width)
+    size = (round(width * shrink), round(height * shrink))
+    left, right = (
+        cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), size, interpolation=cv2.INTER_AREA)
+        for image in (frame.image, frame.right)
+    )
+    matcher = cv2.StereoSGBM.create(
+        minDisparity=0,
+        numDisparities=DISPARITIES,
+        blockSize=STEREO_BLOCK,
+        P1=8 * STEREO_BLOCK**2,
+        P2=32 * STEREO_BLOCK**2,
+        disp12MaxDiff=1,
+        uniquenessRatio=10,
+        speckleWindowSize=100,
+        speckleRange=2,
+        mode=cv2.StereoSGBM_MODE_SGBM_3WAY,
+    )
+    disparity = matcher.compute(left, right).astype(np.float32) / 16
+    focal = float(frame.K[0, 0]) * size[0] / width
+    seen = disparity > 1
+    return np.where(seen, focal * frame.baseline / np.where(seen, disparity, 1), 0).astype(
+        np.float32
+    )

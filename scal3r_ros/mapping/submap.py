@@ -1,0 +1,46 @@
+"""From a prediction to a submap, and from a submap to what a tracker needs."""
+
+import numpy as np
+
+from scal3r_ros.geometry.camera import scale_intrinsics
+from scal3r_ros.geometry.keyframe import Keyframe
+from scal3r_ros.mapping.loop_closure import thumbnail
+from scal3r_ros.mapping.types import Chunk, Frame, Prediction, Submap
+
+LARGEST = 6e4  # that half precision holds
+
+
+def submap_of(chunk: Chunk, prediction: Prediction, index: int) -> Submap:
+    """In half precision: it is kept."""
+    size = prediction.depth.shape[1:]
+    return Submap(
+        index=index,
+        frame_indices=tuple(f.index for f in chunk.frames),
+        stamps_ns=tuple(f.stamp_ns for f in chunk.frames),
+        overlap=chunk.overlap,
+        depth=np.minimum(prediction.depth, LARGEST).astype(np.float16),
+        confidence=np.minimum(prediction.confidence, LARGEST).astype(np.float16),
+        edge_certainty=prediction.edge_certainty.astype(np.float16),
+        K=prediction.K,
+        T_submap_cam=prediction.T_submap_cam,
+        descriptors=prediction.descriptors,
+        thumbnails=np.stack([thumbnail(f.image, *size) for f in chunk.frames]),
+    )
+
+
+def keyframe_of(submap: Submap, frame: Frame, map_version: int) -> Keyframe:
+    """The last frame of a submap with depth in map units, for the tracker."""
+    K = frame.K
+    if K is None:
+        size = submap.depth.shape[1:]
+        K = scale_intrinsics(submap.K[-1], size, frame.image.shape[:2])
+    s = submap.T_map_submap.s
+    return Keyframe(
+        index=frame.index,
+        stamp_ns=frame.stamp_ns,
+        image=frame.image,
+        depth=(submap.depth[-1].astype(np.float64) * s).astype(np.float32),
+        K=K,
+        T_map_cam=submap.T_map_submap.apply_pose(submap.T_submap_cam[-1]),
+        map_version=map_version,
+    )

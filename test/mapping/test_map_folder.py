@@ -1,0 +1,146 @@
+"""A map that is saved and loaded is the same map, and can be gone on with."""
+
+import json
+
+import numpy as np
+import pytest
+
+from scal3r_ros.mapping.config import KeyframeConfig, LoopConfig, MapperConfig, RefinementConfig
+from scal3r_ros.mapping.map_folder import MapFolderError, read_map, restore, save_map
+from scal3r_ros.mapping.mapper import Mapper
+from scal3r_ros.mapping.pipeline import map_sequence
+from test.conftest import TruthPredictor
+from test.mapping.test_loops import Describing, there_and_back  # noqa: F401
+
+CONFIG = MapperConfig(
+    keyframes=KeyframeConfig(min_flow=0.0, standstill_flow=0.0),
+    refinement=RefinementConfig(enabled=False),
+    loops=LoopConfig(min_gap=20),
+)
+
+
+@pytest.fixture(scope="module")
+def mapped(there_and_back):  # noqa: F811
+    """The way there, 28 images."""
+    mapper = Mapper(Describing(there_and_back.clip), CONFIG)
+    map_sequence(there_and_back.frames[:28], mapper, None)
+    return mapper
+
+
+@pytest.fixture
+def folder(mapped, tmp_path):
+    save_map(tmp_path / "maps" / "office", mapped)
+    return tmp_path / "maps" / "office"
+
+
+def loaded(folder, world, **options) -> Mapper:
+    mapper = Mapper(Describing(world.clip), CONFIG)
+    restore(mapper, read_map(folder), **options)
+    return mapper
+
+
+def test_what_is_loaded_is_what_was_saved(mapped, folder, there_and_back):  # noqa: F811
+    again = loaded(folder, there_and_back)
+    np.testing.assert_allclose(again.point_map.cloud().xyz, mapped.point_map.cloud().xyz, atol=1e-4)
+    poses = list(again.keyframe_poses().values())
+    np.testing.assert_allclose(poses, list(mapped.keyframe_poses().values()), atol=1e-5)
+    assert len(again.graph.edges) == len(mapped.graph.edges)
+    assert [k.jpeg for k in again.loop_detector.keyframes] == [
+        k.jpeg for k in mapped.loop_detector.keyframes
+    ]
+    open3d = pytest.importorskip("open3d")
+    assert len(open3d.io.read_point_cloud(str(folder / "map.ply")).points) == len(
+        mapped.point_map.cloud()
+    )
+
+
+def test_mapping_goes_on_and_joins_where_a_place_is_recognised(folder, there_and_back):  # noqa: F811
+    again = loaded(folder, there_and_back)
+    stored = len(again.submaps)
+    for frame in there_and_back.frames[28:]:  # the way back: other images of the same places
+        again.add_frame(frame)
+    again.flush()
+    assert again.counters.loops > 0
+    assert again.graph.piece(len(again.submaps) - 1) == 0  # one map again
+    truth = there_and_back.T_world_cam
+    first = again.submaps[0]
+    offset = -first.frame_indices[0]  # loaded frames have negative numbers
+    T_map_world = first.T_map_submap.apply_pose(first.T_submap_cam[0]) @ np.linalg.inv(
+        truth[first.frame_indices[0] + offset]
+    )
+    length = np.linalg.norm(np.diff(truth[:28, :3, 3], axis=0), axis=1).sum()
+    for submap in again.submaps[stored:]:
+        for slot, index in enumerate(submap.frame_indices):
+            T = submap.T_map_submap.apply_pose(submap.T_submap_cam[slot])
+            expected = (T_map_world @ truth[index])[:3, 3]
+            assert np.linalg.norm(T[:3, 3] - expected) < 0.05 * length
+
+
+def test_localisation_finds_the_camera_and_leaves_the_map_alone(folder, there_and_back):  # noqa: F811
+    again = loaded(folder, there_and_back)
+    again.localising = True
+    stored, points = len(again.submaps), len(again.point_map.cloud())
+    updates = [u for frame in there_and_back.frames[28:] for u in again.add_frame(frame)]
+    assert updates
+    assert not any(u.kept for u in updates)
+    assert again.localiser.recognised > 0
+    assert (len(again.submaps), len(again.point_map.cloud())) == (stored, points)
+    truth = there_and_back.T_world_cam
+    first = again.submaps[0]
+    T_map_world = first.T_map_submap.apply_pose(first.T_submap_cam[0]) @ np.linalg.inv(truth[0])
+    newest = updates[-1].submap
+    T = newest.T_map_submap.apply_pose(newest.T_submap_cam[-1])
+    expected = T_map_world @ truth[newest.frame_indices[-1]]
+    assert np.linalg.norm(T[:3, 3] - expected[:3, 3]) < 0.1 * np.ptp(truth[:28, :3, 3])
+
+
+def test_another_place_is_not_recognised(folder, walk):
+    again = Mapper(TruthPredictor(walk.clip), CONFIG)
+    restore(again, read_map(folder))
+    again.localising = True
+    assert [u for frame in walk.frames[:30] for u in again.add_frame(frame)] == []
+    assert "not recognised" in again.trouble
+
+
+def test_with_merge_what_was_mapped_stays_and_mapping_goes_on(folder, there_and_back):  # noqa: F811
+    mapper = Mapper(Describing(there_and_back.clip), CONFIG)
+    frames = there_and_back.frames[28:]
+    for frame in frames[:12]:
+        mapper.add_frame(frame)
+    present = len(mapper.submaps)
+    restore(mapper, read_map(folder), merge=True)
+    assert len(mapper.submaps) == read_map(folder).facts["submaps"] + present
+    for frame in frames[12:]:
+        mapper.add_frame(frame)
+    assert mapper.counters.loops > 0
+    assert len({mapper.graph.piece(s.index) for s in mapper.submaps}) == 1
+
+
+@pytest.mark.parametrize("name", ["graph.npz", "submaps/000001.npz", "keyframes.npz", "map.ply"])
+def test_a_damaged_file_is_refused_by_name(folder, name):
+    content = bytearray((folder / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / name).write_bytes(bytes(content))
+    with pytest.raises(MapFolderError, match=f"{name} is damaged"):
+        read_map(folder)
+
+
+def test_what_is_no_map_or_leads_outside_is_refused(folder, tmp_path):
+    with pytest.raises(MapFolderError, match="no stored map"):
+        read_map(tmp_path)
+    facts = json.loads((folder / "map.json").read_text())
+    facts["files"] |= {"../../secret": "0"}
+    (folder / "map.json").write_text(json.dumps(facts))
+    with pytest.raises(MapFolderError, match="outside the folder"):
+        read_map(folder)
+
+
+def test_nothing_is_replaced_unasked(folder, mapped, tmp_path):
+    with pytest.raises(FileExistsError, match="set overwrite"):
+        save_map(folder, mapped)
+    save_map(folder, mapped, overwrite=True)
+    assert sorted(p.name for p in folder.parent.iterdir()) == ["office"]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").write_text("years of work")
+    with pytest.raises(FileExistsError, match="no stored map"):
+        save_map(tmp_path / "other", mapped, overwrite=True)

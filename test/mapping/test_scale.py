@@ -1,0 +1,208 @@
+"""Metres: every source finds them, the map turns metric once and keeps its scale."""
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+from scipy.interpolate import CubicSpline
+from scipy.spatial.transform import Rotation
+
+from scal3r_ros.geometry.sim3 import Sim3
+from scal3r_ros.mapping.config import (
+    ConfigError,
+    KeyframeConfig,
+    LoopConfig,
+    MapperConfig,
+    RefinementConfig,
+    ScaleConfig,
+)
+from scal3r_ros.mapping.ground import ground_plane, level
+from scal3r_ros.mapping.inertial import InertialLog, fit_scale
+from scal3r_ros.mapping.mapper import Mapper
+from scal3r_ros.mapping.scale_sources import stereo_depth
+from scal3r_ros.mapping.types import Frame, MapUpdate, Submap
+from test.conftest import ROOT, TruthPredictor
+
+MOTORCYCLE = ROOT.parent / "shared" / "data" / "dev" / "sharp_depth_motorcycle"
+
+
+def mapper_for(walk, **scale: object) -> Mapper:
+    config = MapperConfig(
+        keyframes=KeyframeConfig(min_flow=0.005),
+        refinement=RefinementConfig(enabled=False),
+        loops=LoopConfig(enabled=False),
+        scale=ScaleConfig(lock_after=3, **scale),
+    )
+    return Mapper(TruthPredictor(walk.clip, scales=(3.0, 2.0, 4.0, 2.5)), config)
+
+
+def run(mapper: Mapper, frames: list[Frame]) -> list[MapUpdate]:
+    updates = [u for frame in frames for u in mapper.add_frame(frame)]
+    return updates + mapper.flush()
+
+
+def metres_per_unit(mapper: Mapper, walk) -> list[float]:
+    """True length of the map's unit, from every submap."""
+    found = []
+    for submap in mapper.submaps:
+        depth = walk.clip.depth[list(submap.frame_indices)].numpy()
+        units = submap.depth.astype(np.float64) * submap.T_map_submap.s
+        found.append(float(np.median(depth[units > 0] / units[units > 0])))
+    return found
+
+
+@pytest.mark.parametrize("source", ["depth", "odometry"])
+def test_the_map_turns_metric_and_says_so(walk, source, rng):
+    mapper = mapper_for(walk, source=source, min_baseline=0.2)
+    frames = []
+    for frame, depth, T in zip(walk.frames, walk.clip.depth, walk.T_world_cam, strict=True):
+        noisy = depth.numpy() * np.exp(rng.normal(0, 0.05, depth.shape))
+        noisy[::3] = 0  # a sensor has holes
+        seen = {"depth": noisy.astype(np.float32)} if source == "depth" else {"T_odom_cam": T}
+        frames.append(replace(frame, **seen))
+    updates = run(mapper, frames)
+    assert mapper.metric.metric
+    np.testing.assert_allclose(metres_per_unit(mapper, walk), 1.0, atol=0.03)
+    changed = [u for u in updates if u.rescaled != 1.0]
+    assert len(changed) == 1
+    assert set(changed[0].moved) == set(range(changed[0].submap.index))  # all others, said aloud
+
+
+def test_once_locked_every_submap_keeps_its_scale(walk):
+    """A chain whose overlap edges drift by 3 % each is held by the sensor."""
+    mapper = mapper_for(walk, source="depth")
+    drifting = mapper.graph.add_edge
+
+    def add_edge(edge):
+        T = edge.T_target_source
+        drifting(replace(edge, T_target_source=Sim3(T.R, T.t, T.s * 1.03)))
+
+    mapper.graph.add_edge = add_edge
+    depths = walk.clip.depth.numpy()
+    run(mapper, [replace(f, depth=d) for f, d in zip(walk.frames, depths, strict=True)])
+    after = metres_per_unit(mapper, walk)[3:]
+    assert len(after) >= 2
+    np.testing.assert_allclose(after, 1.0, atol=0.03)
+
+
+def test_without_observations_the_map_stays_unmetric(walk):
+    mapper = mapper_for(walk, source="depth")
+    run(mapper, walk.frames)
+    assert not mapper.metric.metric
+
+
+def test_a_told_scale_and_its_release(walk):
+    mapper = mapper_for(walk, source="none")
+    run(mapper, walk.frames[:30])
+    before = metres_per_unit(mapper, walk)[0]
+    mapper.set_scale(before)
+    assert mapper.metric.metric
+    np.testing.assert_allclose(metres_per_unit(mapper, walk), 1.0, atol=0.03)
+    mapper.set_scale(0.0)
+    assert not mapper.metric.metric
+
+
+def floor_submap(height: float, unit: float, tilt: float, rng) -> Submap:
+    """A level floor below, a wall ahead; the camera tilted down."""
+    K = np.array([[100.0, 0, 80], [0, 100.0, 60], [0, 0, 1]])
+    R = Rotation.from_euler("x", -tilt).as_matrix()  # camera in world (y down)
+    u, v = np.meshgrid(np.arange(160) + 0.5, np.arange(120) + 0.5)
+    rays = np.stack([(u - 80) / 100, (v - 60) / 100, np.ones_like(u)], -1) @ R.T
+    floor = np.where(rays[..., 1] > 1e-6, height / np.maximum(rays[..., 1], 1e-6), np.inf)
+    wall = np.where(rays[..., 2] > 0, 6.0 / rays[..., 2], np.inf)
+    depth = np.minimum(floor, wall) / unit * np.exp(rng.normal(0, 0.01, u.shape))
+    stack = np.stack([depth, depth]).astype(np.float16)
+    ones = np.ones_like(stack)
+    eyes, descriptors = np.stack([np.eye(4)] * 2), np.zeros((2, 4), np.float32)
+    images = np.zeros((2, 120, 160, 3), np.uint8)
+    return Submap(
+        0, (0, 1), (0, 1), 0, stack, ones, ones, np.stack([K, K]), eyes, descriptors, images
+    )
+
+
+@pytest.mark.parametrize("tilt", [0.0, 0.2])
+def test_the_ground_tells_height_and_up(rng, tilt):
+    plane = ground_plane(floor_submap(1.4, 2.5, tilt, rng))
+    assert plane is not None
+    assert abs(1.4 / plane.height / 2.5 - 1) < 0.02
+    R_map_cam = level(plane.up)
+    up = R_map_cam @ Rotation.from_euler("x", tilt).as_matrix() @ [0, -1, 0]
+    np.testing.assert_allclose(up, [0, 0, 1], atol=0.02)
+    np.testing.assert_allclose(R_map_cam @ R_map_cam.T, np.eye(3), atol=1e-9)
+    assert abs((R_map_cam @ [0, 0, 1])[1]) < 1e-9  # looks along map x
+
+
+def test_no_ground_no_height(rng):
+    submap = floor_submap(1.4, 1.0, 0.0, rng)
+    submap.depth[:] = rng.uniform(1, 9, submap.depth.shape).astype(np.float16)
+    assert ground_plane(submap) is None
+
+
+def test_an_imu_tells_the_scale_and_up(rng):
+    seconds = np.linspace(0, 4, 9)
+    places = CubicSpline(seconds, rng.uniform(-1, 1, (9, 3)))
+    turns = CubicSpline(seconds, rng.uniform(-0.5, 0.5, (9, 3)))
+    gravity = np.array([0.0, 9.81, 0.0])  # y is down
+    log = InertialLog()
+    for t in np.arange(0, 4.0001, 0.005):
+        R = Rotation.from_rotvec(turns(t))
+        later = Rotation.from_rotvec(turns(t + 1e-4))
+        gyro = (R.inv() * later).as_rotvec() / 1e-4 + rng.normal(0, 0.002, 3)
+        force = R.inv().apply(places(t, 2) - gravity) + rng.normal(0, 0.05, 3)
+        log.add(int(t * 1e9), gyro, force)
+    T = np.tile(np.eye(4), (9, 1, 1))
+    T[:, :3, :3] = Rotation.from_rotvec(turns(seconds)).as_matrix()
+    T[:, :3, 3] = places(seconds) / 2.5
+    fit = fit_scale(log, tuple(int(t * 1e9) for t in seconds), T, 0.5)
+    assert fit is not None, log.between(0, 10**9)
+    assert abs(fit[0] / 2.5 - 1) < 0.03
+    up = log.up(int(1e9))
+    assert up is not None
+
+
+def test_a_camera_that_does_not_accelerate_gives_no_imu_scale(rng):
+    log = InertialLog()
+    for k in range(800):
+        log.add(k * 5_000_000, np.zeros(3), np.array([0, -9.81, 0]) + rng.normal(0, 0.05, 3))
+    T = np.tile(np.eye(4), (9, 1, 1))
+    T[:, 0, 3] = np.linspace(0, 1, 9)
+    stamps = tuple(int(t * 1e9) for t in np.linspace(0, 3.9, 9))
+    assert fit_scale(log, stamps, T, 0.5) is None
+
+
+def test_stereo_of_a_plane_at_a_known_distance(rng):
+    image = cv2.GaussianBlur(rng.integers(0, 255, (240, 420, 3), np.uint8), (0, 0), 1.5)
+    image = cv2.normalize(image, None, 0, 255, cv2.NORM_MINMAX)
+    left, right = image[:, 0:320].copy(), image[:, 20:340].copy()  # disparity 20
+    K = np.array([[300.0, 0, 160], [0, 300.0, 120], [0, 0, 1]])
+    depth = stereo_depth(Frame(0, 1, left, K, right=right, baseline=0.1))
+    assert depth is not None
+    seen = depth[:, 120:300]
+    assert (seen > 0).mean() > 0.9
+    assert abs(np.median(seen[seen > 0]) / (300 * 0.1 / 20) - 1) < 0.01
+
+
+def test_stereo_on_a_real_pair():
+    """Middlebury 2014 Motorcycle: median depth ratio within 3 % of the exact depth."""
+    if not MOTORCYCLE.exists():
+        pytest.skip("the real stereo pair is not on this machine")
+    left, right = (
+        cv2.cvtColor(cv2.imread(str(MOTORCYCLE / f"images/00000{i}.png")), cv2.COLOR_BGR2RGB)
+        for i in range(2)
+    )
+    K = np.array([[994.978, 0, 311.693], [0, 994.978, 255.377], [0, 0, 1]])
+    shift = np.array([[1.0, 0, 311.193 - 342.279], [0, 1, 0]])  # to the left image's centre
+    right = cv2.warpAffine(right, shift, right.shape[1::-1])
+    depth = stereo_depth(Frame(0, 1, left, K, right=right, baseline=0.193001))
+    assert depth is not None
+    exact = cv2.imread(str(MOTORCYCLE / "depth" / "000000.png"), cv2.IMREAD_UNCHANGED) / 1000
+    exact = cv2.resize(exact, depth.shape[::-1], interpolation=cv2.INTER_NEAREST)
+    both = (depth > 0) & (exact > 0)
+    assert both.mean() > 0.5
+    assert abs(np.median(depth[both] / exact[both]) - 1) < 0.03
+
+
+def test_a_height_that_is_missing_is_refused():
+    with pytest.raises(ConfigError, match="needs camera_height > 0"):
+        ScaleConfig(source="camera_height")
