@@ -144,8 +144,8 @@ def _chunks(sequence: Sequence, mapper: Mapper, bar: tqdm) -> Iterator[Chunk]:
     """What the mapper will map, the last, shorter chunk too."""
     for frame in sequence:
         bar.update()
-        yield from mapper.chunks_due(frame)
-    chunk = mapper.chunker.flush()
+        yield from mapper.stream.add(frame)
+    chunk = mapper.stream.chunker.flush()
     if chunk is not None:
         yield chunk
 

@@ -14,6 +14,8 @@ from scal3r_ros.geometry.camera import Camera
 
 RAW, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 INFO = "sensor_msgs/msg/CameraInfo"
+FISHEYE = ("equidistant", "fisheye")
+MODELS = ("plumb_bob", "rational_polynomial", *FISHEYE)
 
 
 def is_bag(path: Path) -> bool:
@@ -93,11 +95,15 @@ class BagImages:
 
 
 def camera_of_info(info: Any) -> Camera | None:
-    """A CameraInfo's calibration; ROS pixel centres are integers, ours half-integers."""
-    K = np.array(getattr(info, "K", None) if hasattr(info, "K") else info.k, dtype=np.float64)
-    K = K.reshape(3, 3)
+    """A CameraInfo's calibration, None for an uncalibrated camera (K is zero); ROS pixel centres
+    are integers, ours half-integers. Raises EncodingError for a model that is not known."""
+    K = np.array(info.K if hasattr(info, "K") else info.k, dtype=np.float64).reshape(3, 3)
     if K[0, 0] <= 0 or K[1, 1] <= 0:
         return None
     K[:2, 2] += 0.5
     distortion = np.array(info.D if hasattr(info, "D") else info.d, dtype=np.float64)
-    return Camera(int(info.width), int(info.height), K, distortion)
+    model = info.distortion_model
+    if model not in MODELS and distortion.any():
+        raise EncodingError(f"distortion_model must be one of {', '.join(MODELS)}, got {model!r}")
+    fisheye = model in FISHEYE
+    return Camera(int(info.width), int(info.height), K, distortion[: 4 if fisheye else 8], fisheye)

@@ -85,9 +85,10 @@ class Undistorter:
             K_cv = camera.K.copy()
             K_cv[:2, 2] -= 0.5  # OpenCV's pixel centres are integers
             size = (camera.width, camera.height)
-            self._maps = cv2.initUndistortRectifyMap(
-                K_cv, camera.distortion, None, K_cv, size, cv2.CV_16SC2
-            )
+            make = cv2.fisheye.initUndistortRectifyMap if camera.fisheye else None
+            make = make or cv2.initUndistortRectifyMap
+            turn = np.eye(3) if camera.fisheye else None
+            self._maps = make(K_cv, camera.distortion, turn, K_cv, size, cv2.CV_16SC2)
 
     def __call__(self, image: UInt8[ndarray, "h w 3"]) -> UInt8[ndarray, "h w 3"]:
         if image.shape[:2] != (self.camera.height, self.camera.width):

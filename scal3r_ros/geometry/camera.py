@@ -10,16 +10,27 @@ from numpy import ndarray
 @dataclass(frozen=True, eq=False)
 class Camera:
     """Calibration of one camera. K is for half-integer pixel centres; distortion is OpenCV's
-    plumb_bob or rational_polynomial vector (k1 k2 p1 p2 k3 ...), empty for none."""
+    plumb_bob or rational_polynomial vector (k1 k2 p1 p2 k3 ...), empty for none, or the four
+    numbers of the equidistant model (Kannala 2006) of a fisheye."""
 
     width: int
     height: int
     K: Float[ndarray, "3 3"]
     distortion: Float[ndarray, " d"]
+    fisheye: bool = False
+
+    def same_as(self, other: "Camera") -> bool:
+        return (
+            (self.width, self.height, self.fisheye) == (other.width, other.height, other.fisheye)
+            and np.array_equal(self.K, other.K)
+            and np.array_equal(self.distortion, other.distortion)
+        )
 
     def __post_init__(self) -> None:
         if not (self.K[0, 0] > 0 and self.K[1, 1] > 0):
             raise ValueError(f"focal lengths must be positive, got {self.K[0, 0]}, {self.K[1, 1]}")
+        if self.fisheye and len(self.distortion) not in (0, 4):
+            raise ValueError(f"a fisheye has 4 numbers of distortion, got {len(self.distortion)}")
 
 
 def intrinsics(fx: float, fy: float, cx: float, cy: float) -> Float[ndarray, "3 3"]:

@@ -114,7 +114,7 @@ def restore(mapper: Mapper, stored: StoredMap, *, merge: bool = False) -> None:
     """Puts a stored map into a mapper, as a new session. With `merge` what was mapped so far stays,
     as a piece of its own until a loop joins it; without, it is dropped."""
     present = _snapshot(mapper) if merge else None
-    chunker, carries = mapper.chunker, mapper._carries
+    stream, counters, carries = mapper.stream, mapper.counters, mapper._carries
     mapper.reset()
     if stored.memory_file is not None and isinstance(mapper.predictor, RemembersOnDisk):
         mapper.memory = mapper.predictor.load_memory(stored.memory_file)
@@ -123,7 +123,7 @@ def restore(mapper: Mapper, stored: StoredMap, *, merge: bool = False) -> None:
     _append(mapper, stored, frames_from=-1 - _last_frame(stored))
     if present is not None:
         _append(mapper, present, frames_from=0)
-        mapper.chunker, mapper._carries = chunker, carries
+        mapper.stream, mapper.counters, mapper._carries = stream, counters, carries
     mapper.graph.optimise_batch()
 
 

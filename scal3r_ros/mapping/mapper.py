@@ -5,7 +5,6 @@ gate -> chunk -> network -> refinement -> submap -> registration -> loops -> gra
 
 import logging
 import time
-from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float
@@ -14,11 +13,9 @@ from numpy import ndarray
 from scal3r_ros.geometry.keyframe import Keyframe
 from scal3r_ros.geometry.sim3 import Sim3
 from scal3r_ros.mapping.carried import carried_from
-from scal3r_ros.mapping.chunker import Chunker
 from scal3r_ros.mapping.config import MapperConfig
-from scal3r_ros.mapping.continuity import Continuity
+from scal3r_ros.mapping.counters import Counters
 from scal3r_ros.mapping.ground import ground_up, level
-from scal3r_ros.mapping.keyframes import KeyframeGate
 from scal3r_ros.mapping.localisation import Localiser
 from scal3r_ros.mapping.loop_closure import LoopDetector
 from scal3r_ros.mapping.point_map import PointMap
@@ -27,8 +24,9 @@ from scal3r_ros.mapping.prediction import Predictor
 from scal3r_ros.mapping.refinement import refine
 from scal3r_ros.mapping.registration import overlap_edges
 from scal3r_ros.mapping.scale import MetricScale
+from scal3r_ros.mapping.stream import ChunkStream
 from scal3r_ros.mapping.submap import keyframe_of, submap_of
-from scal3r_ros.mapping.trajectory import WeightedPoses, blended, middle_weight
+from scal3r_ros.mapping.trajectory import keyframe_poses
 from scal3r_ros.mapping.types import (
     Chunk,
     ChunkTooLargeError,
@@ -45,22 +43,6 @@ logger = logging.getLogger(__name__)
 R_MAP_OPTICAL = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
 
 
-@dataclass
-class Counters:
-    """What happened, for status and report."""
-
-    frames: int = 0
-    keyframes: int = 0
-    chunks: int = 0
-    loops: int = 0
-    loops_refused: int = 0
-    components: int = 0  # pieces of the map that no overlap or loop connects
-    chunks_discarded: int = 0  # unusable predictions
-    interruptions: int = 0  # breaks in the stream of images
-    predict_seconds: list[float] = field(default_factory=list)
-    total_seconds: list[float] = field(default_factory=list)
-
-
 class Mapper:
     """Owns the memory, the submaps, the graph and the map of one session."""
 
@@ -75,9 +57,8 @@ class Mapper:
     def reset(self) -> None:
         """A new session: nothing is kept but the settings."""
         self.session += 1
-        self.continuity = Continuity(self.config.keyframes)
-        self.gate = KeyframeGate(self.config.keyframes)
-        self.chunker = Chunker(self.config.chunks)
+        self.counters = Counters()
+        self.stream = ChunkStream(self.config, self.counters)
         self.memory = self.predictor.initial_memory()
         self.graph = PoseGraph(self.config.graph)
         self.loop_detector = LoopDetector(self.config.loops)
@@ -85,37 +66,35 @@ class Mapper:
         self.localiser = Localiser(self.config.registration)
         self.point_map = PointMap(self.config.points)
         self.submaps: list[Submap] = []
-        self.counters = Counters()
         self.map_version = 0
+        self.unit = 1.0  # of the map, against the one that the session began with
         self.trouble = ""  # what went wrong last, for people
         self._newest: Frame | None = None
         self._carries = False  # whether the newest submap's poses are worth carrying over
 
     def add_frame(self, frame: Frame) -> list[MapUpdate]:
         """One image; usually nothing is due and the list is empty."""
-        return [update for chunk in self.chunks_due(frame) for update in self._map_chunk(chunk)]
+        due = self.stream.add(frame)
+        if self.stream.broken:
+            self._troubled(f"{self.stream.broken}: a new piece of the map begins")
+        return [update for chunk in due for update in self._map_chunk(chunk)]
 
-    def chunks_due(self, frame: Frame) -> list[Chunk]:
-        """What an image completes: a chunk of keyframes; before it, where the stream broke off, the
-        last chunk of the piece that ended. Loops may join the pieces."""
-        self.counters.frames += 1
-        due: list[Chunk | None] = []
-        why = self.continuity.broken(frame)
-        if why:
-            self._troubled(f"{why}: a new piece of the map begins")
-            self.counters.interruptions += 1
-            due.append(self.chunker.flush())
-            self.chunker.cut()
-            self.gate.reset()
-        if self.gate.accept(frame):
-            self.counters.keyframes += 1
-            due.append(self.chunker.add(frame))
-        return [chunk for chunk in due if chunk is not None]
+    def begin_piece(self) -> list[MapUpdate]:
+        """The next image begins a new piece of the map."""
+        last = self.stream.end_piece()
+        return self._map_chunk(last) if last else []
+
+    def set_localising(self, localising: bool) -> list[MapUpdate]:
+        """From here on the map stays as it is, or grows again."""
+        updates = self.begin_piece()
+        self.localising = localising
+        self.localiser = Localiser(self.config.registration)
+        return updates
 
     def flush(self) -> list[MapUpdate]:
         """The last, shorter chunk, so that no keyframe is lost."""
-        chunk = self.chunker.flush()
-        return self._map_chunk(chunk) if chunk else []
+        last = self.stream.chunker.flush()
+        return self._map_chunk(last) if last else []
 
     def _map_chunk(self, chunk: Chunk) -> list[MapUpdate]:
         began = time.perf_counter()
@@ -152,16 +131,16 @@ class Mapper:
     def _discard(self, chunk: Chunk, why: ValueError) -> list[MapUpdate]:
         self._troubled(f"chunk {chunk.index} discarded: {why}")
         self.counters.chunks_discarded += 1
-        self.chunker.cut()
+        self.stream.chunker.cut()
         return []
 
     def _map_shorter(self, chunk: Chunk, error: ChunkTooLargeError) -> list[MapUpdate]:
         """The device's memory sets the length of chunks from here on; no keyframe is lost."""
         try:
-            parts = self.chunker.split(chunk, min(error.fits, len(chunk.frames) - 1))
+            parts = self.stream.chunker.split(chunk, min(error.fits, len(chunk.frames) - 1))
         except ValueError as too_few:
             return self._discard(chunk, too_few)
-        size, overlap = self.chunker.config.size, self.chunker.config.overlap
+        size, overlap = self.stream.chunker.config.size, self.stream.chunker.config.overlap
         self._troubled(f"{error}: chunks of {size}, {overlap} shared, from here on")
         return [update for part in parts for update in self._map_chunk(part)]
 
@@ -262,6 +241,7 @@ class Mapper:
     def rescale(self, factor: float) -> set[int]:
         """Another unit for the whole map; returns what moved: everything."""
         logger.warning("the map changes its unit by a factor of %.4g", factor)
+        self.unit *= factor
         return self._take(self.graph.rescale(factor))
 
     def set_scale(self, scale: float) -> set[int]:
@@ -279,18 +259,21 @@ class Mapper:
         return MapUpdate(submap, older, self.map_version, loops, rescaled)
 
     def keyframe_poses(self) -> dict[int, Float[ndarray, "4 4"]]:
-        """T_map_cam of every keyframe, blended over the submaps that hold it."""
-        found: WeightedPoses = {}
-        for submap in self.submaps:
-            poses = submap.T_map_submap.apply_pose(submap.T_submap_cam)
-            for slot, index in enumerate(submap.frame_indices):
-                weight = middle_weight(slot, len(poses))
-                found.setdefault(index, []).append((weight, poses[slot]))
-        return blended(found)
+        """T_map_cam of every keyframe, by image index."""
+        return keyframe_poses(self.submaps)
+
+    def keyframe_stamped_poses(self) -> list[tuple[int, Float[ndarray, "4 4"]]]:
+        """(stamp [ns], T_map_cam) of every keyframe, in the order of the images."""
+        stamps = {
+            i: stamp
+            for submap in self.submaps
+            for i, stamp in zip(submap.frame_indices, submap.stamps_ns, strict=True)
+        }
+        return [(stamps[i], T) for i, T in self.keyframe_poses().items()]
 
     def newest_keyframe(self) -> Keyframe:
         """The last mapped keyframe with depth in map units, for the tracker."""
         assert self._newest is not None
         newest = self.localiser.before if self.localising else self.submaps[-1]
         assert newest is not None
-        return keyframe_of(newest, self._newest, self.map_version)
+        return keyframe_of(newest, self._newest, self.map_version, self.unit)

@@ -27,6 +27,10 @@ class ScaleEstimator:
         self.scale = config.fixed if config.source == "fixed" else 1.0
         self.locked = config.source == "fixed"
 
+    def __len__(self) -> int:
+        """Observations that count now."""
+        return len(self._logs)
+
     @property
     def metric(self) -> bool:
         """Whether lengths are metres."""

@@ -28,7 +28,7 @@ def submap_of(chunk: Chunk, prediction: Prediction, index: int) -> Submap:
     )
 
 
-def keyframe_of(submap: Submap, frame: Frame, map_version: int) -> Keyframe:
+def keyframe_of(submap: Submap, frame: Frame, map_version: int, unit: float) -> Keyframe:
     """The last frame of a submap with depth in map units, for the tracker."""
     K = frame.K
     if K is None:
@@ -43,4 +43,5 @@ def keyframe_of(submap: Submap, frame: Frame, map_version: int) -> Keyframe:
         K=K,
         T_map_cam=submap.T_map_submap.apply_pose(submap.T_submap_cam[-1]),
         map_version=map_version,
+        unit=unit,
     )

@@ -1,11 +1,14 @@
 """A pose in the map for every image, from keyframes and the tracker's motion between them."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 from scipy.spatial.transform import Rotation
 
 from scal3r_ros.geometry.sim3 import invert_pose
+from scal3r_ros.mapping.types import Submap
 
 Poses = dict[int, Float[ndarray, "4 4"]]  # image index -> T
 
@@ -28,6 +31,17 @@ def blended(poses: WeightedPoses) -> Poses:
             T = interpolate(T, other, weight / total)
         result[key] = T
     return result
+
+
+def keyframe_poses(submaps: Sequence[Submap]) -> Poses:
+    """T_map_cam of every keyframe, blended over the submaps that hold it."""
+    found: WeightedPoses = {}
+    for submap in submaps:
+        poses = submap.T_map_submap.apply_pose(submap.T_submap_cam)
+        for slot, index in enumerate(submap.frame_indices):
+            weight = middle_weight(slot, len(poses))
+            found.setdefault(index, []).append((weight, poses[slot]))
+    return blended(found)
 
 
 def camera_trajectory(keyframes: Poses, tracked: Poses, images: range) -> Poses:

@@ -5,7 +5,7 @@ z forward); submap is the camera frame of the chunk's reference keyframe; map is
 turned z-up. Lengths are submap units until a Sim3 brings them to map units.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Float, Float16, Float32, UInt8
@@ -26,6 +26,9 @@ class Frame:
     depth: Float32[ndarray, "h2 w2"] | None = None  # of a sensor, registered, m along z, 0 = none
     right: UInt8[ndarray, "h w 3"] | None = None  # of a rectified stereo pair
     baseline: float = 0.0  # of the pair, m
+
+    def with_odometry(self, T_odom_cam: Float[ndarray, "4 4"] | None) -> "Frame":
+        return replace(self, T_odom_cam=T_odom_cam)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,7 +1,7 @@
 """ROS messages to our values and back. Pure functions; stamps stay integers.
 
-CameraInfo has pixel centres at integers, we have them at half-integers: 0.5 is added here on the
-way in, subtracted on the way out, and nowhere else.
+CameraInfo has pixel centres at integers, we have them at half-integers: 0.5 is subtracted here on
+the way out, and added on the way in by `data.rosbag.camera_of_info`.
 """
 
 import array
@@ -17,8 +17,7 @@ from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
 from std_msgs.msg import Header
 
-from scal3r_ros.data.encodings import decode_compressed, decode_image
-from scal3r_ros.geometry.camera import Camera
+from scal3r_ros.data.encodings import EncodingError, decode_compressed, decode_image
 from scal3r_ros.geometry.sim3 import Sim3
 from scal3r_ros.mapping.point_map import Cloud
 
@@ -85,21 +84,35 @@ def float_to_image(values: Float[ndarray, "h w"], head: Header, none: float = 0.
     )
 
 
+def checked_rows(message: Any, pixel_bytes: int) -> UInt8[ndarray, "h step"]:
+    """The rows of an Image, whose sizes are not believed: raises EncodingError."""
+    height, width, step = message.height, message.width, message.step
+    if step < pixel_bytes * width or len(message.data) < height * step:
+        raise EncodingError(
+            f"an image of {height} rows of {step} bytes and {width} pixels of {pixel_bytes} bytes "
+            f"does not fit its {len(message.data)} bytes"
+        )
+    return np.frombuffer(message.data, np.uint8)[: height * step].reshape(height, step)
+
+
 def image_to_float(message: Any) -> Float32[ndarray, "h w"]:
     """A 32FC1 image with NaN as 0."""
     order = ">f4" if message.is_bigendian else "<f4"
-    rows = np.frombuffer(message.data, np.uint8).reshape(message.height, message.step)
+    rows = checked_rows(message, 4)
     pixels = np.ascontiguousarray(rows[:, : 4 * message.width]).view(order)
     return np.nan_to_num(pixels.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
 
 
-def info_to_camera(info: CameraInfo) -> Camera | None:
-    """None for an uncalibrated camera (K is zero)."""
-    K = np.array(info.k, dtype=np.float64).reshape(3, 3)
-    if K[0, 0] <= 0 or K[1, 1] <= 0:
-        return None
-    K[:2, 2] += 0.5
-    return Camera(info.width, info.height, K, np.array(info.d, dtype=np.float64))
+def image_to_depth(message: Any) -> Float32[ndarray, "h w"]:
+    """A depth image (16UC1 millimetres or 32FC1 metres, REP 118) in metres, 0 = none."""
+    if message.encoding == "32FC1":
+        return image_to_float(message)
+    if message.encoding not in ("16UC1", "mono16"):
+        raise EncodingError(f"a depth image must be 16UC1 or 32FC1, got {message.encoding!r}")
+    order = ">u2" if message.is_bigendian else "<u2"
+    rows = checked_rows(message, 2)
+    pixels = np.ascontiguousarray(rows[:, : 2 * message.width]).view(order)
+    return pixels.astype(np.float32) / 1000
 
 
 def camera_to_info(
@@ -161,6 +174,11 @@ def matrix_to_pose(T: Float[ndarray, "4 4"]) -> Pose:
     o = pose.orientation
     o.x, o.y, o.z, o.w = quat_xyzw
     return pose
+
+
+def matrix_to_numbers(T: Float[ndarray, "4 4"]) -> list[float]:
+    """x y z qx qy qz qw."""
+    return [*T[:3, 3].tolist(), *Rotation.from_matrix(T[:3, :3]).as_quat().tolist()]
 
 
 def pose_to_matrix(pose: Any) -> Float[ndarray, "4 4"]:

@@ -20,14 +20,27 @@ class RobotFrame:
         self.node, self.base_frame = node, base_frame
         self._tree = TransformTree()
         self._told = False
-        if base_frame:
-            node.create_subscription(TFMessage, "/tf_static", self._on_static, STATIC)
+        self._subscription = node.create_subscription(
+            TFMessage, "/tf_static", self._on_static, STATIC
+        )
+
+    def close(self) -> None:
+        self.node.destroy_subscription(self._subscription)
 
     def _on_static(self, message: TFMessage) -> None:
         for t in message.transforms:
             T = transform_to_matrix(t.transform)
             stamp_ns = stamp_to_ns(t.header.stamp)
             self._tree.set(t.header.frame_id, t.child_frame_id, stamp_ns, T, static=True)
+
+    def between(self, target: str, source: str) -> Float[ndarray, "4 4"] | None:
+        """T_target_source of two frames that are fixed on the robot, None where it is unknown."""
+        if target == source:
+            return np.eye(4)
+        try:
+            return self._tree.lookup(target, source, None)
+        except TransformError:
+            return None
 
     def child(self, camera_frame: str) -> str:
         return self.base_frame or camera_frame

@@ -1,38 +1,38 @@
-"""What mapping_node says of its map: chunks, corrections, clouds, depth, keyframes, status."""
+"""What mapping_node says of its map: chunks, corrections, clouds, depth, keyframes."""
 
-import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from geometry_msgs.msg import PoseStamped, PoseWithCovarianceStamped
+from jaxtyping import Float, Int
 from nav_msgs.msg import Odometry, Path
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from numpy import ndarray
+from rclpy.publisher import Publisher
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 
 from scal3r_ros.geometry.camera import transform_points
-from scal3r_ros.geometry.sim3 import Sim3, invert_pose
+from scal3r_ros.geometry.sim3 import invert_pose
 from scal3r_ros.mapping.mapper import Mapper
-from scal3r_ros.mapping.point_map import Cloud
+from scal3r_ros.mapping.point_map import Cloud, submap_cloud
 from scal3r_ros.mapping.types import MapUpdate, Submap
 from scal3r_ros.ros.conversions import (
     camera_to_info,
     cloud_to_message,
     float_to_image,
     header,
+    matrix_to_numbers,
     matrix_to_pose,
-    matrix_to_transform,
     ns_to_stamp,
     odometry_message,
     rgb_to_image,
     sim3_to_list,
 )
 from scal3r_ros.ros.frames import RobotFrame
-from scal3r_ros.ros.interfaces import Chunk, Corrections, Keyframe, Status
+from scal3r_ros.ros.interfaces import Chunk, Corrections, Keyframe
+from scal3r_ros.ros.map_odom import GuardedBroadcaster
 from scal3r_ros.ros.parameters import value
-
-if TYPE_CHECKING:
-    from scal3r_ros.ros.mapping_node import MappingNode
-    from scal3r_ros.ros.subscriptions import FrameCounters
 
 LATCHED = QoSProfile(
     depth=1,
@@ -40,7 +40,8 @@ LATCHED = QoSProfile(
     durability=DurabilityPolicy.TRANSIENT_LOCAL,
 )
 RELIABLE = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)
-CHUNKS = QoSProfile(depth=20, reliability=ReliabilityPolicy.RELIABLE)
+# a map that is loaded is published at once: nothing of it may be overwritten
+CHUNKS = QoSProfile(history=HistoryPolicy.KEEP_ALL, reliability=ReliabilityPolicy.RELIABLE)
 ODOMETRY = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
 UNKNOWN = [float("nan")] * 16
 
@@ -54,7 +55,6 @@ class MapPublisher:
         self.map_frame = value(node, "map_frame")
         self._chunks = node.create_publisher(Chunk, "chunk", CHUNKS)
         self._corrections = node.create_publisher(Corrections, "corrections", LATCHED)
-        self._status = node.create_publisher(Status, "status", LATCHED)
         self._keyframes = node.create_publisher(Keyframe, "keyframe", RELIABLE)
         self._points = node.create_publisher(PointCloud2, "points", RELIABLE)
         self._chunk_points = node.create_publisher(PointCloud2, "chunk/points", RELIABLE)
@@ -65,8 +65,16 @@ class MapPublisher:
         self._path = node.create_publisher(Path, "path", LATCHED)
         self._pose = node.create_publisher(PoseWithCovarianceStamped, "pose", RELIABLE)
         self._odometry = node.create_publisher(Odometry, "odometry", ODOMETRY)
-        self._rates: list[tuple[float, int, int]] = []
         self.latency_s = 0.0
+
+    @property
+    def withheld(self) -> bool:
+        """Whether poses and points wait for metres."""
+        return bool(value(self.node, "require_metric")) and not self.mapper.metric.metric
+
+    def close(self) -> None:
+        for publisher in [p for p in vars(self).values() if isinstance(p, Publisher)]:
+            self.node.destroy_publisher(publisher)
 
     def reset(self) -> None:
         self._corrections.publish(
@@ -78,21 +86,34 @@ class MapPublisher:
         cloud = self.mapper.point_map.clouds[submap.index]
         self._chunks.publish(self._chunk_message(submap, cloud))
         if update.moved:
-            self._publish_corrections(update)
+            rescaled = update.rescaled != 1.0
+            reason = Corrections.SCALE if rescaled else Corrections.LOOP
+            self.publish_corrections((*update.moved, submap.index), reason)
         self._publish_keyframe()
-        self._publish_clouds(submap, cloud)
         self._publish_depth(submap)
         self._publish_path(submap)
+        if not self.withheld:
+            self._publish_clouds(submap, cloud)
         now_ns = self.node.get_clock().now().nanoseconds
         self.latency_s = (now_ns - submap.stamps_ns[-1]) / 1e9
 
+    def publish_whereabouts(self, submap: Submap) -> None:
+        """Of a camera that is localised in a map which does not grow."""
+        self._publish_keyframe()
+        self._publish_depth(submap)
+        self._publish_path(submap)
+        if not self.withheld:
+            self._publish_clouds(submap, submap_cloud(submap, self.mapper.config.points))
+
+    def publish_everything(self) -> None:
+        """All chunks again, of a map that was loaded."""
+        for submap in self.mapper.submaps:
+            cloud = self.mapper.point_map.clouds[submap.index]
+            self._chunks.publish(self._chunk_message(submap, cloud))
+        self.publish_corrections(range(len(self.mapper.submaps)), Corrections.LOAD)
+
     def _chunk_message(self, submap: Submap, cloud: Cloud) -> Chunk:
-        poses = [matrix_to_pose(submap.T_map_submap.apply_pose(T)) for T in submap.T_submap_cam]
-        numbers = [
-            (p.position.x, p.position.y, p.position.z)
-            + (p.orientation.x, p.orientation.y, p.orientation.z, p.orientation.w)
-            for p in poses
-        ]
+        poses = submap.T_map_submap.apply_pose(submap.T_submap_cam)
         edges = [e for e in self.mapper.graph.edges if e.source == submap.index]
         last = edges[0] if edges else None
         return Chunk(
@@ -101,7 +122,7 @@ class MapPublisher:
             chunk_id=submap.index,
             overlap=submap.overlap,
             stamps=[ns_to_stamp(s) for s in submap.stamps_ns],
-            poses=np.array(numbers).flatten().tolist(),
+            poses=[n for T in poses for n in matrix_to_numbers(T)],
             alignment=[last.residual, last.inliers, last.T_target_source.s] if last else [],
             sim3=sim3_to_list(submap.T_map_submap),
             metric=self.mapper.metric.metric,
@@ -109,17 +130,20 @@ class MapPublisher:
             origins=submap.T_submap_cam[submap.overlap :, :3, 3].flatten().tolist(),
         )
 
-    def _publish_corrections(self, update: MapUpdate) -> None:
-        moved = (*update.moved, update.submap.index)
-        flat = [v for i in moved for v in sim3_to_list(self.mapper.submaps[i].T_map_submap)]
+    def publish_corrections(self, moved: Iterable[int], reason: int) -> None:
+        """New places of some submaps."""
+        indices = list(moved)
+        submaps = self.mapper.submaps
+        flat = [v for i in indices for v in sim3_to_list(submaps[i].T_map_submap)]
+        stamp_ns = submaps[-1].stamps_ns[-1] if submaps else 0
         self._corrections.publish(
             Corrections(
-                header=header(update.submap.stamps_ns[-1], self.map_frame),
+                header=header(stamp_ns, self.map_frame),
                 map_session=self.mapper.session,
-                map_version=update.map_version,
-                chunk_ids=list(moved),
+                map_version=self.mapper.map_version,
+                chunk_ids=indices,
                 sim3=flat,
-                reason=Corrections.LOOP,
+                reason=reason,
             )
         )
 
@@ -139,26 +163,38 @@ class MapPublisher:
                 k=k.flatten().tolist(),
                 t_map_cam=keyframe.T_map_cam.flatten().tolist(),
                 t_odom_cam=UNKNOWN,
+                unit=keyframe.unit,
                 metric=self.mapper.metric.metric,
             )
         )
 
     def _publish_clouds(self, submap: Submap, cloud: Cloud) -> None:
         """`chunk/points` in the map; `points` of the same submap seen from its newest camera."""
-        stamp_ns = submap.stamps_ns[-1]
-        if self._chunk_points.get_subscription_count():
-            placed = self.mapper.point_map.placed(submap.index)
+        stamp_ns, T_map_submap = submap.stamps_ns[-1], submap.T_map_submap
+        T_cam_submap = invert_pose(submap.T_submap_cam[-1])
+        seen = transform_points(T_cam_submap, cloud.xyz.astype(np.float64)) * T_map_submap.s
+        keep = self._wanted(seen, cloud)
+        kept = Cloud(seen[keep].astype(np.float32), cloud.rgb[keep], cloud.confidence[keep])
+        if value(self.node, "publish_points") and self._points.get_subscription_count():
+            self._points.publish(cloud_to_message(kept, header(stamp_ns, self.frame_id)))
+        shown = value(self.node, "publish_chunk_points")
+        if shown and self._chunk_points.get_subscription_count():
+            xyz = T_map_submap.apply(cloud.xyz[keep].astype(np.float64)).astype(np.float32)
+            placed = Cloud(xyz, kept.rgb, kept.confidence)
             self._chunk_points.publish(cloud_to_message(placed, header(stamp_ns, self.map_frame)))
-        if self._points.get_subscription_count():
-            T_cam_submap = invert_pose(submap.T_submap_cam[-1])
-            xyz = transform_points(T_cam_submap, cloud.xyz.astype(np.float64))
-            xyz = (xyz * submap.T_map_submap.s).astype(np.float32)
-            seen = Cloud(xyz, cloud.rgb, cloud.confidence)
-            self._points.publish(cloud_to_message(seen, header(stamp_ns, self.frame_id)))
+
+    def _wanted(self, xyz_cam: Float[ndarray, "n 3"], cloud: Cloud) -> Int[ndarray, " m"]:
+        """Rows of the points that the parameters let through."""
+        far = np.linalg.norm(xyz_cam, axis=1)
+        limit = value(self.node, "max_depth") or np.inf
+        sure = 1 - 1 / np.maximum(cloud.confidence, 1) >= value(self.node, "min_confidence")
+        keep = np.flatnonzero((far >= value(self.node, "min_depth")) & (far <= limit) & sure)
+        keep = keep[:: value(self.node, "point_stride")]
+        return keep[:: max(1, -(-len(keep) // value(self.node, "max_points_per_msg")))]
 
     def _publish_depth(self, submap: Submap) -> None:
         """Every new keyframe, in map units, with its own K."""
-        if not self._depth.get_subscription_count():
+        if not value(self.node, "publish_depth") or not self._depth.get_subscription_count():
             return
         s = submap.T_map_submap.s
         for slot in range(submap.overlap, len(submap.depth)):
@@ -175,10 +211,10 @@ class MapPublisher:
         newest = submap.T_map_submap.apply_pose(submap.T_submap_cam[-1])
         head = header(submap.stamps_ns[-1], self.map_frame)
         T_base_cam = self.robot.T_base_cam(self.frame_id)
-        if T_base_cam is not None:
+        if T_base_cam is not None and not self.withheld:
             message = PoseWithCovarianceStamped(header=head)
             message.pose.pose = matrix_to_pose(newest @ invert_pose(T_base_cam))
-            message.pose.covariance = _pose_covariance(self.mapper, submap).flatten().tolist()
+            message.pose.covariance = self._covariance(submap).flatten().tolist()
             self._pose.publish(message)
         if not self._path.get_subscription_count():
             return
@@ -188,71 +224,25 @@ class MapPublisher:
         path.poses = [PoseStamped(header=head, pose=matrix_to_pose(T)) for T in poses[::step]]
         self._path.publish(path)
 
-    def publish_odometry(self, submap: Submap, broadcaster: Any) -> None:
+    def _covariance(self, submap: Submap) -> Float[ndarray, "6 6"]:
+        """Of the map's graph, and never surer than the parameter says; of a camera that is only
+        localised nothing better is known than that."""
+        floor = np.diag([value(self.node, "min_position_stddev") ** 2] * 3 + [0.0] * 3)
+        known = submap.index < len(self.mapper.submaps)
+        return floor + (_pose_covariance(self.mapper, submap) if known else 0)
+
+    def publish_odometry(self, submap: Submap, broadcaster: GuardedBroadcaster) -> None:
         """Chunk-rate odometry for robots without a tracker: the uncorrected chain."""
         T_base_cam = self.robot.T_base_cam(self.frame_id)
         if T_base_cam is None:
             return
         frames = value(self.node, "odom_frame"), self.robot.child(self.frame_id)
-        covariance = _pose_covariance(self.mapper, submap)
+        covariance = self._covariance(submap)
         for slot in range(submap.overlap, len(submap.stamps_ns)):
             T_cam = submap.T_map_submap.apply_pose(submap.T_submap_cam[slot])
             T, stamp_ns = T_cam @ invert_pose(T_base_cam), submap.stamps_ns[slot]
             self._odometry.publish(odometry_message(T, stamp_ns, *frames, covariance))
-            if value(self.node, "publish_tf"):
-                broadcaster.sendTransform(matrix_to_transform(T, stamp_ns, *frames))
-
-    def publish_status(self, node: "MappingNode") -> None:
-        counters = self.mapper.counters
-        seconds = counters.total_seconds
-        newest = self.mapper.submaps[-1].T_map_submap if self.mapper.submaps else Sim3.identity()
-        used, total = node.gpu_memory()
-        input_rate, kept_rate = self._rate(node.counters)
-        self._status.publish(
-            Status(
-                header=header(node.get_clock().now().nanoseconds, self.map_frame),
-                state=node.state,
-                map_session=self.mapper.session,
-                map_version=self.mapper.map_version,
-                frames_received=node.counters.received,
-                frames_used=counters.keyframes,
-                frames_dropped_overload=node.counters.dropped_overload,
-                frames_dropped_invalid=node.counters.dropped_invalid,
-                chunks=counters.chunks,
-                loops=counters.loops,
-                loops_refused=counters.loops_refused,
-                pending_frames=node.pending,
-                input_rate=input_rate,
-                effective_rate=kept_rate,
-                inference_time_last=seconds[-1] if seconds else 0.0,
-                inference_time_mean=float(np.mean(seconds)) if seconds else 0.0,
-                latency=self.latency_s,
-                metric=self.mapper.metric.metric,
-                scale=newest.s,
-                scale_spread=float(np.nan_to_num(self.mapper.metric.estimator.spread, posinf=0.0)),
-                intrinsics_source=(
-                    Status.INTRINSICS_CAMERA_INFO
-                    if node.images.has_calibration
-                    else Status.INTRINSICS_ESTIMATED
-                ),
-                chunk_size_effective=self.mapper.chunker.config.size,
-                gpu_memory_used=used,
-                gpu_memory_total=total,
-                device=node.device,
-                message=node.message,
-            )
-        )
-
-    def _rate(self, counters: "FrameCounters") -> tuple[float, float]:
-        """Images per second over the last five seconds: that arrived, that were not thinned."""
-        now = time.monotonic()
-        kept = counters.received - counters.dropped_overload - counters.dropped_invalid
-        recent = [row for row in self._rates if now - row[0] < 5.0]
-        self._rates = [*recent, (now, counters.received, kept)]
-        began, received, kept_then = self._rates[0]
-        if now <= began:
-            return 0.0, 0.0
-        return (counters.received - received) / (now - began), (kept - kept_then) / (now - began)
+            broadcaster.send(T, stamp_ns, *frames)
 
 
 def _pose_covariance(mapper: Mapper, submap: Submap) -> np.ndarray:

@@ -4,8 +4,10 @@ It lives on when mapping_node dies: then it coasts on its last keyframe and says
 """
 
 import threading
+from typing import Any
 
 import numpy as np
+from diagnostic_msgs.msg import DiagnosticStatus
 from nav_msgs.msg import Odometry
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
@@ -16,13 +18,14 @@ from scal3r_ros.ros.conversions import (
     header,
     image_to_float,
     image_to_rgb,
-    matrix_to_transform,
     odometry_message,
     stamp_to_ns,
 )
-from scal3r_ros.ros.fallback.tf import transform_broadcaster
+from scal3r_ros.ros.fallback.diagnostics import diagnostic_updater
 from scal3r_ros.ros.frames import RobotFrame
+from scal3r_ros.ros.health import Rates
 from scal3r_ros.ros.interfaces import Keyframe, Status
+from scal3r_ros.ros.map_odom import GuardedBroadcaster
 from scal3r_ros.ros.map_publisher import LATCHED, ODOMETRY, RELIABLE
 from scal3r_ros.ros.parameters import ODOMETRY as PARAMETERS
 from scal3r_ros.ros.parameters import declare, value
@@ -40,7 +43,7 @@ class OdometryNode(LifecycleNode):
         super().__init__("odometry_node")
         declare(self, PARAMETERS)
         self.counters = FrameCounters()
-        self.tracked = 0
+        self.tracked = self.coasted = 0
         self.state = Status.UNCONFIGURED
         self._session = -1
         self._resets = 0  # that wait for the worker, who owns the tracker
@@ -54,22 +57,29 @@ class OdometryNode(LifecycleNode):
         self.frames = FrameQueue(MAX_PENDING, self.counters)
         self._odometry = self.create_publisher(Odometry, "odometry", ODOMETRY)
         self._status = self.create_publisher(Status, "odometry_status", LATCHED)
-        self.broadcaster = transform_broadcaster(self)
+        self.broadcaster = GuardedBroadcaster(self)
         self.robot = RobotFrame(self, value(self, "base_frame"))
+        self.updater = diagnostic_updater(self)
+        self.updater.setHardwareID("cpu")
+        self.updater.add("tracking", self._diagnose)
+        self._rates = Rates()
         self.state = Status.WAITING
         return TransitionCallbackReturn.SUCCESS
 
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        for publisher in (self._odometry, self._status):
+            self.destroy_publisher(publisher)
+        self.broadcaster.close()
+        self.robot.close()
+        self.state = Status.UNCONFIGURED
+        return super().on_cleanup(state)
+
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self.images = ImageInput(
-            self,
-            self._on_frame,
-            self.counters,
-            transport=value(self, "image_transport"),
-            reliability=value(self, "image_reliability"),
-            depth=value(self, "image_queue_depth"),
-            on_jump=None if value(self, "on_time_jump") == "ignore" else self._start_again,
+        jumped = None if value(self, "on_time_jump") == "ignore" else self._start_again
+        self.images = ImageInput(self, self._on_frame, self.counters, on_jump=jumped)
+        self._keyframes = self.create_subscription(
+            Keyframe, "keyframe", self._on_keyframe, RELIABLE
         )
-        self.create_subscription(Keyframe, "keyframe", self._on_keyframe, RELIABLE)
         self._stop.clear()
         self._worker = threading.Thread(target=self._work, name="tracker", daemon=True)
         self._worker.start()
@@ -80,6 +90,7 @@ class OdometryNode(LifecycleNode):
         self.close()
         self.destroy_timer(self._timer)
         self.images.close()
+        self.destroy_subscription(self._keyframes)
         return super().on_deactivate(state)
 
     def close(self) -> None:
@@ -111,6 +122,7 @@ class OdometryNode(LifecycleNode):
             K=K,
             T_map_cam=np.array(message.t_map_cam).reshape(4, 4),
             map_version=message.map_version,
+            unit=message.unit,
         )
         with self._lock:
             if message.map_session != self._session:
@@ -139,6 +151,7 @@ class OdometryNode(LifecycleNode):
         pose = self.tracker.track(frame.image, K, frame.stamp_ns)
         if pose is not None:
             self.tracked += 1
+            self.coasted += pose.state != "tracking"
             self.state = Status.TRACKING if pose.state == "tracking" else Status.DEGRADED
             self._publish(pose)
 
@@ -151,8 +164,24 @@ class OdometryNode(LifecycleNode):
         self._odometry.publish(
             odometry_message(T_odom_base, pose.stamp_ns, *frames, pose.covariance)
         )
-        if value(self, "publish_tf"):
-            self.broadcaster.sendTransform(matrix_to_transform(T_odom_base, pose.stamp_ns, *frames))
+        self.broadcaster.send(T_odom_base, pose.stamp_ns, *frames)
+
+    def _diagnose(self, status: Any) -> Any:
+        if self.broadcaster.rival:
+            status.summary(DiagnosticStatus.ERROR, self.broadcaster.rival)
+        elif self.state == Status.DEGRADED:
+            status.summary(DiagnosticStatus.WARN, "coasting: too little is seen")
+        elif self.state == Status.WAITING:
+            status.summary(DiagnosticStatus.OK, "waiting for images and the first keyframe")
+        else:
+            status.summary(DiagnosticStatus.OK, "tracking")
+        rate, _ = self._rates(self.counters)
+        status.add("images per second", f"{rate:.2f}")
+        status.add("tracked", str(self.tracked))
+        status.add("coasted", str(self.coasted))
+        status.add("dropped, overload", str(self.counters.dropped_overload))
+        status.add("dropped, invalid", str(self.counters.dropped_invalid))
+        return status
 
     def _publish_status(self) -> None:
         self._status.publish(

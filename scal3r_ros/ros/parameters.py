@@ -1,12 +1,25 @@
-"""Every ROS parameter, declared once: name, default, meaning, range; YAML is generated here."""
+"""Every ROS parameter, declared once: name, default, meaning, range, choices."""
 
 from dataclasses import dataclass
 from typing import Any
 
-from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rcl_interfaces.msg import (
+    FloatingPointRange,
+    IntegerRange,
+    ParameterDescriptor,
+    SetParametersResult,
+)
 from rclpy.node import Node
 
-from scal3r_ros.mapping.config import ChunkConfig, MapperConfig, profile, updated
+from scal3r_ros.mapping.config import (
+    ORIENTATIONS,
+    SCALE_SOURCES,
+    ChunkConfig,
+    KeyframeConfig,
+    MapperConfig,
+    profile,
+    updated,
+)
 
 
 @dataclass(frozen=True)
@@ -16,57 +29,150 @@ class Parameter:
     meaning: str
     low: float | int | None = None
     high: float | int | None = None
-    read_only: bool = True
+    choices: tuple[str, ...] = ()
+    live: bool = False  # may change while the node runs
 
 
-FRAMES = (
+TRANSFORMS = (
     Parameter("map_frame", "map", "z-up world frame, may jump (REP 105)"),
     Parameter("odom_frame", "odom", "continuous frame of the odometry"),
     Parameter("base_frame", "", "frame of the robot below odom; empty: the frame of the images"),
-    Parameter("publish_tf", True, "broadcast transforms"),
+    Parameter("camera_frame", "", "optical frame of the camera; empty: that of the image headers"),
+    Parameter("publish_tf", True, "broadcast transforms", live=True),
+    Parameter("tf_tolerance", 0.1, "s that map -> odom is stamped ahead", 0.0, 5.0, live=True),
     Parameter("tf_publish_rate", 20.0, "Hz at which map -> odom is repeated", 1.0, 100.0),
-    Parameter("tf_tolerance", 0.1, "s that map -> odom is stamped ahead", 0.0, 5.0),
 )
 IMAGES = (
-    Parameter("image_transport", "raw", "raw or compressed"),
-    Parameter("image_reliability", "auto", "auto, reliable or best_effort"),
+    Parameter("image_transport", "raw", "raw or compressed", choices=("raw", "compressed")),
+    Parameter(
+        "image_reliability",
+        "auto",
+        "auto, reliable or best_effort",
+        choices=("auto", "reliable", "best_effort"),
+    ),
     Parameter("image_queue_depth", 10, "messages kept by the subscription", 1, 1000),
+    Parameter("rectify", True, "remove the lens distortion that camera_info tells"),
+    Parameter(
+        "use_camera_info",
+        "auto",
+        "auto (the network estimates until it arrives), required (wait for it) or never",
+        choices=("auto", "required", "never"),
+    ),
+    Parameter("camera_info_timeout", 5.0, "s without camera_info before a warning", 0.0, 600.0),
+    Parameter("intrinsics", [0.0], "fx, fy, cx, cy in pixels instead of camera_info; [0]: none"),
+    Parameter("max_rate", 0.0, "Hz, images beyond it are passed over; 0: all", 0.0, 240.0),
     Parameter("autostart", True, "configure and activate at the start"),
-    Parameter("on_time_jump", "reset", "when stamps go back: reset (start again) or ignore"),
-    Parameter("watchdog_period", 5.0, "s without images before a warning", 0.1, 600.0),
+    Parameter(
+        "on_time_jump",
+        "reset",
+        "when stamps go back: reset (start again) or ignore",
+        choices=("reset", "ignore"),
+    ),
+    Parameter("watchdog_period", 5.0, "s without images before a warning", 0.1, 600.0, live=True),
 )
-MAPPING = (
-    Parameter("model", "nano", "nano (ships with the package) or scal3r (needs a checkpoint)"),
+NETWORK = (
+    Parameter(
+        "model",
+        "nano",
+        "nano (ships with the package) or scal3r (needs a checkpoint)",
+        choices=("nano", "scal3r"),
+    ),
     Parameter("checkpoint", "", "path of the weights; empty: those of the package"),
     Parameter("device", "auto", "auto, cpu or cuda:N"),
-    Parameter("precision", "auto", "auto, fp32, fp16 or bf16"),
+    Parameter(
+        "precision",
+        "auto",
+        "auto, fp32, fp16 or bf16",
+        choices=("auto", "fp32", "fp16", "bf16"),
+    ),
+    Parameter("image_size", 0, "image width in the network, pixels; 0: the model's own", 0, 1036),
     Parameter("chunk_size", 0, "keyframes of a chunk; 0: the model's profile", 0, 128),
     Parameter("chunk_overlap", 0, "keyframes shared by chunks; 0: the model's profile", 0, 127),
     Parameter("ttt_update", True, "carry the test-time memory from chunk to chunk"),
     Parameter("ttt_forget", 1.0, "share of the memory kept from chunk to chunk", 0.5, 1.0),
     Parameter("ttt_window", 0, "chunks that the memory holds; 0: all", 0, 1000),
     Parameter("max_gpu_memory_fraction", 0.9, "share of the GPU that chunks may fill", 0.1, 1.0),
-    Parameter("compile", "off", "torch.compile: off, on, graphs, or auto (the fastest, measured)"),
-    Parameter("loop_closure", True, "search and close loops"),
-    Parameter("refinement", True, "refine poses and depth with feature tracks"),
     Parameter(
-        "max_chunk_wait", 3.0, "s without images before a partial chunk is mapped", 0.1, 60.0
+        "compile",
+        "off",
+        "torch.compile: off, on, graphs, or auto (the fastest, measured)",
+        choices=("off", "on", "graphs", "auto"),
     ),
+)
+KEYFRAMES = (
+    Parameter("keyframe_min_flow", 0.03, "motion between keyframes, share of the width", 0.0, 1.0),
+    Parameter("keyframe_max_interval", 1.0, "s between keyframes while moving", 0.0, 30.0),
+    Parameter("max_chunk_wait", 3.0, "s without images: map what waits", 0.1, 60.0, live=True),
     Parameter("max_stamp_gap", 2.0, "s between images that end a piece of the map", 0.1, 3600.0),
     Parameter("max_pending_frames", 256, "images that may wait before they are thinned", 8, 4096),
-    Parameter("odom_source", "tracker", "tracker (odometry_node) or none (chunk-rate odometry)"),
-    Parameter("scale_source", "none", "none or fixed"),
-    Parameter("fixed_scale", 1.0, "metres per unit of the first submap", 1e-6, 1e6),
-    Parameter("path_max_poses", 1000, "poses in the published path", 2, 100000),
-    *IMAGES,
-    *FRAMES,
 )
-ODOMETRY = (*IMAGES, *FRAMES)
+BACK_END = (
+    Parameter("refinement", True, "refine poses and depth with feature tracks"),
+    Parameter("loop_closure", True, "search and close loops"),
+    Parameter("loop_min_gap", 24, "keyframes between two visits of a place", 1, 100000),
+    Parameter("loop_min_score", 0.7, "likeness of two places, cosine", 0.0, 1.0),
+    Parameter("lost_reset_after", 0, "discarded chunks in a row before a reset; 0: never", 0, 1000),
+    Parameter("map_folder", "", "folder of saved maps; empty: the working directory"),
+    Parameter("autosave_path", "", "map saved at the end, below map_folder; empty: none"),
+)
+METRES = (
+    Parameter("scale_source", "none", ", ".join(SCALE_SOURCES), choices=SCALE_SOURCES),
+    Parameter("fixed_scale", 1.0, "metres per unit of the first submap", 1e-6, 1e6),
+    Parameter("camera_height", 0.0, "m of the camera above the ground", 0.0, 1000.0),
+    Parameter("scale_min_baseline", 0.5, "m of motion before odometry counts", 0.01, 1000.0),
+    Parameter("scale_window", 20, "observations that are looked at", 2, 1000),
+    Parameter("scale_lock_after", 10, "observations before the scale is locked", 2, 1000),
+    Parameter("scale_lock_tolerance", 0.05, "relative spread at which it is", 0.001, 1.0),
+    Parameter("require_metric", False, "publish poses and points once in metres", live=True),
+    Parameter(
+        "sensor_tolerance", 0.02, "s between an image and its depth or right image", 0.0, 1.0
+    ),
+    Parameter(
+        "map_orientation",
+        "camera_level",
+        "which way is up: " + ", ".join(ORIENTATIONS) + "; base where base_frame is set",
+        choices=ORIENTATIONS,
+    ),
+)
+ODOM = (
+    Parameter(
+        "odom_source",
+        "tracker",
+        "tracker (odometry_node), topic (nav_msgs/Odometry on odom), tf, or none (chunk rate)",
+        choices=("tracker", "topic", "tf", "none"),
+    ),
+    Parameter("tf_timeout", 0.5, "s that an image waits for the robot's odometry", 0.0, 10.0),
+    Parameter("correction_blend_time", 0.0, "s over which map -> odom moves", 0.0, 60.0, live=True),
+)
+OUTPUT = (
+    Parameter("publish_points", True, "observation cloud of every chunk", live=True),
+    Parameter("publish_chunk_points", True, "new points of every chunk in the map", live=True),
+    Parameter("publish_depth", True, "depth images of the keyframes", live=True),
+    Parameter("min_confidence", 0.0, "of published points: 1 - 1/c", 0.0, 1.0, live=True),
+    Parameter("min_depth", 0.0, "of points, map units", 0.0, 1000.0, live=True),
+    Parameter("max_depth", 0.0, "of points, map units; 0: any", 0.0, 1000.0, live=True),
+    Parameter("point_stride", 1, "every n-th point is published", 1, 32, live=True),
+    Parameter("max_points_per_msg", 300000, "thinned evenly beyond", 1000, 5000000, live=True),
+    Parameter("path_max_poses", 1000, "poses in the published path", 2, 100000, live=True),
+    Parameter("min_position_stddev", 0.02, "of published poses, map units", 0.0, 100.0, live=True),
+)
+MAPPING = (
+    *NETWORK,
+    *KEYFRAMES,
+    *BACK_END,
+    *METRES,
+    *ODOM,
+    *OUTPUT,
+    *IMAGES,
+    *TRANSFORMS,
+)
+ODOMETRY = (*IMAGES, *TRANSFORMS)
 MAP = (
     Parameter("map_frame", "map", "frame of the published map"),
     Parameter("map_folder", "", "folder for saved maps; empty: the working directory"),
     Parameter("map_publish_period", 2.0, "s between publications", 0.1, 600.0),
-    Parameter("max_map_points_published", 500000, "points of map_cloud", 1000, 20000000),
+    Parameter("map_voxel_size", 0.0, "map_cloud has one point each, map units; 0: all", 0.0, 5.0),
+    Parameter("max_map_points_published", 500000, "points of map_cloud", 1000, 20000000, live=True),
     Parameter("grid_resolution", 0.05, "cell of the occupancy grid, map units", 0.001, 5.0),
     Parameter("grid_min_height", 0.1, "lowest obstacle above the ground, map units", -100.0, 100.0),
     Parameter(
@@ -78,8 +184,22 @@ NODES = {"mapping_node": MAPPING, "odometry_node": ODOMETRY, "map_node": MAP}
 
 
 def declare(node: Node, parameters: tuple[Parameter, ...]) -> None:
+    """Declares with ranges and choices, checked at the start and at every later change."""
+    known = {p.name: p for p in parameters}
+
+    def check(changes: list[Any]) -> SetParametersResult:
+        for change in changes:
+            p = known.get(change.name)
+            if p is not None and p.choices and change.value not in p.choices:
+                reason = f"{p.name} must be one of {', '.join(p.choices)}, got {change.value!r}"
+                return SetParametersResult(successful=False, reason=reason)
+        return SetParametersResult(successful=True)
+
+    node.add_on_set_parameters_callback(check)
     for p in parameters:
-        descriptor = ParameterDescriptor(description=p.meaning, read_only=p.read_only)
+        descriptor = ParameterDescriptor(description=p.meaning, read_only=not p.live)
+        if p.choices:
+            descriptor.additional_constraints = f"one of {', '.join(p.choices)}"
         if p.low is not None and p.high is not None:
             if isinstance(p.default, int):
                 bounds = IntegerRange(from_value=int(p.low), to_value=int(p.high), step=1)
@@ -104,46 +224,38 @@ def mapper_config(node: Node) -> MapperConfig:
         base,
         {
             "chunks": {"size": size, "overlap": overlap, "first_size": first},
-            "keyframes": {"max_gap_s": value(node, "max_stamp_gap")},
+            "keyframes": {
+                "max_gap_s": value(node, "max_stamp_gap"),
+                "min_flow": value(node, "keyframe_min_flow"),
+                "max_interval_s": value(node, "keyframe_max_interval"),
+                "standstill_flow": min(
+                    KeyframeConfig.standstill_flow, value(node, "keyframe_min_flow")
+                ),
+            },
             "network": {
                 "memory": value(node, "ttt_update"),
                 "forget": value(node, "ttt_forget"),
                 "memory_window": value(node, "ttt_window"),
                 "max_gpu_memory": value(node, "max_gpu_memory_fraction"),
                 "compile": value(node, "compile"),
+                "image_width": value(node, "image_size"),
             },
-            "loops": {"enabled": value(node, "loop_closure")},
+            "loops": {
+                "enabled": value(node, "loop_closure"),
+                "min_gap": value(node, "loop_min_gap"),
+                "min_score": value(node, "loop_min_score"),
+            },
             "refinement": {"enabled": value(node, "refinement")},
-            "scale": {"source": value(node, "scale_source"), "fixed": value(node, "fixed_scale")},
+            "scale": {
+                "source": value(node, "scale_source"),
+                "fixed": value(node, "fixed_scale"),
+                "camera_height": value(node, "camera_height"),
+                "min_baseline": value(node, "scale_min_baseline"),
+                "window": value(node, "scale_window"),
+                "lock_after": value(node, "scale_lock_after"),
+                "lock_tolerance": value(node, "scale_lock_tolerance"),
+            },
+            "orientation": value(node, "map_orientation"),
         },
         "",
     )
-
-
-def yaml_text() -> str:
-    """config/mapping.yaml: all nodes, any namespace, every default with its meaning."""
-    lines = ["# Generated from scal3r_ros/ros/parameters.py: every parameter with its default."]
-    for node, parameters in NODES.items():
-        lines += [f"/**/{node}:", "  ros__parameters:"]
-        lines += [f"    {p.name}: {_yaml(p.default)}  # {_explain(p)}" for p in parameters]
-    return "\n".join(lines) + "\n"
-
-
-def _yaml(default: Any) -> str:
-    if isinstance(default, bool):
-        return str(default).lower()
-    return f'"{default}"' if isinstance(default, str) else repr(default)
-
-
-def _explain(p: Parameter) -> str:
-    bounds = "" if p.low is None else f" [{p.low:g} to {p.high:g}]"
-    return p.meaning + bounds
-
-
-def main() -> None:
-    """Prints the YAML (used to write config/mapping.yaml)."""
-    print(yaml_text(), end="")
-
-
-if __name__ == "__main__":
-    main()

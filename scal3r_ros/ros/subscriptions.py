@@ -1,18 +1,27 @@
 """Images from a topic: reliability that matches, calibration, a bounded queue that thins evenly."""
 
 import threading
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float, UInt8
+from numpy import ndarray
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from scal3r_ros.data.encodings import EncodingError
+from scal3r_ros.data.rosbag import camera_of_info
 from scal3r_ros.data.sequence import SequenceError, Undistorter
+from scal3r_ros.geometry.camera import Camera, intrinsics
 from scal3r_ros.mapping.types import Frame
-from scal3r_ros.ros.conversions import image_to_rgb, info_to_camera, stamp_to_ns
+from scal3r_ros.ros.conversions import image_to_rgb, stamp_to_ns
+from scal3r_ros.ros.interfaces import Status
+from scal3r_ros.ros.parameters import value
+from scal3r_ros.ros.running import STEADY
 
 RECHECK_S = 1.0  # publishers are looked at again until the first image
 JUMP_NS = 500_000_000  # back by more than this, time has jumped; by less, an image was late
@@ -24,6 +33,7 @@ class FrameCounters:
     received: int = 0
     dropped_overload: int = 0
     dropped_invalid: int = 0
+    dropped_in_a_row: int = 0  # invalid ones
 
 
 class FrameQueue:
@@ -80,29 +90,44 @@ class ImageInput:
         on_frame: Callable[[Frame, str], None],
         counters: FrameCounters,
         *,
-        transport: str = "raw",
-        reliability: str = "auto",
-        depth: int = 10,
         on_jump: Callable[[], None] | None = None,
     ) -> None:
         self.node, self.on_frame, self.counters = node, on_frame, counters
         self.on_jump = on_jump  # time went back: a bag started again, a clock was set
-        self.transport, self.reliability, self.depth = transport, reliability, depth
-        self.topic = "image" if transport == "raw" else "image/compressed"
-        self.frame_id = ""
+        self.transport = value(node, "image_transport")
+        self.depth = value(node, "image_queue_depth")
+        self.topic = "image" if self.transport == "raw" else "image/compressed"
+        self.age_s = 0.0  # of the newest image when it arrived
+        self._K = self._told_intrinsics()
+        self._own_intrinsics = self._K is not None
         self._undistort: Undistorter | None = None
-        self._last_ns = -1
+        self._camera: Camera | None = None
+        self._began_s = time.monotonic()
+        self._last_ns = self._accepted_ns = -1
         self._late = 0  # in a row
         self._told: set[str] = set()
         self._subscription: Any = None
         self._reliable: bool | None = None
-        self._info = node.create_subscription(CameraInfo, "camera_info", self._on_info, depth)
+        self._info = node.create_subscription(CameraInfo, "camera_info", self._on_info, self.depth)
         self._subscribe()
-        self._timer = node.create_timer(RECHECK_S, self._recheck)
+        self._timer = node.create_timer(RECHECK_S, self._recheck, clock=STEADY)
 
     @property
     def has_calibration(self) -> bool:
-        return self._undistort is not None
+        return self._undistort is not None or self._own_intrinsics
+
+    @property
+    def intrinsics_source(self) -> int:
+        if self.has_calibration:
+            return Status.INTRINSICS_CAMERA_INFO
+        if value(self.node, "use_camera_info") == "required":
+            return Status.INTRINSICS_UNKNOWN
+        return Status.INTRINSICS_ESTIMATED
+
+    @property
+    def lacks_calibration(self) -> bool:
+        waited = time.monotonic() - self._began_s > value(self.node, "camera_info_timeout")
+        return not self.has_calibration and waited and self.counters.received > 0
 
     def close(self) -> None:
         self.node.destroy_timer(self._timer)
@@ -124,8 +149,9 @@ class ImageInput:
     def _wanted(self) -> bool:
         """auto: reliable when every publisher is, because large best-effort images do not arrive
         over Fast DDS at its default settings."""
-        if self.reliability != "auto":
-            return self.reliability == "reliable"
+        wanted = value(self.node, "image_reliability")
+        if wanted != "auto":
+            return wanted == "reliable"
         name = self.node.resolve_topic_name(self.topic)
         publishers = self.node.get_publishers_info_by_topic(name)
         return all(p.qos_profile.reliability == ReliabilityPolicy.RELIABLE for p in publishers)
@@ -133,9 +159,11 @@ class ImageInput:
     def _recheck(self) -> None:
         if self.counters.received == 0:
             self._subscribe()
-
-    def publishers(self) -> int:
-        return self.node.count_publishers(self.node.resolve_topic_name(self.topic))
+        if self.lacks_calibration and value(self.node, "use_camera_info") != "never":
+            waits = value(self.node, "use_camera_info") == "required"
+            name = self.node.resolve_topic_name("camera_info")
+            what = "nothing is mapped until it comes" if waits else "intrinsics are estimated"
+            self._once(f"no calibration on {name}: {what}")
 
     def describe(self) -> str:
         """Topic and publishers, for the watchdog."""
@@ -144,33 +172,95 @@ class ImageInput:
         kinds = ", ".join(p.qos_profile.reliability.name for p in publishers) or "none"
         return f"{name}: {len(publishers)} publishers ({kinds})"
 
+    def why_silent(self) -> str:
+        """The likely reason why no image arrives, in one line."""
+        name = self.node.resolve_topic_name(self.topic)
+        publishers = self.node.get_publishers_info_by_topic(name)
+        told = self.describe()
+        if not publishers:
+            return f"{told}; is the topic right (remap image:=...)?"
+        unreliable = any(
+            p.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT for p in publishers
+        )
+        if unreliable and self._reliable:
+            return f"{told}; image_reliability:=reliable does not fit a best-effort publisher"
+        if unreliable:
+            return (
+                f"{told}; large best-effort images need Fast DDS's shared memory enlarged: "
+                "FASTDDS_DEFAULT_PROFILES_FILE=config/fastdds_large_data.xml on both sides"
+            )
+        if value(self.node, "use_sim_time") and not self.node.get_clock().now().nanoseconds:
+            return f"{told}; use_sim_time is set and nobody publishes /clock"
+        return f"{told}; they are there but send nothing"
+
+    def _told_intrinsics(self) -> Float[ndarray, "3 3"] | None:
+        """Of the parameter, in OpenCV's convention (integer pixel centres) as camera_info."""
+        numbers = list(value(self.node, "intrinsics"))
+        if len(numbers) != 4:
+            return None
+        K = intrinsics(*numbers)
+        K[:2, 2] += 0.5
+        return K
+
     def _on_info(self, info: CameraInfo) -> None:
-        camera = info_to_camera(info)
+        if value(self.node, "use_camera_info") == "never" or self._own_intrinsics:
+            return
+        try:
+            camera = camera_of_info(info)
+        except EncodingError as error:
+            self._once(f"camera_info: {error}")
+            return
         if camera is None:
             self._once("camera_info holds no calibration (K is zero): estimating intrinsics")
             return
-        if self._undistort is None or (self._undistort.K != camera.K).any():
-            self._undistort = Undistorter(camera)
+        if not value(self.node, "rectify"):
+            camera = replace(camera, distortion=np.zeros(0))
+        known = self._camera
+        if known is None or not known.same_as(camera):
+            self._camera, self._undistort = camera, Undistorter(camera)
 
     def _on_image(self, message: Any) -> None:
         self.counters.received += 1
         stamp_ns = stamp_to_ns(message.header.stamp)
         if stamp_ns == 0 or (stamp_ns <= self._last_ns and not self._jumped(stamp_ns)):
-            self.counters.dropped_invalid += 1
-            self._once("image stamps must be set and increase: images without are dropped")
+            self._refuse("image stamps must be set and increase: images without are dropped")
+            return
+        if self._waits_for_calibration() or self._too_soon(stamp_ns):
             return
         try:
-            image = image_to_rgb(message)
-            K = None
-            if self._undistort is not None:
-                image, K = self._undistort(image), self._undistort.K
+            image, K = self._undistorted(image_to_rgb(message))
         except (EncodingError, SequenceError) as error:
-            self.counters.dropped_invalid += 1
-            self._once(str(error))
+            self._refuse(str(error))
             return
-        self._last_ns, self._late = stamp_ns, 0
-        self.frame_id = message.header.frame_id or "camera_optical_frame"
-        self.on_frame(Frame(self.counters.received - 1, stamp_ns, image, K), self.frame_id)
+        self._last_ns, self._accepted_ns, self._late = stamp_ns, stamp_ns, 0
+        self.counters.dropped_in_a_row = 0
+        self.age_s = (self.node.get_clock().now().nanoseconds - stamp_ns) * 1e-9
+        frame_id = value(self.node, "camera_frame") or message.header.frame_id
+        frame = Frame(self.counters.received - 1, stamp_ns, image, K)
+        self.on_frame(frame, frame_id or "camera_optical_frame")
+
+    def _undistorted(
+        self, image: UInt8[ndarray, "h w 3"]
+    ) -> tuple[UInt8[ndarray, "h w 3"], Float[ndarray, "3 3"] | None]:
+        if self._own_intrinsics:
+            return image, self._K
+        if self._undistort is None:
+            return image, None
+        return self._undistort(image), self._undistort.K
+
+    def _waits_for_calibration(self) -> bool:
+        return value(self.node, "use_camera_info") == "required" and not self.has_calibration
+
+    def _too_soon(self, stamp_ns: int) -> bool:
+        """Faster than `max_rate`, with a little tolerance for stamps that jitter."""
+        rate = value(self.node, "max_rate")
+        gap_ns = stamp_ns - self._accepted_ns
+        return rate > 0 and self._accepted_ns > 0 and 0 < gap_ns < 0.9e9 / rate
+
+    def _refuse(self, why: str) -> None:
+        self.counters.dropped_invalid += 1
+        self.counters.dropped_in_a_row += 1
+        self._once(why)
 
     def _jumped(self, stamp_ns: int) -> bool:
         """Whether time itself went back, rather than this image being late or sent twice."""

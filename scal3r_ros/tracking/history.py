@@ -7,6 +7,8 @@ from jaxtyping import Float, UInt8
 from numpy import ndarray
 from scipy.spatial.transform import Rotation, Slerp
 
+from scal3r_ros.tracking.motion import stretched
+
 
 @dataclass(frozen=True, eq=False)
 class TrackedImage:
@@ -40,6 +42,14 @@ class History:
         """All poses in a moved odom frame."""
         self.images = [
             replace(i, T_odom_cam=None if i.T_odom_cam is None else T_new_odom @ i.T_odom_cam)
+            for i in self.images
+        ]
+
+    def stretch(self, centre: Float[ndarray, " 3"], factor: float) -> None:
+        self.images = [
+            i
+            if i.T_odom_cam is None
+            else replace(i, T_odom_cam=stretched(i.T_odom_cam, centre, factor))
             for i in self.images
         ]
 

@@ -3,12 +3,16 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Float32, UInt8
 from numpy import ndarray
 
 from scal3r_ros.geometry.camera import project, transform_points, unproject_pixels
 from scal3r_ros.geometry.sim3 import invert_pose
+from scal3r_ros.tracking.features import follow, sample_depth
+from scal3r_ros.tracking.history import TrackedImage
+from scal3r_ros.tracking.motion import stretched
 
+MIN_SHARED = 15  # points that two depths must have in common to compare their scale
 MAX_ERROR_PX = 1.5  # of a triangulated point in the image that completes it
 
 
@@ -56,6 +60,12 @@ class Points:
         xyz = transform_points(T_new_odom, self.xyz_odom)
         return replace(self, xyz_odom=xyz, T_odom_birth=T_new_odom @ self.T_odom_birth)
 
+    def stretched(self, centre: Float[ndarray, " 3"], factor: float) -> "Points":
+        """The same corners where the unit of length changes about a place."""
+        birth = stretched(self.T_odom_birth, centre, factor)
+        xyz = centre + factor * (self.xyz_odom - centre)
+        return replace(self, xyz_odom=xyz, T_odom_birth=birth)
+
     def apart_from(self, other: "Points", distance: float) -> "Points":
         """Those with no point of another set within `distance` pixels."""
         if not len(other) or not len(self):
@@ -69,6 +79,22 @@ class Points:
         """Expected pixels in a camera; unknown points, and those behind it, where they are."""
         uv = project(transform_points(invert_pose(T_odom_cam), self.xyz_odom), K)
         return np.where(np.isfinite(uv), uv, self.uv)
+
+    def log_depth_ratio(
+        self,
+        depth: Float32[ndarray, "hd wd"],
+        T_odom_cam: Float[ndarray, "4 4"],
+        K: Float[ndarray, "3 3"],
+        size: tuple[int, ...],
+    ) -> float | None:
+        """Own depth over that of a camera's depth image, median; None where they share little."""
+        known = self.select(self.known)
+        z = transform_points(invert_pose(T_odom_cam), known.xyz_odom)[:, 2]
+        there = sample_depth(depth, known.projected(T_odom_cam, K), size)
+        shared = (z > 0) & (there > 0)
+        if shared.sum() < MIN_SHARED:
+            return None
+        return float(np.median(np.log(z[shared] / there[shared])))
 
     def triangulated(
         self, T_odom_cam: Float[ndarray, "4 4"], K: Float[ndarray, "3 3"], min_parallax_rad: float
@@ -97,3 +123,13 @@ class Points:
         stay = np.ones(len(self), bool)
         stay[rows[ready & ~good]] = False
         return replace(self, xyz_odom=xyz).select(stay)
+
+
+def followed(
+    points: Points,
+    source: TrackedImage,
+    grey: UInt8[ndarray, "h w"],
+    guess: Float[ndarray, "n 2"] | None,
+) -> Points:
+    uv, kept = follow(source.grey, grey, points.uv, guess)
+    return replace(points, uv=uv).select(kept)

@@ -9,7 +9,6 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Float, UInt8
 from numpy import ndarray
-from scipy.spatial.transform import Rotation
 
 from scal3r_ros.geometry.camera import scale_intrinsics, transform_points, unproject_pixels
 from scal3r_ros.geometry.keyframe import Keyframe
@@ -17,10 +16,10 @@ from scal3r_ros.geometry.sim3 import invert_pose
 from scal3r_ros.tracking.camera_pose import CameraPose, solve_pose, solve_rotation
 from scal3r_ros.tracking.features import find_corners, follow, sample_depth, small_grey
 from scal3r_ros.tracking.history import History, TrackedImage
-from scal3r_ros.tracking.points import Points
+from scal3r_ros.tracking.motion import step_of, stretched, velocity_between
+from scal3r_ros.tracking.points import Points, followed
 from scal3r_ros.tracking.types import TrackedPose, TrackerConfig
 
-MIN_SHARED = 15  # points that two depths must have in common to compare their scale
 MIN_TURNED = 0.5  # share of corners that must agree on a rotation
 MAX_LOG_SCALE = 1.0  # of a change that is believed to be one
 
@@ -41,6 +40,7 @@ class Tracker:
         self._solved: TrackedPose | None = None  # the last one that was measured
         self._velocity = np.zeros(6)  # translation, rotation vector in cam, a second
         self._median_depth = 1.0
+        self._unit: float | None = None  # of the keyframes' map
 
     def track(
         self, image: UInt8[ndarray, "h w 3"], K: Float[ndarray, "3 3"], stamp_ns: int
@@ -63,6 +63,9 @@ class Tracker:
     def set_keyframe(self, keyframe: Keyframe) -> None:
         """Takes over a keyframe's depth. It shows the past: its corners are anchored at the odom
         pose of its own stamp and followed through the images since."""
+        if self._unit is not None and self._unit != keyframe.unit:
+            self._rescale(keyframe.unit / self._unit)
+        self._unit = keyframe.unit
         grey = small_grey(keyframe.image, self.config.max_width)
         K = scale_intrinsics(keyframe.K, keyframe.image.shape[:2], grey.shape)
         first = self._last is None
@@ -70,7 +73,8 @@ class Tracker:
         uv = find_corners(grey, np.zeros((0, 2)), self.config.features)
         depth = sample_depth(keyframe.depth, uv, grey.shape)
         uv, depth = uv[depth > 0], depth[depth > 0]
-        depth = depth * self._depth_scale(keyframe, T_odom_cam, K, grey.shape)
+        jump = self._points.log_depth_ratio(keyframe.depth, T_odom_cam, K, grey.shape)
+        depth = depth * self._depth_scale(jump)
         xyz = transform_points(T_odom_cam, unproject_pixels(uv, depth, K))
         points = replace(Points.born(uv, T_odom_cam), xyz_odom=xyz)
         source = TrackedImage(keyframe.stamp_ns, grey, T_odom_cam)
@@ -82,6 +86,29 @@ class Tracker:
         elif self._last.state == "coasting" or not self._hand_over(points, source):
             self._replay_to_here(points, source)
         self._history.forget_before(keyframe.stamp_ns)
+
+    def _rescale(self, factor: float) -> None:
+        """The map changed its unit: from here on odometry has the new one. The present pose stays,
+        all that was seen moves away from it or comes nearer."""
+        if self._last is None or self._solved is None or self._source is None:
+            return
+        centre = self._last.T_odom_cam[:3, 3]
+        self._points = self._points.stretched(centre, factor)
+        self._history.stretch(centre, factor)
+        unit = np.repeat([factor, 1.0], 3)
+        self._last, self._solved = (
+            replace(
+                pose,
+                T_odom_cam=stretched(pose.T_odom_cam, centre, factor),
+                covariance=unit[:, None] * pose.covariance * unit,
+            )
+            for pose in (self._last, self._solved)
+        )
+        if self._source.T_odom_cam is not None:
+            T = stretched(self._source.T_odom_cam, centre, factor)
+            self._source = replace(self._source, T_odom_cam=T)
+        self._velocity = unit * self._velocity
+        self._median_depth *= factor
 
     def _replay(self, points: Points, source: TrackedImage) -> None:
         """Starts at the keyframe and measures the images since it, again where they were blind."""
@@ -120,7 +147,7 @@ class Tracker:
                 return False
             assert image.T_odom_cam is not None
             guess = points.projected(image.T_odom_cam, self._K)
-            points = _followed(points, source, image.grey, guess)
+            points = followed(points, source, image.grey, guess)
             source = image
         solved = self._solve(points, self._last.T_odom_cam)
         if solved is None:
@@ -131,24 +158,12 @@ class Tracker:
         self._points, self._source = points.joined(apart), source
         return True
 
-    def _depth_scale(
-        self,
-        keyframe: Keyframe,
-        T_odom_cam: Float[ndarray, "4 4"],
-        K: Float[ndarray, "3 3"],
-        size: tuple[int, ...],
-    ) -> float:
+    def _depth_scale(self, jump: float | None) -> float:
         """Odom over map units: what tracked points say, less the share that is let through."""
-        known = self._points.select(self._points.known)
-        z = transform_points(invert_pose(T_odom_cam), known.xyz_odom)[:, 2]
-        depth = sample_depth(keyframe.depth, known.projected(T_odom_cam, K), size)
-        shared = (z > 0) & (depth > 0)
-        if shared.sum() < MIN_SHARED:
+        if jump is None:
             return 1.0
-        jump = float(np.median(np.log(z[shared] / depth[shared])))
-        return float(
-            np.exp((1 - self.config.scale_bleed) * np.clip(jump, -MAX_LOG_SCALE, MAX_LOG_SCALE))
-        )
+        jump = float(np.clip(jump, -MAX_LOG_SCALE, MAX_LOG_SCALE))
+        return float(np.exp((1 - self.config.scale_bleed) * jump))
 
     def _repeated(self, grey: UInt8[ndarray, "h w"], stamp_ns: int) -> TrackedPose | None:
         """The very same image has the same pose. In the dark that says nothing."""
@@ -167,10 +182,10 @@ class Tracker:
         if source.grey.shape != grey.shape:
             return None
         expected = self._predicted(stamp_ns)
-        points = _followed(self._points, source, grey, None)
+        points = followed(self._points, source, grey, None)
         if len(points) < 0.5 * len(self._points):
             guess = self._points.projected(expected, self._K)
-            guided = _followed(self._points, source, grey, guess)
+            guided = followed(self._points, source, grey, guess)
             points = guided if len(guided) > len(points) else points
         known = points.known
         found = self._solve(points.select(known), expected)
@@ -233,10 +248,8 @@ class Tracker:
     def _move(self, before: TrackedImage, stamp_ns: int, T: Float[ndarray, "4 4"]) -> None:
         """The velocity between two poses."""
         assert before.T_odom_cam is not None
-        T_before_now = invert_pose(before.T_odom_cam) @ T
-        turned = Rotation.from_matrix(T_before_now[:3, :3]).as_rotvec()
         seconds = (stamp_ns - before.stamp_ns) * 1e-9
-        self._velocity = np.concatenate([T_before_now[:3, 3], turned]) / seconds
+        self._velocity = velocity_between(before.T_odom_cam, T, seconds)
 
     def _solve(self, points: Points, guess: Float[ndarray, "4 4"]) -> CameraPose | None:
         focal = float(self._K[[0, 1], [0, 1]].mean())
@@ -261,10 +274,7 @@ class Tracker:
         assert source is not None and source.T_odom_cam is not None
         decay = self.config.coast_decay_s
         seconds = decay * (1 - np.exp(-(stamp_ns - source.stamp_ns) * 1e-9 / decay))
-        step = np.eye(4)
-        step[:3, :3] = Rotation.from_rotvec(self._velocity[3:] * seconds).as_matrix()
-        step[:3, 3] = self._velocity[:3] * seconds
-        return source.T_odom_cam @ step
+        return source.T_odom_cam @ step_of(self._velocity, seconds)
 
     def _coasted(self, stamp_ns: int) -> TrackedPose:
         """Velocity that fades; the deviation grows with the time since the last measured pose."""
@@ -288,13 +298,3 @@ class Tracker:
         turn = np.eye(6)
         turn[3:, 3:] = T_odom_cam[:3, :3]  # rotation from the axes of cam to those of odom
         return turn @ found.covariance @ turn.T + floor
-
-
-def _followed(
-    points: Points,
-    source: TrackedImage,
-    grey: UInt8[ndarray, "h w"],
-    guess: Float[ndarray, "n 2"] | None,
-) -> Points:
-    uv, kept = follow(source.grey, grey, points.uv, guess)
-    return replace(points, uv=uv).select(kept)

@@ -95,7 +95,7 @@ def test_a_pause_and_another_size_end_a_piece_and_no_chunk_spans_them(walk):
     small = [replace(f, image=f.image[::2, ::2].copy(), K=None) for f in late[10:]]
     stream = [*walk.frames[:20], *late[:10], *small]
     first = Mapper(TruthPredictor(walk.clip), CONFIG)
-    due = [chunk for frame in stream for chunk in first.chunks_due(frame)]
+    due = [chunk for frame in stream for chunk in first.stream.add(frame)]
     rest = first.chunker.flush()
     due += [rest] if rest else []
     mapper = Mapper(TruthPredictor(walk.clip), CONFIG)
@@ -121,7 +121,7 @@ def test_chunks_grow_shorter_where_the_device_has_no_memory_for_them(walk, caplo
     run = map_sequence(walk.frames, mapper, None)
     assert mapper.counters.components == 1  # the parts still share frames
     assert mapper.counters.chunks_discarded == 0
-    assert mapper.chunker.config.size <= 9
+    assert mapper.stream.chunker.config.size <= 9
     assert set(mapper.keyframe_poses()) == {f.index for f in walk.frames}
     assert "from here on" in caplog.text
     assert evaluate(truth_of(walk), run.trajectory(mapper)).ate_share < 0.03

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 from std_msgs.msg import Header
 
+from scal3r_ros.data.rosbag import camera_of_info
 from scal3r_ros.mapping.point_map import Cloud
 from scal3r_ros.mapping.types import Frame
 from scal3r_ros.ros.conversions import (
@@ -17,7 +18,6 @@ from scal3r_ros.ros.conversions import (
     float_to_image,
     image_to_float,
     image_to_rgb,
-    info_to_camera,
     list_to_sim3,
     matrix_to_pose,
     message_to_cloud,
@@ -28,8 +28,9 @@ from scal3r_ros.ros.conversions import (
     stamp_to_ns,
     to_ros_bytes,
 )
+from scal3r_ros.ros.documents import interface_text, yaml_text
 from scal3r_ros.ros.fallback.tf import TransformError, TransformTree
-from scal3r_ros.ros.parameters import NODES, yaml_text
+from scal3r_ros.ros.parameters import NODES
 from scal3r_ros.ros.subscriptions import FrameCounters, FrameQueue
 from test.conftest import ROOT, random_sim3
 
@@ -39,6 +40,7 @@ IMAGE = np.zeros((2, 2, 3), np.uint8)
 
 def test_the_yaml_holds_every_parameter_with_its_default():
     assert (ROOT / "config" / "mapping.yaml").read_text() == yaml_text()
+    assert (ROOT / "docs" / "interface.md").read_text() == interface_text()
     assert set(NODES) == {"mapping_node", "odometry_node", "map_node"}
 
 
@@ -73,9 +75,9 @@ def test_camera_info_has_integer_pixel_centres(rng):
     K = np.array([[300.0, 0, 160.0], [0, 310.0, 120.0], [0, 0, 1]])
     info = camera_to_info(K, 240, 320, Header())
     assert (info.k[2], info.k[5]) == (159.5, 119.5)
-    np.testing.assert_allclose(info_to_camera(info).K, K)
+    np.testing.assert_allclose(camera_of_info(info).K, K)
     info.k = [0.0] * 9
-    assert info_to_camera(info) is None
+    assert camera_of_info(info) is None
 
 
 def test_large_data_travels_as_an_array():

@@ -133,3 +133,28 @@ def test_rotation_from_rays(rng):
     found, inliers = solve_rotation(a, a @ R, 400.0)
     np.testing.assert_allclose(found, R, atol=1e-6)
     assert inliers.all()
+
+
+@pytest.mark.parametrize("factor", [0.4, 3.0])
+def test_a_map_that_changes_its_unit_changes_the_steps_and_not_the_place(walk, factor):
+    """From the keyframe on which brings the new unit, and for good, whatever its size."""
+    change, tracker, poses = 30, Tracker(TrackerConfig()), []
+    for frame in walk.frames:
+        if frame.index >= 1 and (frame.index - 1) % 8 == 0:
+            unit = factor if frame.index > change else 1.0
+            made = keyframe(walk, frame.index - 1)
+            T = made.T_map_cam.copy()
+            T[:3, 3] *= unit
+            tracker.set_keyframe(
+                replace(made, depth=made.depth * np.float32(unit), T_map_cam=T, unit=unit)
+            )
+        pose = tracker.track(frame.image, frame.K, frame.stamp_ns)
+        poses.append(None if pose is None else pose.T_odom_cam[:3, 3])
+    truth = walk.T_world_cam[:, :3, 3]
+    usual = np.linalg.norm(np.diff(truth, axis=0), axis=1).max()
+    steps = np.linalg.norm(np.diff(np.array(poses[1:]), axis=0), axis=1)
+    assert steps[: change - 1].max() < 1.5 * usual
+    assert steps[change - 1 :].max() < 1.5 * usual * max(factor, 1)
+    after = np.array(poses[change + 4 :])
+    ratio = np.linalg.norm(after[-1] - after[0]) / np.linalg.norm(truth[-1] - truth[change + 4])
+    assert abs(ratio / factor - 1) < 0.05

@@ -1,0 +1,88 @@
+"""The robot's odometry at the stamp of an image: from the tracker, a topic or TF."""
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from nav_msgs.msg import Odometry
+from numpy import ndarray
+from rclpy.node import Node
+from rclpy.qos import qos_profile_sensor_data
+from tf2_msgs.msg import TFMessage
+
+from scal3r_ros.ros.conversions import pose_to_matrix, stamp_to_ns, transform_to_matrix
+from scal3r_ros.ros.fallback.tf import DYNAMIC, TransformError, TransformTree
+from scal3r_ros.ros.frames import RobotFrame
+
+KEPT = 4000  # poses by stamp, of the tracker
+ODOM, BASE = "odom", "base"  # names within the tree of the topic
+
+
+class OdometrySource:
+    """T_odom_base at a stamp, interpolated where the source has other stamps than the camera."""
+
+    def __init__(self, node: Node, kind: str, odom_frame: str, robot: RobotFrame) -> None:
+        self.kind, self.odom_frame, self.robot = kind, odom_frame, robot
+        self._tracked: dict[int, Float[ndarray, "4 4"]] = {}
+        self._tree = TransformTree()
+        self._node = node
+        self._subscriptions: list[Any] = []
+        if kind == "tracker":
+            self._listen(Odometry, "odometry", self._on_tracked, 50)
+        elif kind == "topic":
+            self._listen(Odometry, "odom", self._on_odometry, qos_profile_sensor_data)
+        elif kind == "tf":
+            self._listen(TFMessage, "/tf", self._on_transforms, DYNAMIC)
+
+    def close(self) -> None:
+        for subscription in self._subscriptions:
+            self._node.destroy_subscription(subscription)
+
+    def clear(self) -> None:
+        """Time went back."""
+        self._tracked.clear()
+        self._tree.clear()
+
+    def T_odom_base(self, stamp_ns: int, camera_frame: str) -> Float[ndarray, "4 4"] | None:
+        """None where the source has not reached the stamp, or has forgotten it."""
+        if self.kind == "tracker":
+            return self._tracked.get(stamp_ns)
+        base = BASE if self.kind == "topic" else self.robot.child(camera_frame)
+        odom = ODOM if self.kind == "topic" else self.odom_frame
+        try:
+            return self._tree.lookup(odom, base, stamp_ns)
+        except TransformError:
+            return None
+
+    def T_odom_cam(self, stamp_ns: int, camera_frame: str) -> Float[ndarray, "4 4"] | None:
+        T_base_cam = self.robot.T_base_cam(camera_frame)
+        T_odom_base = self.T_odom_base(stamp_ns, camera_frame)
+        return None if T_base_cam is None or T_odom_base is None else T_odom_base @ T_base_cam
+
+    def missing(self, camera_frame: str) -> str:
+        """What is asked for, for a warning."""
+        base = self.robot.child(camera_frame)
+        ways = {
+            "tracker": "the tracker's odometry (is odometry_node running?)",
+            "topic": f"odometry on {self._node.resolve_topic_name('odom')}",
+            "tf": f"the transform {self.odom_frame} -> {base} on /tf",
+        }
+        return ways.get(self.kind, "odometry")
+
+    def _listen(self, kind: Any, topic: str, callback: Any, qos: Any) -> None:
+        self._subscriptions.append(self._node.create_subscription(kind, topic, callback, qos))
+
+    def _on_tracked(self, message: Odometry) -> None:
+        self._tracked[stamp_to_ns(message.header.stamp)] = pose_to_matrix(message.pose.pose)
+        while len(self._tracked) > KEPT:
+            del self._tracked[next(iter(self._tracked))]
+
+    def _on_odometry(self, message: Odometry) -> None:
+        T = pose_to_matrix(message.pose.pose)
+        if np.isfinite(T).all():
+            self._tree.set(ODOM, BASE, stamp_to_ns(message.header.stamp), T)
+
+    def _on_transforms(self, message: TFMessage) -> None:
+        for t in message.transforms:
+            T = transform_to_matrix(t.transform)
+            self._tree.set(t.header.frame_id, t.child_frame_id, stamp_to_ns(t.header.stamp), T)

@@ -1,0 +1,140 @@
+"""What else may tell metres and up: a depth sensor, the right camera of a pair, an IMU."""
+
+from collections import OrderedDict
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Float32
+from numpy import ndarray
+from rclpy.node import Node
+from rclpy.qos import qos_profile_sensor_data
+from sensor_msgs.msg import CameraInfo, Image, Imu
+from std_msgs.msg import Header
+
+from scal3r_ros.data.encodings import EncodingError
+from scal3r_ros.mapping.mapper import Mapper
+from scal3r_ros.mapping.types import Frame
+from scal3r_ros.ros.conversions import (
+    image_to_depth,
+    image_to_rgb,
+    ns_to_stamp,
+    stamp_to_ns,
+)
+from scal3r_ros.ros.fallback.filters import approximate_synchronizer, simple_filter
+from scal3r_ros.ros.frames import RobotFrame
+from scal3r_ros.ros.parameters import value
+
+KEPT = 64  # pairs that wait for their image to be mapped
+QUEUE = 30
+
+
+class StampedFrame:
+    """What the synchroniser needs of an image that has been converted already."""
+
+    def __init__(self, stamp_ns: int) -> None:
+        self.header = Header(stamp=ns_to_stamp(stamp_ns))
+
+
+class ScaleSensors:
+    """Subscribes to what the parameters ask for; adds it to the frames before they are mapped."""
+
+    def __init__(self, node: Node, robot: RobotFrame, mapper: Mapper) -> None:
+        self.node, self.robot, self.mapper = node, robot, mapper
+        self._subscriptions: list[Any] = []
+        self.frame_id = ""  # of the camera
+        self._baseline = 0.0
+        self._heard = False  # pairs come at all
+        self._pairs: OrderedDict[int, Any] = OrderedDict()  # stamp of the image -> message
+        self._told: set[str] = set()
+        self._images, self._others = simple_filter(), simple_filter()
+        source = value(node, "scale_source")
+        self.paired = source in ("depth", "stereo")
+        tolerance = value(node, "sensor_tolerance")
+        matched = approximate_synchronizer([self._images, self._others], QUEUE, tolerance)
+        matched.registerCallback(self._on_pair)
+        if source == "depth":
+            self._listen(Image, "sensor_depth/image", self._others.signalMessage)
+        elif source == "stereo":
+            self._listen(Image, "right/image", self._others.signalMessage)
+            self._listen(CameraInfo, "right/camera_info", self._on_right_info)
+        if "imu" in (source, value(node, "map_orientation")):
+            self._listen(Imu, "imu", self._on_imu)
+
+    def see(self, frame: Frame) -> None:
+        """Tells of an image that arrived, so that its depth or right image can be found."""
+        if self.paired:
+            self._images.signalMessage(StampedFrame(frame.stamp_ns))
+
+    def close(self) -> None:
+        for subscription in self._subscriptions:
+            self.node.destroy_subscription(subscription)
+
+    def complete(self, frame: Frame, *, wait: bool) -> Frame | None:
+        """The frame with what was measured at its stamp, if anything was; None while it may still
+        come and `wait` is set."""
+        message = self._pairs.pop(frame.stamp_ns, None)
+        if message is None:
+            return None if wait and self.paired and self._heard else frame
+        try:
+            if value(self.node, "scale_source") == "depth":
+                return replace(frame, depth=self._checked(image_to_depth(message), frame))
+            right = image_to_rgb(message)
+        except EncodingError as error:
+            self._once(str(error))
+            return frame
+        if right.shape != frame.image.shape:
+            self._once(f"right/image must be as large as image {frame.image.shape[:2]}")
+            return frame
+        return replace(frame, right=right, baseline=self._baseline)
+
+    def _checked(
+        self, depth: Float32[ndarray, "h w"], frame: Frame
+    ) -> Float32[ndarray, "h w"] | None:
+        """Only of the same view: registered depth has the same aspect."""
+        sizes = depth.shape, frame.image.shape[:2]
+        if abs(sizes[0][1] * sizes[1][0] / (sizes[0][0] * sizes[1][1]) - 1) > 0.02:
+            self._once(f"sensor_depth/image {sizes[0]} is not registered to image {sizes[1]}")
+            return None
+        return depth
+
+    def _listen(self, kind: Any, topic: str, callback: Any) -> None:
+        qos = qos_profile_sensor_data
+        self._subscriptions.append(self.node.create_subscription(kind, topic, callback, qos))
+
+    def _on_pair(self, image: StampedFrame, other: Any) -> None:
+        self._heard = True
+        self._pairs[stamp_to_ns(image.header.stamp)] = other
+        while len(self._pairs) > KEPT:
+            self._pairs.popitem(last=False)
+
+    def _on_right_info(self, info: CameraInfo) -> None:
+        if info.p[0] <= 0 or info.p[3] >= 0:
+            self._once(
+                f"right/camera_info must have P[0] > 0 and P[3] = -P[0] * baseline < 0, "
+                f"got {info.p[0]:g} and {info.p[3]:g}"
+            )
+            return
+        self._baseline = -info.p[3] / info.p[0]
+
+    def _on_imu(self, message: Imu) -> None:
+        R_cam_imu = self._R_cam_imu(message.header.frame_id)
+        if R_cam_imu is None:
+            return
+        gyro, force = (
+            R_cam_imu @ np.array([v.x, v.y, v.z])
+            for v in (message.angular_velocity, message.linear_acceleration)
+        )
+        if np.isfinite([gyro, force]).all():
+            self.mapper.metric.sources.imu.add(stamp_to_ns(message.header.stamp), gyro, force)
+
+    def _R_cam_imu(self, imu_frame: str) -> Float[ndarray, "3 3"] | None:
+        T = self.robot.between(self.frame_id, imu_frame) if self.frame_id else None
+        if T is None and self.frame_id:
+            self._once(f"/tf_static does not tell {self.frame_id} -> {imu_frame}: no use of imu")
+        return None if T is None else T[:3, :3]
+
+    def _once(self, text: str) -> None:
+        if text not in self._told:
+            self._told.add(text)
+            self.node.get_logger().error(text)

@@ -1,0 +1,154 @@
+"""The services of mapping_node. Long ones wait for the worker without blocking the executor."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from std_srvs.srv import Trigger
+
+from scal3r_ros.mapping.map_folder import read_map, restore, save_map
+from scal3r_ros.ros.conversions import matrix_to_numbers, ns_to_stamp
+from scal3r_ros.ros.interfaces import GetTrajectory, LoadMap, SaveMap, SetMode, SetScale
+from scal3r_ros.ros.parameters import value
+
+if TYPE_CHECKING:
+    from scal3r_ros.ros.mapping_node import MappingNode
+
+MODES = ("replace", "merge")
+
+
+def inside(folder: str, path: str) -> Path:
+    """A path below the map folder. Raises ValueError for one that leads out of it."""
+    root = Path(folder or ".").resolve()
+    wanted = (root / path).resolve()
+    if not path or wanted == root or not wanted.is_relative_to(root):
+        raise ValueError(f"path must name something in {root}, got {path!r}")
+    return wanted
+
+
+class MappingServices:
+    """Every answer says what was done or, in one line, why not."""
+
+    def __init__(self, node: "MappingNode") -> None:
+        self.node = node
+        triggers = {
+            "reset": self._reset,
+            "pause": self._pause,
+            "resume": self._resume,
+            "flush": self._flush,
+            "new_map": self._new_map,
+        }
+        for name, answer in triggers.items():
+            node.create_service(Trigger, f"~/{name}", answer)
+        node.create_service(SaveMap, "~/save_map", self._save)
+        node.create_service(LoadMap, "~/load_map", self._load)
+        node.create_service(SetMode, "~/set_mode", self._set_mode)
+        node.create_service(SetScale, "~/set_scale", self._set_scale)
+        node.create_service(GetTrajectory, "~/get_trajectory", self._trajectory)
+
+    def save(self, path: str, *, overwrite: bool) -> tuple[list[Path], int]:
+        """Files and points. On the worker's thread."""
+        mapper = self.node.mapper
+        files = save_map(inside(value(self.node, "map_folder"), path), mapper, overwrite=overwrite)
+        return files, sum(len(cloud) for cloud in mapper.point_map.clouds.values())
+
+    async def _answer(self, response: Any, command: Any) -> Any:
+        """The command's result, or None with the error's text in the response."""
+        node = self.node
+        if not node.active:
+            response.message = "the node is not active"
+            return None
+        try:
+            result = await node.worker.submit(command, node.executor)
+        except (ValueError, OSError) as error:
+            response.message = str(error)
+            return None
+        response.success = True
+        return result
+
+    def _reset(self, _: Any, response: Any) -> Any:
+        self.node.start_again()
+        response.success, response.message = True, "a new map session starts"
+        return response
+
+    def _pause(self, _: Any, response: Any) -> Any:
+        self.node.pause()
+        response.success, response.message = True, "images are passed over"
+        return response
+
+    def _resume(self, _: Any, response: Any) -> Any:
+        self.node.resume()
+        response.success, response.message = True, "mapping goes on"
+        return response
+
+    async def _flush(self, _: Any, response: Any) -> Any:
+        node = self.node
+        await self._answer(response, lambda: node.worker.run(node.mapper.flush))
+        return response
+
+    async def _new_map(self, _: Any, response: Any) -> Any:
+        node = self.node
+        if await self._answer(response, lambda: node.worker.run(node.mapper.begin_piece)) is None:
+            response.message = response.message or "the next image begins a new piece of the map"
+        return response
+
+    async def _save(self, request: Any, response: Any) -> Any:
+        done = await self._answer(
+            response, lambda: self.save(request.path, overwrite=request.overwrite)
+        )
+        if done is not None:
+            files, response.points = done
+            response.files = [str(f) for f in files]
+            response.message = f"{len(files)} files"
+        return response
+
+    async def _load(self, request: Any, response: Any) -> Any:
+        node = self.node
+
+        def load() -> int:
+            if request.mode not in ("", *MODES):
+                raise ValueError(f"mode must be one of {', '.join(MODES)}, got {request.mode!r}")
+            stored = read_map(inside(value(node, "map_folder"), request.path))
+            restore(node.mapper, stored, merge=request.mode == "merge")
+            node.mapper.localising = request.localization_only
+            node.loaded()
+            return len(stored.submaps)
+
+        count = await self._answer(response, load)
+        if count is not None:
+            response.message = f"{count} submaps"
+        return response
+
+    async def _set_mode(self, request: Any, response: Any) -> Any:
+        if request.mode not in (SetMode.Request.MAPPING, SetMode.Request.LOCALIZATION):
+            response.message = f"mode must be 0 (mapping) or 1 (localization), got {request.mode}"
+            return response
+        localising = request.mode == SetMode.Request.LOCALIZATION
+
+        def switch() -> str:
+            if localising and not self.node.mapper.submaps:
+                raise ValueError("there is no map yet to localise in")
+            self.node.worker.run(lambda: self.node.mapper.set_localising(localising))
+            return "localising in the finished map" if localising else "mapping"
+
+        response.message = await self._answer(response, switch) or response.message
+        return response
+
+    async def _set_scale(self, request: Any, response: Any) -> Any:
+        def change() -> str:
+            if not 0 <= request.scale < float("inf"):
+                raise ValueError(f"scale must be positive, or 0 to unlock, got {request.scale}")
+            self.node.mapper.set_scale(request.scale)
+            self.node.publish_places()
+            return "metric" if request.scale > 0 else "the scale is estimated again"
+
+        response.message = await self._answer(response, change) or response.message
+        return response
+
+    async def _trajectory(self, _: Any, response: Any) -> Any:
+        poses = await self._answer(response, self.node.mapper.keyframe_stamped_poses)
+        if poses is not None:
+            response.frame_id = value(self.node, "map_frame")
+            response.stamps = [ns_to_stamp(stamp_ns) for stamp_ns, _ in poses]
+            response.poses = [n for _, T in poses for n in matrix_to_numbers(T)]
+            response.message = f"{len(poses)} keyframes"
+        return response

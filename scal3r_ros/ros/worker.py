@@ -1,0 +1,104 @@
+"""The thread that owns the mapper: images in order, commands between them, nothing else waits.
+
+A reset raises an epoch number, and what an older epoch computed is dropped, so no old map comes
+back. Commands answer through a future, so that a service never blocks the executor.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from rclpy.task import Future
+
+from scal3r_ros.mapping.mapper import Mapper
+from scal3r_ros.mapping.types import Frame, MapUpdate
+from scal3r_ros.ros.subscriptions import FrameQueue
+
+TURN_S = 0.1  # how often a waiting worker looks whether it should stop
+POLL_S = 0.01  # how often a frame that waits for the robot's odometry is looked at
+
+
+class MapWorker:
+    """Calls back from its own thread: `complete` (None: not yet), `mapped`, `failed`."""
+
+    def __init__(
+        self,
+        mapper: Mapper,
+        frames: FrameQueue,
+        *,
+        complete: Callable[[Frame, float], Frame | None],
+        mapped: Callable[[list[MapUpdate]], None],
+        failed: Callable[[Exception], None],
+        idle: Callable[[], bool],
+    ) -> None:
+        self.mapper, self.frames = mapper, frames
+        self._complete, self._mapped, self._failed, self._idle = complete, mapped, failed, idle
+        self._commands: list[tuple[Callable[[], Any], Future]] = []
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._epoch = 0
+        self.last_s = time.monotonic()  # when something was mapped
+
+    def start(self) -> None:
+        self._stop.clear()
+        self._thread = threading.Thread(target=self._work, name="mapper", daemon=True)
+        self._thread.start()
+
+    def close(self, timeout_s: float = 20.0) -> None:
+        """Ends after the chunk that is in the network."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(timeout=timeout_s)
+            self._thread = None
+
+    def submit(self, command: Callable[[], Any], executor: Any = None) -> Future:
+        """Runs a command between two images; its result or exception goes into the future."""
+        future = Future(executor=executor)
+        self._commands.append((command, future))
+        return future
+
+    def drop_all(self) -> None:
+        """What waits and what is in the network belongs to the past."""
+        self._epoch += 1
+        self.frames.clear()
+
+    def run(self, action: Callable[[], list[MapUpdate]]) -> None:
+        """Maps, and hands over the result unless a reset came in between."""
+        epoch = self._epoch
+        updates = action()
+        if updates:
+            self.last_s = time.monotonic()
+        if epoch == self._epoch:
+            self._mapped(updates)
+
+    def _work(self) -> None:
+        while not self._stop.is_set():
+            frame = self.frames.get(TURN_S)
+            try:
+                self._obey()
+                if frame is not None:
+                    self._take(frame)
+                elif self._idle():
+                    self.run(self.mapper.flush)
+            except Exception as error:  # the thread must not die silently
+                self._failed(error)
+                raise
+
+    def _take(self, frame: Frame) -> None:
+        began = time.monotonic()
+        ready = None
+        while ready is None and self.frames.is_current() and not self._stop.is_set():
+            ready = self._complete(frame, time.monotonic() - began)
+            if ready is None:
+                time.sleep(POLL_S)
+        if ready is not None and self.frames.is_current():
+            self.run(lambda: self.mapper.add_frame(ready))
+
+    def _obey(self) -> None:
+        while self._commands:
+            command, future = self._commands.pop(0)
+            try:
+                future.set_result(command())
+            except (ValueError, OSError) as error:
+                future.set_exception(error)
