@@ -118,6 +118,35 @@ def map_command(
 
 
 @app.command()
+def replay(
+    bag: Annotated[Path, typer.Argument(metavar="BAG", help="rosbag2, sqlite3 or MCAP.")],
+    out: Annotated[Path, typer.Option(help="Folder for the results.")],
+    topic: Annotated[str, typer.Option(help="Image topic of a bag that has several.")] = "",
+    remap: Annotated[
+        list[str] | None, typer.Option(help="ROLE:=TOPIC, e.g. odom:=/wheel/odometry")
+    ] = None,
+    params_file: Annotated[Path | None, typer.Option(help="ROS parameter file.")] = None,
+    param: Annotated[
+        list[str] | None, typer.Option("--param", "-p", help="NAME:=VALUE of mapping_node")
+    ] = None,
+    images: Annotated[int, typer.Option(help="Stop after this many images; 0: all.")] = 0,
+    overwrite: Annotated[bool, typer.Option(help="Write into a folder with results.")] = False,
+) -> None:
+    """Map a bag as the nodes would, in lock-step: no image dropped, the same result every time."""
+    from scal3r_ros.ros.replay import ReplayOptions, replay
+
+    done = replay(
+        ReplayOptions(
+            bag, out, topic, tuple(remap or ()), params_file, tuple(param or ()), images, overwrite
+        )
+    )
+    typer.echo("  ".join(f"{name} {value}" for name, value in done.items()))
+    typer.echo(
+        f"  map: {out / 'map.ply'}   bag: {out / 'bag'}   trajectory: {out / 'trajectory.txt'}"
+    )
+
+
+@app.command()
 def train(
     config: Annotated[Path, typer.Option(help="YAML settings of the run.")],
     out: Annotated[Path | None, typer.Option(help="Folder for weights and log.")] = None,

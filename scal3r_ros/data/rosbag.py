@@ -30,6 +30,7 @@ class BagImages:
         with self._open() as bag:
             topics = {c.topic: c.msgtype for c in bag.connections if c.msgtype in (RAW, COMPRESSED)}
             self.topic = self._choose(topics, topic, [c.topic for c in bag.connections])
+            self.kind = topics[self.topic]
             self._length = sum(c.msgcount for c in bag.connections if c.topic == self.topic)
             self.camera = self._camera(bag)
 

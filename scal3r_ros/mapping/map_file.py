@@ -1,5 +1,6 @@
 """Maps on disk: point clouds that every tool reads, and everything needed to go on mapping."""
 
+import io
 import os
 import tempfile
 from pathlib import Path
@@ -40,6 +41,13 @@ def write_pcd(path: Path, cloud: Cloud) -> None:
         f"POINTS {len(cloud)}\nDATA binary\n"
     )
     write_atomically(path, header.encode() + points.tobytes())
+
+
+def write_npz(path: Path, cloud: Cloud) -> None:
+    """xyz, rgb and confidence as NumPy arrays."""
+    buffer = io.BytesIO()
+    np.savez(buffer, xyz=cloud.xyz, rgb=cloud.rgb, confidence=cloud.confidence)
+    write_atomically(path, buffer.getvalue())
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from scal3r_ros.geometry.align import MAD_TO_SIGMA
 from scal3r_ros.mapping.config import ScaleConfig
 from scal3r_ros.mapping.pose_graph import PoseGraph
-from scal3r_ros.mapping.scale_sources import ScaleSources
+from scal3r_ros.mapping.scale_sources import Observation, ScaleSources
 from scal3r_ros.mapping.types import Chunk, Submap
 
 ASSUMED_DEVIATION = 0.05  # of an observation that says nothing about itself
@@ -84,6 +84,7 @@ class MetricScale:
         self.estimator = ScaleEstimator(config)
         self.sources = ScaleSources(config)
         self._graph = graph
+        self._seen: dict[int, Observation] = {}  # by submap
 
     @property
     def metric(self) -> bool:
@@ -91,13 +92,23 @@ class MetricScale:
 
     def measure(self, chunk: Chunk, submap: Submap) -> float | None:
         """Asks the source about a new submap. The factor by which the map's unit changes now, or
-        None: before the lock it only listens, after it the submap's own scale is held."""
+        None. Before the lock it only listens; from then on what was seen of every submap, earlier
+        ones too, holds the scale of that submap."""
         seen = self.sources.observe(chunk, submap)
         if seen is None:
             return None
-        place = self._graph.poses[submap.index]
+        self._seen[submap.index] = seen
         if self.metric:
-            self._graph.add_scale(submap.index, float(np.log(seen.observed)), seen.deviation)
+            self._hold(submap.index, 1.0)
             return None
-        locked = self.estimator.observe(seen.observed / place.s, seen.deviation)
-        return self.estimator.scale if locked else None
+        place = self._graph.poses[submap.index]
+        if not self.estimator.observe(seen.observed / place.s, seen.deviation):
+            return None
+        for index in self._seen:
+            self._hold(index, self.estimator.scale)
+        return self.estimator.scale
+
+    def _hold(self, index: int, metres_per_map_unit: float) -> None:
+        seen = self._seen[index]
+        log_scale = float(np.log(seen.observed / metres_per_map_unit))
+        self._graph.add_scale(index, log_scale, seen.deviation)

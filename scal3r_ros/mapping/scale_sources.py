@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 from numpy import ndarray
 
-from scal3r_ros.geometry.align import MAD_TO_SIGMA
+from scal3r_ros.geometry.align import MAD_TO_SIGMA, AlignmentError, umeyama
 from scal3r_ros.mapping.config import ScaleConfig
 from scal3r_ros.mapping.ground import ground_plane
 from scal3r_ros.mapping.inertial import InertialLog, fit_scale
@@ -20,6 +20,7 @@ from scal3r_ros.mapping.types import Chunk, Frame, Submap
 
 MIN_PIXELS = 100  # that both depths know
 MIN_DEVIATION = 0.01  # relative; no source is trusted more
+CORRELATED = 3.0  # errors along a chunk go together: times what independent ones would make
 STEREO_WIDTH = 640  # pixels at which stereo is matched
 STEREO_BLOCK = 5
 DISPARITIES = 96
@@ -58,18 +59,31 @@ class ScaleSources:
         return None if up is None else submap.T_submap_cam[middle, :3, :3] @ up
 
     def _from_odometry(self, chunk: Chunk, submap: Submap) -> Observation | None:
-        """Spread of the camera's places by odometry over that by the submap: no rotation between
-        the two frames is needed, and the lever arm is in the poses already."""
+        """Regression of the submap's path on that of the odometry, which is the surer one over so
+        short a time; noise in the regressor would bias it. The lever arm is in the poses already.
+        Trusted as far as the two paths have the same shape."""
         known = [(f.T_odom_cam, T) for f, T in zip(chunk.frames, submap.T_submap_cam, strict=True)]
         pairs = [(odom[:3, 3], T[:3, 3]) for odom, T in known if odom is not None]
-        if len(pairs) < 3:
+        if len(pairs) < 4:
             return None
         metres, units = (np.array(column) for column in zip(*pairs, strict=True))
         length = float(np.linalg.norm(np.diff(metres, axis=0), axis=1).sum())
-        spreads = [float(np.sqrt(((x - x.mean(axis=0)) ** 2).sum())) for x in (metres, units)]
-        if length < self.config.min_baseline or min(spreads) <= 0:
+        if length < self.config.min_baseline:
             return None
-        return Observation(spreads[0] / spreads[1], max(MIN_DEVIATION, 0.02 / np.sqrt(length)))
+        try:
+            fit = umeyama(metres, units, np.ones(len(metres)), allow_line=True)
+        except AlignmentError:
+            return None
+        spread, spread_units, apart = (
+            float((x**2).sum(axis=1).mean())
+            for x in (
+                metres - metres.mean(axis=0),
+                units - units.mean(axis=0),
+                metres - fit.apply(units),
+            )
+        )
+        scale = spread / (fit.s * spread_units)
+        return Observation(scale, max(2 * MIN_DEVIATION, CORRELATED * np.sqrt(apart / spread)))
 
     def _from_height(self, chunk: Chunk, submap: Submap) -> Observation | None:
         plane = ground_plane(submap)

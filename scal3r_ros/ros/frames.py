@@ -3,11 +3,11 @@
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
-from rclpy.node import Node
 from tf2_msgs.msg import TFMessage
 
 from scal3r_ros.ros.conversions import stamp_to_ns, transform_to_matrix
 from scal3r_ros.ros.fallback.tf import STATIC, TransformError, TransformTree
+from scal3r_ros.ros.parameters import AnyNode
 
 
 class RobotFrame:
@@ -16,7 +16,7 @@ class RobotFrame:
     Only /tf_static is read: a camera that moves on its robot is not supported.
     """
 
-    def __init__(self, node: Node, base_frame: str) -> None:
+    def __init__(self, node: AnyNode, base_frame: str) -> None:
         self.node, self.base_frame = node, base_frame
         self._tree = TransformTree()
         self._told = False

@@ -38,7 +38,7 @@ class ImagePublisher(Node):
         qos = QoSProfile(depth=depth, reliability=ReliabilityPolicy.RELIABLE)
         self._images = self.create_publisher(Image, "image", qos)
         self._infos = self.create_publisher(CameraInfo, "camera_info", qos)
-        self._clock = self.create_publisher(Clock, "/clock", 10)
+        self._clock_out = self.create_publisher(Clock, "/clock", 10)
         self._published = 0
         self._mapper: Status | None = None
         self.create_subscription(Status, "status", self._on_status, LATCHED)
@@ -75,7 +75,7 @@ class ImagePublisher(Node):
             while time.monotonic() < due or self._must_wait():
                 rclpy.spin_once(self, timeout_sec=min(0.02, max(due - time.monotonic(), 0.001)))
             if self._get("publish_clock"):
-                self._clock.publish(Clock(clock=ns_to_stamp(frame.stamp_ns)))
+                self._clock_out.publish(Clock(clock=ns_to_stamp(frame.stamp_ns)))
             head = Header(stamp=ns_to_stamp(frame.stamp_ns), frame_id=self._get("frame_id"))
             if frame.K is not None:
                 self._infos.publish(camera_to_info(frame.K, *frame.image.shape[:2], head))

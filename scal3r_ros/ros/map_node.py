@@ -10,7 +10,8 @@ from nav_msgs.msg import OccupancyGrid
 from rclpy.node import Node
 from sensor_msgs.msg import PointCloud2
 
-from scal3r_ros.mapping.map_file import write_pcd, write_ply
+from scal3r_ros.geometry.voxels import strongest_per_voxel
+from scal3r_ros.mapping.map_file import write_npz, write_pcd, write_ply
 from scal3r_ros.mapping.occupancy import Grid, occupancy_grid
 from scal3r_ros.mapping.point_map import Cloud
 from scal3r_ros.ros.chunk_map import ChunkMap
@@ -19,8 +20,9 @@ from scal3r_ros.ros.interfaces import Chunk, Corrections, SaveMap
 from scal3r_ros.ros.map_publisher import CHUNKS, LATCHED
 from scal3r_ros.ros.parameters import MAP, declare, value
 from scal3r_ros.ros.running import STEADY, spin
+from scal3r_ros.ros.services import inside
 
-WRITERS = {"ply": write_ply, "pcd": write_pcd}
+WRITERS = {"ply": write_ply, "pcd": write_pcd, "npz": write_npz}
 
 
 class MapNode(Node):
@@ -53,12 +55,17 @@ class MapNode(Node):
         head = header(self._stamp_ns, value(self, "map_frame"))
         cloud = self.map.cloud()
         if self._cloud.get_subscription_count():
-            limit = value(self, "max_map_points_published")
-            step = max(1, -(-len(cloud) // limit))
-            thin = Cloud(cloud.xyz[::step], cloud.rgb[::step], cloud.confidence[::step])
-            self._cloud.publish(cloud_to_message(thin, head))
+            self._cloud.publish(cloud_to_message(self._thinned(cloud), head))
         if self._grid.get_subscription_count() and len(cloud):
             self._grid.publish(self._grid_message(cloud, head))
+
+    def _thinned(self, cloud: Cloud) -> Cloud:
+        """One point a voxel, and no more than viewers bear."""
+        rows, voxel = np.arange(len(cloud)), value(self, "map_voxel_size")
+        if voxel > 0 and len(cloud):
+            rows = strongest_per_voxel(cloud.xyz, voxel, cloud.confidence)
+        rows = rows[:: max(1, -(-len(rows) // value(self, "max_map_points_published")))]
+        return Cloud(cloud.xyz[rows], cloud.rgb[rows], cloud.confidence[rows])
 
     def _grid_message(self, cloud: Cloud, head) -> OccupancyGrid:
         grid: Grid = occupancy_grid(
@@ -78,19 +85,24 @@ class MapNode(Node):
 
     def _on_save(self, request: SaveMap.Request, response: SaveMap.Response) -> SaveMap.Response:
         """Writes below the map folder only; nothing is replaced unless asked."""
-        folder = Path(value(self, "map_folder") or ".").resolve()
-        path = (folder / request.path).resolve()
-        kind = request.format or path.suffix.removeprefix(".")
-        if not path.is_relative_to(folder):
-            response.message = f"path must lie in {folder}, got {request.path}"
-        elif kind not in WRITERS:
+        kind = request.format or Path(request.path).suffix.removeprefix(".")
+        try:
+            path = inside(value(self, "map_folder"), request.path)
+        except ValueError as error:
+            response.message = str(error)
+            return response
+        if kind not in WRITERS:
             response.message = f"format must be one of {', '.join(WRITERS)}, got {kind!r}"
         elif path.exists() and not request.overwrite:
             response.message = f"{path} exists; set overwrite to replace it"
         else:
             cloud = self.map.cloud()
-            path.parent.mkdir(parents=True, exist_ok=True)
-            WRITERS[kind](path, cloud)
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                WRITERS[kind](path, cloud)
+            except OSError as error:
+                response.message = str(error)
+                return response
             response.success, response.files, response.points = True, [str(path)], len(cloud)
         return response
 

@@ -7,13 +7,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
-from rclpy.node import Node
 from tf2_msgs.msg import TFMessage
 
 from scal3r_ros.mapping.trajectory import interpolate
 from scal3r_ros.ros.conversions import matrix_to_transform, stamp_to_ns
 from scal3r_ros.ros.fallback.tf import DYNAMIC, transform_broadcaster
-from scal3r_ros.ros.parameters import value
+from scal3r_ros.ros.parameters import AnyNode, value
 
 OWN_STAMPS = 2000  # remembered, to tell another publisher's from ours
 
@@ -21,16 +20,19 @@ OWN_STAMPS = 2000  # remembered, to tell another publisher's from ours
 class GuardedBroadcaster:
     """Broadcasts one child frame, and stops where somebody else does so too."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: AnyNode, *, guard: bool = True) -> None:
         self.node = node
         self.rival = ""  # what another publisher was heard to say
         self._broadcaster = transform_broadcaster(node)
         self._own: deque[tuple[str, str, int]] = deque(maxlen=OWN_STAMPS)
         self._children: set[str] = set()
-        self._heard = node.create_subscription(TFMessage, "/tf", self._on_transforms, DYNAMIC)
+        self._heard = None
+        if guard:
+            self._heard = node.create_subscription(TFMessage, "/tf", self._on_transforms, DYNAMIC)
 
     def close(self) -> None:
-        self.node.destroy_subscription(self._heard)
+        if self._heard is not None:
+            self.node.destroy_subscription(self._heard)
 
     def send(
         self, T_parent_child: Float[ndarray, "4 4"], stamp_ns: int, parent: str, child: str
@@ -57,7 +59,7 @@ class GuardedBroadcaster:
 class MapToOdom:
     """Repeated at a fixed rate, a little ahead of now; a correction may come in gently."""
 
-    def __init__(self, node: Node, broadcaster: GuardedBroadcaster) -> None:
+    def __init__(self, node: AnyNode, broadcaster: GuardedBroadcaster) -> None:
         self.node, self.broadcaster = node, broadcaster
         self.known = False
         self._from = self._to = np.eye(4)

@@ -86,7 +86,7 @@ class MappingNode(LifecycleNode):
         self.sensors = ScaleSensors(self, self.robot, self.mapper)
         self.images = ImageInput(self, self._on_frame, self.counters, on_jump=self._jumped())
         self.worker.start()
-        self._timers = [
+        self._periodic = [
             self.create_timer(STATUS_PERIOD_S, self.health.publish, clock=STEADY),
             self.create_timer(1 / value(self, "tf_publish_rate"), self._publish_tf, clock=STEADY),
         ]
@@ -101,7 +101,7 @@ class MappingNode(LifecycleNode):
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         self.close()
-        for timer in self._timers:
+        for timer in self._periodic:
             self.destroy_timer(timer)
         for part in (self.images, self.odometry, self.sensors):
             part.close()

@@ -6,13 +6,13 @@ import numpy as np
 from jaxtyping import Float
 from nav_msgs.msg import Odometry
 from numpy import ndarray
-from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
 from tf2_msgs.msg import TFMessage
 
 from scal3r_ros.ros.conversions import pose_to_matrix, stamp_to_ns, transform_to_matrix
 from scal3r_ros.ros.fallback.tf import DYNAMIC, TransformError, TransformTree
 from scal3r_ros.ros.frames import RobotFrame
+from scal3r_ros.ros.parameters import AnyNode
 
 KEPT = 4000  # poses by stamp, of the tracker
 ODOM, BASE = "odom", "base"  # names within the tree of the topic
@@ -21,7 +21,7 @@ ODOM, BASE = "odom", "base"  # names within the tree of the topic
 class OdometrySource:
     """T_odom_base at a stamp, interpolated where the source has other stamps than the camera."""
 
-    def __init__(self, node: Node, kind: str, odom_frame: str, robot: RobotFrame) -> None:
+    def __init__(self, node: AnyNode, kind: str, odom_frame: str, robot: RobotFrame) -> None:
         self.kind, self.odom_frame, self.robot = kind, odom_frame, robot
         self._tracked: dict[int, Float[ndarray, "4 4"]] = {}
         self._tree = TransformTree()

@@ -9,7 +9,6 @@ from rcl_interfaces.msg import (
     ParameterDescriptor,
     SetParametersResult,
 )
-from rclpy.node import Node
 
 from scal3r_ros.mapping.config import (
     ORIENTATIONS,
@@ -20,6 +19,8 @@ from scal3r_ros.mapping.config import (
     profile,
     updated,
 )
+
+AnyNode = Any  # rclpy's Node, or the OfflineNode of a replay
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,7 @@ MAP = (
 NODES = {"mapping_node": MAPPING, "odometry_node": ODOMETRY, "map_node": MAP}
 
 
-def declare(node: Node, parameters: tuple[Parameter, ...]) -> None:
+def declare(node: AnyNode, parameters: tuple[Parameter, ...]) -> None:
     """Declares with ranges and choices, checked at the start and at every later change."""
     known = {p.name: p for p in parameters}
 
@@ -210,11 +211,11 @@ def declare(node: Node, parameters: tuple[Parameter, ...]) -> None:
         node.declare_parameter(p.name, p.default, descriptor)
 
 
-def value(node: Node, name: str) -> Any:
+def value(node: AnyNode, name: str) -> Any:
     return node.get_parameter(name).value
 
 
-def mapper_config(node: Node) -> MapperConfig:
+def mapper_config(node: AnyNode) -> MapperConfig:
     """The library's settings from the parameters; ConfigError says what does not fit."""
     base = profile(value(node, "model"))
     size = value(node, "chunk_size") or base.chunks.size

@@ -7,6 +7,14 @@ from typing import Any
 
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rosbags.interfaces import (
+    Qos,
+    QosDurability,
+    QosHistory,
+    QosLiveliness,
+    QosReliability,
+    QosTime,
+)
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
@@ -52,6 +60,26 @@ def message_folder() -> Path:
     return Path(get_package_share_directory("scal3r_ros")) / "msg"
 
 
+def latched_qos(topic: str) -> tuple[Any, ...]:
+    """As players offer it again: transient local for what a late subscriber must get."""
+    if topic.lstrip("/") not in LATCHED_TOPICS and topic not in LATCHED_TOPICS:
+        return ()
+    never = QosTime(9223372036, 854775807)
+    return (
+        Qos(
+            QosHistory.KEEP_LAST,
+            1,
+            QosReliability.RELIABLE,
+            QosDurability.TRANSIENT_LOCAL,
+            never,
+            never,
+            QosLiveliness.AUTOMATIC,
+            never,
+            False,
+        ),
+    )
+
+
 class Recorder(Node):
     def __init__(self) -> None:
         super().__init__("recorder")
@@ -63,7 +91,9 @@ class Recorder(Node):
         store = typestore()
         for topic, kind in TOPICS.items():
             name = self.resolve_topic_name(topic)
-            connection = self._writer.add_connection(name, kind, typestore=store)
+            connection = self._writer.add_connection(
+                name, kind, typestore=store, offered_qos_profiles=latched_qos(topic)
+            )
             self._subscribe(topic, kind, connection)
 
     def _subscribe(self, topic: str, kind: str, connection: Any) -> None:

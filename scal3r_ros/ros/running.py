@@ -1,12 +1,14 @@
 """How every node starts and ends: one executor thread, clean shutdown on SIGINT and SIGTERM."""
 
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
 
 import rclpy
 from rclpy.clock import Clock, ClockType  # pyright: ignore[reportPrivateImportUsage]
+from rclpy.exceptions import ParameterException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 from rclpy.node import Node
@@ -28,7 +30,12 @@ def spin(make: Callable[[], Node]) -> None:
     stop = threading.Event()
     for kind in (signal.SIGINT, signal.SIGTERM):
         signal.signal(kind, lambda *_: stop.set())
-    node = make()
+    try:
+        node = make()
+    except ParameterException as error:
+        print(f"{make.__name__}: {error}", file=sys.stderr)
+        rclpy.shutdown()
+        sys.exit(2)
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     try:

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float32
 from numpy import ndarray
-from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, Image, Imu
 from std_msgs.msg import Header
@@ -23,7 +22,7 @@ from scal3r_ros.ros.conversions import (
 )
 from scal3r_ros.ros.fallback.filters import approximate_synchronizer, simple_filter
 from scal3r_ros.ros.frames import RobotFrame
-from scal3r_ros.ros.parameters import value
+from scal3r_ros.ros.parameters import AnyNode, value
 
 KEPT = 64  # pairs that wait for their image to be mapped
 QUEUE = 30
@@ -39,7 +38,7 @@ class StampedFrame:
 class ScaleSensors:
     """Subscribes to what the parameters ask for; adds it to the frames before they are mapped."""
 
-    def __init__(self, node: Node, robot: RobotFrame, mapper: Mapper) -> None:
+    def __init__(self, node: AnyNode, robot: RobotFrame, mapper: Mapper) -> None:
         self.node, self.robot, self.mapper = node, robot, mapper
         self._subscriptions: list[Any] = []
         self.frame_id = ""  # of the camera

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 from numpy import ndarray
-from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
@@ -20,7 +19,7 @@ from scal3r_ros.geometry.camera import Camera, intrinsics
 from scal3r_ros.mapping.types import Frame
 from scal3r_ros.ros.conversions import image_to_rgb, stamp_to_ns
 from scal3r_ros.ros.interfaces import Status
-from scal3r_ros.ros.parameters import value
+from scal3r_ros.ros.parameters import AnyNode, value
 from scal3r_ros.ros.running import STEADY
 
 RECHECK_S = 1.0  # publishers are looked at again until the first image
@@ -86,7 +85,7 @@ class ImageInput:
 
     def __init__(
         self,
-        node: Node,
+        node: AnyNode,
         on_frame: Callable[[Frame, str], None],
         counters: FrameCounters,
         *,

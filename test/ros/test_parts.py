@@ -132,3 +132,29 @@ def test_overload_thins_evenly_counts_and_keeps_order(limit, count):
     assert kept == sorted(kept)
     assert kept[-1] == count - 1  # the newest is never dropped
     assert queue.get(0.0) is None
+
+
+def test_nodes_hide_no_attribute_of_rclpys_node():
+    """A list of ours named `_timers` once took the place of rclpy's, and half the timers slept."""
+    import ast
+    import inspect
+
+    import rclpy
+    from rclpy.context import Context
+    from rclpy.lifecycle import LifecycleNode
+
+    from scal3r_ros.ros import image_publisher, map_node, mapping_node, odometry_node, recorder
+
+    context = Context()
+    rclpy.init(context=context)
+    taken = set(vars(LifecycleNode("plain", context=context)))
+    rclpy.shutdown(context=context)
+    for module in (image_publisher, map_node, mapping_node, odometry_node, recorder):
+        written = {
+            target.attr
+            for node in ast.walk(ast.parse(inspect.getsource(module)))
+            if isinstance(node, (ast.Assign, ast.AnnAssign))
+            for target in ast.walk(node)
+            if isinstance(target, ast.Attribute) and isinstance(target.ctx, ast.Store)
+        }
+        assert not written & taken, module.__name__

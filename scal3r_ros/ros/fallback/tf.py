@@ -9,7 +9,6 @@ import numpy as np
 from geometry_msgs.msg import TransformStamped
 from jaxtyping import Float
 from numpy import ndarray
-from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from scipy.spatial.transform import Rotation, Slerp
 
@@ -30,7 +29,7 @@ class TransformError(LookupError):
 class _Broadcaster:
     topic, qos = "/tf", DYNAMIC
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Any) -> None:
         from tf2_msgs.msg import TFMessage
 
         self._message = TFMessage
@@ -143,7 +142,7 @@ def _real() -> Any:
     return tf2_ros
 
 
-def transform_broadcaster(node: Node) -> Any:
+def transform_broadcaster(node: Any) -> Any:
     """tf2_ros.TransformBroadcaster or the stand-in."""
     real = _real()
     if real is not None:
@@ -152,7 +151,7 @@ def transform_broadcaster(node: Node) -> Any:
     return FallbackTransformBroadcaster(node)
 
 
-def static_transform_broadcaster(node: Node) -> Any:
+def static_transform_broadcaster(node: Any) -> Any:
     real = _real()
     if real is not None:
         return real.StaticTransformBroadcaster(node)

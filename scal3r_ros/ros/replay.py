@@ -1,0 +1,292 @@
+"""replay: a rosbag2 through mapper and tracker in lock-step: nothing dropped, the same every time.
+
+Reads the bag with `rosbags`, runs the parts that the nodes are made of, and writes a bag with all
+that they would have published, the trajectory of every image, and the map.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from nav_msgs.msg import Odometry
+from numpy import ndarray
+from rosbags.highlevel import AnyReader
+from rosbags.typesys import Stores, get_typestore
+from tqdm import tqdm
+
+from scal3r_ros.data.rosbag import COMPRESSED, BagImages
+from scal3r_ros.data.sequence import SequenceError
+from scal3r_ros.data.tum import write_trajectory
+from scal3r_ros.geometry.camera import scale_intrinsics
+from scal3r_ros.geometry.sim3 import invert_pose
+from scal3r_ros.mapping.map_file import write_ply
+from scal3r_ros.mapping.map_folder import save_map
+from scal3r_ros.mapping.mapper import Mapper
+from scal3r_ros.mapping.trajectory import Poses, camera_trajectory
+from scal3r_ros.mapping.types import Frame, MapUpdate
+from scal3r_ros.ros.conversions import odometry_message
+from scal3r_ros.ros.frames import RobotFrame
+from scal3r_ros.ros.map_odom import GuardedBroadcaster, MapToOdom
+from scal3r_ros.ros.map_publisher import ODOMETRY, MapPublisher
+from scal3r_ros.ros.odometry_source import OdometrySource
+from scal3r_ros.ros.offline_node import OfflineNode, parameters_of
+from scal3r_ros.ros.parameters import MAPPING, mapper_config, value
+from scal3r_ros.ros.sensors import ScaleSensors
+from scal3r_ros.ros.subscriptions import FrameCounters, ImageInput
+from scal3r_ros.tracking.tracker import Tracker
+from scal3r_ros.tracking.types import TrackerConfig
+
+
+@dataclass(frozen=True)
+class ReplayOptions:
+    bag: Path
+    out: Path
+    topic: str = ""  # of the images, where there are several
+    remap: tuple[str, ...] = ()  # ROLE:=TOPIC, e.g. odom:=/wheel/odometry
+    params_file: Path | None = None
+    parameters: tuple[str, ...] = ()  # NAME:=VALUE
+    max_images: int = 0
+    overwrite: bool = False
+
+
+@dataclass(eq=False)
+class Replay:
+    """Everything between two bags."""
+
+    node: Any  # an OfflineNode, in the place of rclpy's
+    tracker: Tracker | None
+    stamps_ns: list[int] = field(default_factory=list)
+    tracked: Poses = field(default_factory=dict)
+    waiting: deque[tuple[Frame, int]] = field(default_factory=deque)  # with their time in the bag
+
+    def __post_init__(self) -> None:
+        from scal3r_ros.mapping.predictor import NetworkPredictor
+
+        node = self.node
+        config = mapper_config(node)
+        self.predictor = NetworkPredictor.load(
+            value(node, "model"),
+            value(node, "checkpoint") or None,
+            device=value(node, "device"),
+            precision=value(node, "precision"),
+            settings=config.network,
+        )
+        self.mapper = Mapper(self.predictor, config)
+        self.counters = FrameCounters()
+        self.robot = RobotFrame(node, value(node, "base_frame"))
+        self.maps = MapPublisher(node, self.mapper, self.robot)
+        self.broadcaster = GuardedBroadcaster(node, guard=False)
+        self.map_odom = MapToOdom(node, self.broadcaster)
+        self.source = OdometrySource(
+            node, value(node, "odom_source"), value(node, "odom_frame"), self.robot
+        )
+        self.sensors = ScaleSensors(node, self.robot, self.mapper)
+        self.odometry = node.create_publisher(Odometry, "odometry", ODOMETRY)
+        self.images = ImageInput(node, self._on_frame, self.counters)
+
+    def _on_frame(self, frame: Frame, frame_id: str) -> None:
+        self.maps.frame_id = self.sensors.frame_id = frame_id
+        self.sensors.see(frame)
+        self.waiting.append((frame, self.node.now_ns))
+
+    def advance(self, *, last: bool = False) -> None:
+        """Maps the images that wait, in order, as far as the bag has told what belongs to them."""
+        while self.waiting:
+            frame, arrived_ns = self.waiting[0]
+            late = (self.node.now_ns - arrived_ns) * 1e-9 >= value(self.node, "tf_timeout")
+            complete = self._complete(frame, wait=not (late or last))
+            if complete is None:
+                return
+            self.waiting.popleft()
+            self._map(complete)
+
+    def _complete(self, frame: Frame, *, wait: bool) -> Frame | None:
+        T_base_cam = self.robot.T_base_cam(self.maps.frame_id)
+        if value(self.node, "base_frame"):
+            if T_base_cam is None and wait:
+                return None
+            if T_base_cam is not None and not self.mapper.submaps:
+                self.mapper.R_map_first = T_base_cam[:3, :3]
+        if value(self.node, "odom_source") in ("topic", "tf"):
+            T_odom_cam = self.source.T_odom_cam(frame.stamp_ns, self.maps.frame_id)
+            if T_odom_cam is None and wait:
+                return None
+            frame = frame.with_odometry(T_odom_cam)
+        return self.sensors.complete(frame, wait=wait)
+
+    def _map(self, frame: Frame) -> None:
+        index = len(self.stamps_ns)
+        frame = replace(frame, index=index)
+        self.stamps_ns.append(frame.stamp_ns)
+        if self.tracker is not None:
+            self._track(frame)
+        self._publish(self.mapper.add_frame(frame))
+
+    def _track(self, frame: Frame) -> None:
+        K = frame.K
+        if K is None:
+            if not self.mapper.submaps:
+                return
+            submap = self.mapper.submaps[-1]
+            K = scale_intrinsics(submap.K[-1], submap.depth.shape[1:], frame.image.shape[:2])
+        assert self.tracker is not None
+        pose = self.tracker.track(frame.image, K, frame.stamp_ns)
+        T_base_cam = self.robot.T_base_cam(self.maps.frame_id)
+        if pose is None:
+            return
+        self.tracked[frame.index] = pose.T_odom_cam
+        if T_base_cam is not None:
+            T_odom_base = pose.T_odom_cam @ invert_pose(T_base_cam)
+            names = value(self.node, "odom_frame"), self.robot.child(self.maps.frame_id)
+            self.odometry.publish(
+                odometry_message(T_odom_base, frame.stamp_ns, *names, pose.covariance)
+            )
+            self.broadcaster.send(T_odom_base, frame.stamp_ns, *names)
+
+    def _publish(self, updates: list[MapUpdate]) -> None:
+        for update in updates:
+            self.maps.publish(update)
+            if value(self.node, "odom_source") == "none":
+                self.maps.publish_odometry(update.submap, self.broadcaster)
+                continue
+            self._correct(update)
+        if updates and self.tracker is not None:
+            self.tracker.set_keyframe(self.mapper.newest_keyframe())
+        if self.map_odom.known:
+            self.map_odom.publish()
+
+    def _correct(self, update: MapUpdate) -> None:
+        submap = update.submap
+        for slot in range(len(submap.stamps_ns) - 1, -1, -1):
+            T_odom_cam = self._T_odom_cam(submap.frame_indices[slot], submap.stamps_ns[slot])
+            if T_odom_cam is not None:
+                T_map_cam = submap.T_map_submap.apply_pose(submap.T_submap_cam[slot])
+                self.map_odom.set(T_map_cam @ invert_pose(T_odom_cam))
+                return
+
+    def _T_odom_cam(self, index: int, stamp_ns: int) -> Float[ndarray, "4 4"] | None:
+        if self.tracker is not None:
+            return self.tracked.get(index)
+        return self.source.T_odom_cam(stamp_ns, self.maps.frame_id)
+
+    def finish(self) -> None:
+        self.advance(last=True)
+        self._publish(self.mapper.flush())
+
+    def trajectory(self) -> dict[int, Float[ndarray, "4 4"]]:
+        """T_map_cam of every image, by stamp."""
+        poses = camera_trajectory(
+            self.mapper.keyframe_poses(), self.tracked, range(len(self.stamps_ns))
+        )
+        return {self.stamps_ns[i]: T for i, T in poses.items()}
+
+
+def replay(options: ReplayOptions) -> dict[str, Any]:
+    """Runs the bag; returns what was written. Raises SequenceError or ValueError on bad input."""
+    bag_out = options.out / "bag"
+    if bag_out.exists() and not options.overwrite:
+        raise SequenceError(f"{bag_out} exists already; pass --overwrite to replace it")
+    images = BagImages(options.bag, options.topic)
+    given = parameters_of(options.params_file, "mapping_node", list(options.parameters))
+    compressed = images.kind == COMPRESSED
+    given["image_transport"] = "compressed" if compressed else "raw"
+    options.out.mkdir(parents=True, exist_ok=True)
+    if bag_out.exists():
+        for file in bag_out.iterdir():
+            file.unlink()
+        bag_out.rmdir()
+    node: Any = OfflineNode(MAPPING, given, bag_out)
+    try:
+        tracks = value(node, "odom_source") == "tracker"
+        run = Replay(node, Tracker(TrackerConfig()) if tracks else None)
+        roles = _roles(options, images, node)
+        _pump(options, images, node, run, roles)
+    finally:
+        node.close()
+    if not run.mapper.submaps:
+        raise SequenceError(f"{options.bag}: no chunk could be mapped, the camera never moved")
+    return _results(options, run)
+
+
+def _roles(options: ReplayOptions, images: BagImages, node: OfflineNode) -> dict[str, list[str]]:
+    """Topic of the bag -> names that the parts listen to."""
+    base = images.topic.removesuffix("/compressed")
+    image = "/image/compressed" if images.kind == COMPRESSED else "/image"
+    chosen = {
+        image: images.topic,
+        "/camera_info": f"{base.rpartition('/')[0]}/camera_info",
+    }
+    for text in options.remap:
+        role, mark, topic = text.partition(":=")
+        if not mark:
+            raise ValueError(f"a topic is remapped as ROLE:=TOPIC, got {text!r}")
+        chosen[node.resolve_topic_name(role)] = node.resolve_topic_name(topic)
+    roles: dict[str, list[str]] = {}
+    for heard in node.topics():
+        roles.setdefault(chosen.get(heard, heard), []).append(heard)
+    return roles
+
+
+def _pump(
+    options: ReplayOptions,
+    images: BagImages,
+    node: OfflineNode,
+    run: Replay,
+    roles: dict[str, list[str]],
+) -> None:
+    store = get_typestore(Stores.LATEST)
+    with AnyReader([options.bag], default_typestore=store) as bag:
+        known = {c.topic for c in bag.connections}
+        for role in (text.partition(":=")[2] for text in options.remap):
+            if node.resolve_topic_name(role) not in known:
+                raise SequenceError(f"{options.bag} has no topic {role}; it has {sorted(known)}")
+        connections = [c for c in bag.connections if c.topic in roles]
+        # what stands still is known from the start, wherever in the bag it was written
+        statics = [c for c in connections if c.topic == "/tf_static"]
+        for _, _, data in bag.messages(statics) if statics else ():
+            node.hear("/tf_static", data)
+        moving = [c for c in connections if c.topic != "/tf_static"]
+        infos = [c for c in moving if "/camera_info" in roles[c.topic]]
+        for _, stamp_ns, data in bag.messages(infos) if infos else ():
+            node.now_ns = stamp_ns
+            node.hear("/camera_info", data)
+            break  # calibration that is written after the first images holds for them too
+        with tqdm(total=len(images), unit="image", desc="replaying") as bar:
+            for connection, stamp_ns, data in bag.messages(moving):
+                node.now_ns = stamp_ns
+                for role in roles[connection.topic]:
+                    node.hear(role, data)
+                bar.update(connection.topic == images.topic)
+                run.advance()
+                if options.max_images and len(run.stamps_ns) >= options.max_images:
+                    break
+        run.finish()
+
+
+def _results(options: ReplayOptions, run: Replay) -> dict[str, Any]:
+    cloud = run.mapper.point_map.cloud()
+    write_ply(options.out / "map.ply", cloud)
+    trajectory = run.trajectory()
+    write_trajectory(options.out / "trajectory.txt", trajectory)
+    if run.tracked:
+        odometry = {run.stamps_ns[i]: T for i, T in run.tracked.items()}
+        write_trajectory(options.out / "odometry.txt", odometry)
+    save_map(options.out / "map", run.mapper, overwrite=options.overwrite)
+    length = float(
+        np.linalg.norm(np.diff([T[:3, 3] for T in trajectory.values()], axis=0), axis=1).sum()
+    )
+    counters = run.mapper.counters
+    return {
+        "images": len(run.stamps_ns),
+        "dropped": run.counters.dropped_invalid,
+        "keyframes": counters.keyframes,
+        "chunks": counters.chunks,
+        "loops": counters.loops,
+        "points": len(cloud),
+        "metric": run.mapper.metric.metric,
+        "length": length,
+        "messages": run.node.messages,
+    }

@@ -1,0 +1,267 @@
+"""Services, sources of odometry and scale, and what may change while a node runs: over DDS."""
+
+import numpy as np
+import pytest
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from geometry_msgs.msg import TransformStamped
+from nav_msgs.msg import Odometry
+from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
+from rcl_interfaces.srv import SetParameters
+from sensor_msgs.msg import Image, PointCloud2
+from std_msgs.msg import Header
+from std_srvs.srv import Trigger
+from tf2_msgs.msg import TFMessage
+
+from scal3r_ros.ros.conversions import (
+    matrix_to_transform,
+    message_to_cloud,
+    ns_to_stamp,
+    rgb_to_image,
+    to_ros_bytes,
+)
+from scal3r_ros.ros.fallback.tf import DYNAMIC, transform_broadcaster
+from scal3r_ros.ros.interfaces import (
+    Chunk,
+    Corrections,
+    GetTrajectory,
+    LoadMap,
+    SaveMap,
+    SetMode,
+    SetScale,
+    Status,
+)
+from test.ros.test_failures import FAKE, FAST, START_NS, Camera, camera, office  # noqa: F401
+from test.ros.test_nodes import LATCHED, call, latest
+
+pytestmark = [pytest.mark.ros, pytest.mark.slow]
+STEP_NS = 100_000_000
+
+
+def diagnosis(node, name: str) -> list[DiagnosticStatus]:
+    """Fills with what one task says."""
+    found: list[DiagnosticStatus] = []
+
+    def take(message: DiagnosticArray) -> None:
+        found.extend(s for s in message.status if s.name.endswith(f"mapping_node: {name}"))
+
+    node.create_subscription(DiagnosticArray, "/diagnostics", take, 10)
+    return found
+
+
+def set_parameter(node, name: str, number: float | str):
+    kind = ParameterType.PARAMETER_STRING
+    value = ParameterValue(type=kind, string_value=str(number))
+    if isinstance(number, float):
+        value = ParameterValue(type=ParameterType.PARAMETER_DOUBLE, double_value=number)
+    request = SetParameters.Request(parameters=[Parameter(name=name, value=value)])
+    return call(node, SetParameters, "mapping_node/set_parameters", request).results[0]
+
+
+def test_a_map_is_saved_loaded_localised_in_and_gone_on_with(nodes, node, camera, office, tmp_path):  # noqa: F811
+    status, chunks = latest(node, Status, "status"), latest(node, Chunk, "chunk", 50)
+    corrections = latest(node, Corrections, "corrections", LATCHED)
+    nodes.start("map_node", map_folder=tmp_path / "clouds")
+    nodes.start("mapping_node", FAKE, map_folder=tmp_path, autosave_path="at_the_end", **FAST)
+    camera.wait_for(1)
+    camera.play(office[:24])
+    node.until(lambda: len(chunks) >= 2 and not status[-1].pending_frames, 60, "chunks")
+    call(node, Trigger, "mapping_node/flush", Trigger.Request())
+
+    way = call(node, GetTrajectory, "mapping_node/get_trajectory", GetTrajectory.Request())
+    assert way.success and way.frame_id == "map"
+    assert len(way.poses) == 7 * len(way.stamps) and len(way.stamps) == status[-1].frames_used
+
+    save = "mapping_node/save_map"
+    assert call(node, SaveMap, save, SaveMap.Request(path="office")).success
+    assert "overwrite" in call(node, SaveMap, save, SaveMap.Request(path="office")).message
+    outside = call(node, SaveMap, save, SaveMap.Request(path="../../tmp/x"))
+    assert not outside.success and "path must name something in" in outside.message
+
+    load = "mapping_node/load_map"
+    none = call(node, LoadMap, load, LoadMap.Request(path="nothing"))
+    assert not none.success and "no stored map" in none.message
+    odd = call(node, LoadMap, load, LoadMap.Request(path="office", mode="add"))
+    assert "mode must be one of replace, merge, got 'add'" in odd.message
+    before, session = len(chunks), status[-1].map_session
+    mapped = len({c.chunk_id for c in chunks})
+    done = call(node, LoadMap, load, LoadMap.Request(path="office", localization_only=True))
+    assert done.success, done.message
+    node.until(lambda: len(chunks) - before == mapped, 30, "the whole map is published again")
+    assert corrections[-1].reason == Corrections.LOAD
+    assert {c.map_session for c in chunks[before:]} == {session + 1}
+
+    count = len(chunks)
+    camera.play(office[24:40], START_NS + 100 * STEP_NS)
+    node.until(lambda: "not recognised" in status[-1].message, 60, "the fake knows no places")
+    assert len(chunks) == count  # the map does not grow
+    mode = SetMode.Request(mode=SetMode.Request.MAPPING)
+    assert call(node, SetMode, "mapping_node/set_mode", mode).success
+    camera.play(office[:16], START_NS + 200 * STEP_NS)
+    node.until(lambda: len(chunks) > count, 60, "it grows again")
+    cloud = call(node, SaveMap, "map_node/save_map", SaveMap.Request(path="all.npz"))
+    assert cloud.success and cloud.points > 0, cloud.message
+    assert nodes.stop() == {"map_node": 0, "mapping_node": 0}
+    assert (tmp_path / "at_the_end" / "map.json").exists()
+
+
+def test_a_told_scale_a_new_piece_and_a_pause(nodes, node, camera, office):  # noqa: F811
+    status, chunks = latest(node, Status, "status"), latest(node, Chunk, "chunk", 50)
+    corrections = latest(node, Corrections, "corrections", LATCHED)
+    points = latest(node, PointCloud2, "points", 10)
+    nodes.start("mapping_node", FAKE, require_metric=True, **FAST)
+    camera.wait_for(1)
+    camera.play(office[:16])
+    node.until(lambda: chunks, 60, "a chunk")
+    assert not points and not status[-1].metric  # withheld until metres are known
+    scale = "mapping_node/set_scale"
+    assert not call(node, SetScale, scale, SetScale.Request(scale=-1.0)).success
+    assert call(node, SetScale, scale, SetScale.Request(scale=2.5)).success
+    node.until(lambda: corrections and corrections[-1].reason == Corrections.SCALE, 20, "said")
+    node.until(lambda: status[-1].metric, 20, "metric")
+    camera.play(office[16:32], START_NS + 20 * STEP_NS)
+    node.until(lambda: points, 60, "points")
+    assert chunks[-1].metric
+    assert abs(np.median(message_to_cloud(points[-1]).xyz[:, 2]) - 5.0) < 0.5  # the wall, 2 m * 2.5
+
+    assert call(node, Trigger, "mapping_node/new_map", Trigger.Request()).success
+    for name, state in (("pause", Status.PAUSED), ("pause", Status.PAUSED)):
+        assert call(node, Trigger, f"mapping_node/{name}", Trigger.Request()).success
+        node.until(lambda s=state: status[-1].state == s, 10, name)
+    used = status[-1].frames_used
+    camera.play(office[32:40], START_NS + 60 * STEP_NS)
+    assert status[-1].frames_used == used
+    assert call(node, Trigger, "mapping_node/resume", Trigger.Request()).success
+    node.until(lambda: status[-1].state == Status.TRACKING, 10, "tracking")
+
+
+def test_parameters_are_checked_at_the_start_and_live(nodes, node, camera, office):  # noqa: F811
+    nodes.start("mapping_node", FAKE, scale_source="guess")
+    assert nodes.running.pop("mapping_node").wait(timeout=60) == 2
+    said = nodes.said("mapping_node")
+    assert "scale_source must be one of none, fixed" in said and "Traceback" not in said
+
+    points = latest(node, PointCloud2, "points", 10)
+    nodes.start("mapping_node", FAKE, **FAST)
+    camera.wait_for(1)
+    assert "range" in set_parameter(node, "max_depth", -5.0).reason
+    assert not set_parameter(node, "model", "scal3r").successful  # not while it runs
+    assert set_parameter(node, "max_depth", 1.0).successful
+    camera.play_until(lambda: points, office, START_NS, "points")
+    assert points[-1].width == 0  # the wall is 2 units away
+    assert set_parameter(node, "max_depth", 0.0).successful
+    camera.play_until(lambda: points[-1].width, office, START_NS + 900 * STEP_NS, "points")
+
+
+@pytest.mark.parametrize("source", ["tf", "topic"])
+def test_the_robots_own_odometry(nodes, node, camera, office, source):  # noqa: F811
+    """map -> odom from odometry with other stamps; metric, for the robot moves 3 m per unit."""
+    status, chunks = latest(node, Status, "status"), latest(node, Chunk, "chunk", 50)
+    transforms = latest(node, TFMessage, "/tf", DYNAMIC)
+    broadcaster = transform_broadcaster(node)
+    publisher = node.create_publisher(Odometry, "odom", 10)
+    nodes.start(
+        "mapping_node", FAKE, odom_source=source, scale_source="odometry", scale_lock_after=2,
+        scale_min_baseline=0.1, base_frame="camera_optical_frame", keyframe_min_flow=0.0, **FAST,
+    )  # fmt: skip
+    camera.wait_for(1)
+    for index in range(40):
+        for part in range(2):
+            stamp_ns = START_NS + index * STEP_NS + (50_000_000 * part - 20_000_000)
+            T = np.eye(4)
+            T[0, 3] = 3.0 * 0.02 * (stamp_ns - START_NS) / STEP_NS  # the fake camera's path
+            if source == "tf":
+                names = "odom", "camera_optical_frame"
+                broadcaster.sendTransform(matrix_to_transform(T, stamp_ns, *names))
+            else:
+                message = Odometry(child_frame_id="base_link")
+                message.header.stamp = ns_to_stamp(stamp_ns)
+                message.pose.pose.position.x = T[0, 3]
+                message.pose.pose.orientation.w = 1.0
+                publisher.publish(message)
+        image = rgb_to_image(office[index].image, Header())
+        camera.send(image, START_NS + index * STEP_NS - 10_000_000)
+    node.until(lambda: status[-1].metric, 60, f"metric: {nodes.said('mapping_node')[-500:]}")
+    assert chunks
+    mapped = [
+        t for m in transforms for t in m.transforms
+        if (t.header.frame_id, t.child_frame_id) == ("map", "odom")
+    ]  # fmt: skip
+    assert mapped
+    shift = mapped[-1].transform.translation
+    assert np.linalg.norm([shift.x, shift.y, shift.z]) < 0.6  # of a path of 2.4 m
+
+
+def test_a_depth_sensor_makes_the_map_metric(nodes, node, camera, office):  # noqa: F811
+    status = latest(node, Status, "status")
+    depth = node.create_publisher(Image, "sensor_depth/image", 10)
+    nodes.start(
+        "mapping_node",
+        FAKE,
+        scale_source="depth",
+        scale_lock_after=2,
+        keyframe_min_flow=0.0,
+        **FAST,
+    )
+    camera.wait_for(1)
+    wall = np.full((180, 270), 7000, np.uint16)  # mm; the network says 2 units
+    for index in range(40):
+        stamp_ns = START_NS + index * STEP_NS
+        message = Image(height=180, width=270, encoding="16UC1", step=540)
+        message.header.stamp = ns_to_stamp(stamp_ns + 4_000_000)
+        message.data = to_ros_bytes(wall)
+        depth.publish(message)
+        camera.send(rgb_to_image(office[index].image, Header()), stamp_ns)
+    node.until(lambda: status[-1].metric, 60, "metric")
+    assert abs(status[-1].scale / 3.5 - 1) < 0.02
+
+
+def test_another_publisher_of_our_frame_is_named_and_we_stop(nodes, node, camera, office):  # noqa: F811
+    frames = diagnosis(node, "frames")
+    chunks = latest(node, Chunk, "chunk", 50)
+    nodes.start("mapping_node", FAKE, **FAST)
+    camera.wait_for(1)
+    camera.play_until(lambda: chunks, office, START_NS, "a chunk")
+    broadcaster = transform_broadcaster(node)
+
+    def told() -> bool:
+        rival = TransformStamped(child_frame_id="odom")
+        rival.header.frame_id = "world"
+        rival.header.stamp = node.get_clock().now().to_msg()
+        rival.transform.rotation.w = 1.0
+        broadcaster.sendTransform(rival)
+        return bool(frames) and frames[-1].level == DiagnosticStatus.ERROR
+
+    node.until(told, 30, "the conflict is said")
+    assert "two publishers of world -> odom" in frames[-1].message
+    heard = latest(node, TFMessage, "/tf", DYNAMIC)
+    camera.play(office[:10], START_NS + 900 * STEP_NS)
+    assert not [t for m in heard for t in m.transforms if t.header.frame_id == "map"]
+
+
+def test_diagnostics_tell_silence_and_health(nodes, node, camera, office):  # noqa: F811
+    told = diagnosis(node, "input")
+    nodes.start("mapping_node", FAKE, watchdog_period=1.0, **FAST)
+    camera.wait_for(1)
+    node.until(lambda: told and told[-1].level == DiagnosticStatus.ERROR, 30, "silence")
+    assert "they are there but send nothing" in told[-1].message
+    for number in range(60):
+        camera.send(rgb_to_image(office[number % 40].image, Header()), camera_time(node), 0.1)
+        if told[-1].level == DiagnosticStatus.OK:
+            break
+    assert told[-1].level == DiagnosticStatus.OK
+    values = {v.key: v.value for v in told[-1].values}
+    assert int(values["images received"]) > 0
+
+
+def camera_time(node) -> int:
+    return node.get_clock().now().nanoseconds
+
+
+def test_required_camera_info_is_waited_for(nodes, node, camera, office):  # noqa: F811
+    status = latest(node, Status, "status")
+    nodes.start("mapping_node", FAKE, use_camera_info="required", camera_info_timeout=1.0, **FAST)
+    camera.wait_for(1)
+    camera.play(office[:15])
+    node.until(lambda: "nothing is mapped until it comes" in nodes.said("mapping_node"), 30, "it")
+    assert status[-1].frames_used == 0
+    assert status[-1].intrinsics_source == Status.INTRINSICS_UNKNOWN
