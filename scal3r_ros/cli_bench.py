@@ -1,5 +1,9 @@
 """scal3r bench: speed and memory on this machine."""
 
+import json
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
 app = typer.Typer(help="Speed and memory on this machine.")
@@ -7,7 +11,7 @@ app = typer.Typer(help="Speed and memory on this machine.")
 
 @app.callback()
 def group() -> None:
-    """Keeps `network` a command of its own."""
+    """Keeps each benchmark a command of its own."""
 
 
 @app.command(
@@ -22,3 +26,26 @@ def network(context: typer.Context) -> None:
     from scal3r_ros.network.bench import main
 
     main(context.args)
+
+
+@app.command()
+def ros(
+    seconds: Annotated[float, typer.Option(help="Measured, after warming up.")] = 300.0,
+    rate: Annotated[float, typer.Option(help="Images a second.")] = 30.0,
+    size: Annotated[str, typer.Option(help="WIDTHxHEIGHT")] = "640x480",
+    compressed: Annotated[bool, typer.Option(help="JPEG instead of raw images.")] = False,
+    robots: Annotated[int, typer.Option(help="Robots, each in its namespace.")] = 1,
+    sequence: Annotated[Path, typer.Option(help="Sequence folder.")] = Path("examples/office"),
+    json_path: Annotated[Path | None, typer.Option("--json", help="Write as JSON.")] = None,
+) -> None:
+    """The nodes under load over DDS: odometry per image, latency, memory, drops."""
+    from scal3r_ros.ros.bench import Load, run_load, table
+
+    width, _, height = size.partition("x")
+    if not (width.isdigit() and height.isdigit()):
+        raise ValueError(f"size must be WIDTHxHEIGHT, got {size}")
+    load = Load(seconds, rate, int(width), int(height), compressed, robots, str(sequence))
+    result = run_load(load)
+    typer.echo(table(result))
+    if json_path is not None:
+        json_path.write_text(json.dumps(result, indent=1) + "\n")

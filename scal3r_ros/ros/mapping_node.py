@@ -3,6 +3,7 @@
 Callbacks convert and enqueue; one worker thread owns the mapper and the GPU.
 """
 
+import os
 import time
 from typing import Any
 
@@ -27,6 +28,7 @@ from scal3r_ros.ros.worker import MapWorker
 
 OK, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 STATUS_PERIOD_S = 0.5
+BEHIND = 19  # nice value
 
 
 class MappingNode(LifecycleNode):
@@ -61,6 +63,7 @@ class MappingNode(LifecycleNode):
             self.state, self.message = Status.ERROR, str(error)
             return FAILURE
         self.device, self.gpu_memory = str(predictor.device), predictor.gpu_memory
+        os.setpriority(os.PRIO_PROCESS, 0, BEHIND)  # odometry comes first where cores are few
         self.mapper = Mapper(predictor, config)
         self.frames = FrameQueue(value(self, "max_pending_frames"), self.counters)
         self.robot = RobotFrame(self, value(self, "base_frame"))

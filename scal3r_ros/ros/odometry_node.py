@@ -3,9 +3,11 @@
 It lives on when mapping_node dies: then it coasts on its last keyframe and says so.
 """
 
+import sys
 import threading
 from typing import Any
 
+import cv2
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
 from nav_msgs.msg import Odometry
@@ -31,16 +33,19 @@ from scal3r_ros.ros.parameters import ODOMETRY as PARAMETERS
 from scal3r_ros.ros.parameters import declare, value
 from scal3r_ros.ros.running import STEADY, spin
 from scal3r_ros.ros.subscriptions import FrameCounters, FrameQueue, ImageInput
-from scal3r_ros.tracking.tracker import Tracker
+from scal3r_ros.tracking.background import BackgroundTracker
 from scal3r_ros.tracking.types import TrackedPose, TrackerConfig
 
 MAX_PENDING = 64  # images; beyond it every second one goes, counted
 STATUS_PERIOD_S = 0.5
+SWITCH_S = 0.0005  # that a thread may keep the interpreter from the one that tracks
 
 
 class OdometryNode(LifecycleNode):
     def __init__(self) -> None:
         super().__init__("odometry_node")
+        cv2.setNumThreads(1)  # an image is small: threads would wait for each other
+        sys.setswitchinterval(SWITCH_S)
         declare(self, PARAMETERS)
         self.counters = FrameCounters()
         self.tracked = self.coasted = 0
@@ -53,7 +58,7 @@ class OdometryNode(LifecycleNode):
         self._worker: threading.Thread | None = None
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self.tracker = Tracker(TrackerConfig())
+        self.tracker = BackgroundTracker(TrackerConfig())
         self.frames = FrameQueue(MAX_PENDING, self.counters)
         self._odometry = self.create_publisher(Odometry, "odometry", ODOMETRY)
         self._status = self.create_publisher(Status, "odometry_status", LATCHED)

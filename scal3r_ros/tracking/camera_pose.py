@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float
 from numpy import ndarray
-from scipy.spatial.transform import Rotation
 
 ITERATIONS = 12
+SETTLED_PX = 0.01  # of a last step
 OUTLIER_PX = 4.0
 CAUCHY_PX = 1.5
 MIN_Z = 1e-3
@@ -87,30 +87,31 @@ def _refined(
     focal: float,
     guess: Float[ndarray, "4 4"],
 ) -> CameraPose | None:
-    """Gauss-Newton with Cauchy weights whose width starts wide and narrows."""
+    """Gauss-Newton with Cauchy weights whose width starts as wide as the errors and narrows."""
     T = guess.copy()
-    width = 16 * CAUCHY_PX
+    r, J, front = _linearise(xyz, xy, focal, T)
+    middle = float(np.median(np.abs(r[front]))) if front.any() else 0.0
+    width = float(np.clip(3 * middle, CAUCHY_PX, 16 * CAUCHY_PX))
     for _ in range(ITERATIONS):
-        r, J, front = _linearise(xyz, xy, focal, T)
-        size = np.linalg.norm(r, axis=1)
-        w = front / (1 + (size / width) ** 2)
         if front.sum() < 6:
             return None
-        H = np.einsum("nki,n,nkj->ij", J, w, J)
-        step = np.linalg.solve(
-            H + 1e-9 * np.trace(H) * np.eye(6), -np.einsum("nki,n,nk->i", J, w, r)
-        )
+        w = front / (1 + (r * r).sum(axis=1) / width**2)
+        A = J.reshape(-1, 6)
+        weighted = A * np.repeat(w, 2)[:, None]
+        H = A.T @ weighted
+        step = np.linalg.solve(H + 1e-9 * np.trace(H) * np.eye(6), -weighted.T @ r.reshape(-1))
         T[:3, 3] += step[:3]
-        T[:3, :3] = T[:3, :3] @ Rotation.from_rotvec(step[3:]).as_matrix()
-        if width == CAUCHY_PX and np.abs(step).max() < 1e-6:
+        T[:3, :3] = T[:3, :3] @ cv2.Rodrigues(step[3:])[0]
+        moved = float(np.sqrt(step @ H @ step / max(w.sum(), 1e-9)))  # pixels
+        r, J, front = _linearise(xyz, xy, focal, T)
+        if width == CAUCHY_PX and moved < SETTLED_PX:
             break
         width = max(width / 2, CAUCHY_PX)
-    r, J, front = _linearise(xyz, xy, focal, T)
-    inliers = front & (np.linalg.norm(r, axis=1) < OUTLIER_PX)
+    inliers = front & ((r * r).sum(axis=1) < OUTLIER_PX**2)
     if inliers.sum() < 6 or not np.isfinite(T).all():
         return None
-    r, J = r[inliers], J[inliers]
-    H = np.einsum("nki,nkj->ij", J, J)
+    r, A = r[inliers], J[inliers].reshape(-1, 6)
+    H = A.T @ A
     variance = float((r * r).sum()) / max(2 * len(r) - 6, 1)
     covariance = np.linalg.inv(H + 1e-12 * np.trace(H) * np.eye(6)) * variance
     return CameraPose(T, inliers, covariance)
@@ -126,10 +127,27 @@ def _linearise(
     R = T[:3, :3]
     y = (xyz - T[:3, 3]) @ R
     front = y[:, 2] > MIN_Z
-    x, y_, z = y[:, 0], y[:, 1], np.where(front, y[:, 2], 1.0)
-    r = (np.stack([x / z, y_ / z], 1) - xy) * focal
-    a, b, zero = x / z, y_ / z, np.zeros_like(z)
-    d_y = np.stack([1 / z, zero, -a / z, zero, 1 / z, -b / z], 1).reshape(-1, 2, 3) * focal
-    turn = np.stack([a * b, -1 - a * a, b, 1 + b * b, -a * b, -a], 1).reshape(-1, 2, 3) * focal
+    inverse = 1 / np.where(front, y[:, 2], 1.0)
+    a, b = y[:, 0] * inverse, y[:, 1] * inverse
+    r = (np.stack([a, b], 1) - xy) * focal
     r[~front] = 0.0
-    return r, np.concatenate([-d_y @ R.T, turn], axis=2), front
+    d_y = np.zeros((len(y), 2, 3))
+    d_y[:, 0, 0] = d_y[:, 1, 1] = focal * inverse
+    d_y[:, 0, 2], d_y[:, 1, 2] = -a * focal * inverse, -b * focal * inverse
+    J = np.empty((len(y), 2, 6))
+    J[:, :, :3] = (d_y.reshape(-1, 3) @ -R.T).reshape(-1, 2, 3)
+    J[:, 0, 3], J[:, 0, 4], J[:, 0, 5] = focal * a * b, -focal * (1 + a * a), focal * b
+    J[:, 1, 3], J[:, 1, 4], J[:, 1, 5] = focal * (1 + b * b), -focal * a * b, -focal * a
+    return r, J, front
+
+
+def covariance_in_odom(
+    found: CameraPose | None, T_odom_cam: Float[ndarray, "4 4"], floors: tuple[float, float]
+) -> Float[ndarray, "6 6"]:
+    """(translation, rotation) in the axes of odom; never smaller than the floors' squares."""
+    floor = np.diag(np.repeat(floors, 3) ** 2)
+    if found is None:
+        return floor
+    turn = np.eye(6)
+    turn[3:, 3:] = T_odom_cam[:3, :3]  # rotation from the axes of cam to those of odom
+    return turn @ found.covariance @ turn.T + floor

@@ -5,6 +5,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
 from numpy import ndarray
 
+Flow = tuple[Float[ndarray, "n 2"], Bool[ndarray, " n"]]  # where corners went, which are believed
+
 WINDOW = (13, 13)  # pixels of the Lucas-Kanade template
 LEVELS = 5  # of the pyramid above the image
 MAX_RETURN_PX = 1.0  # forward and backward must end where they began
@@ -50,7 +52,7 @@ def follow(
     after: UInt8[ndarray, "h w"],
     uv: Float[ndarray, "n 2"],
     guess: Float[ndarray, "n 2"] | None = None,
-) -> tuple[Float[ndarray, "n 2"], Bool[ndarray, " n"]]:
+) -> Flow:
     """Lucas-Kanade, forward and backward: where each corner went, and which can be believed."""
     if len(uv) == 0:
         return uv, np.zeros(0, bool)

@@ -1,5 +1,6 @@
 """Recent images and their poses, for keyframes that arrive late."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -7,7 +8,7 @@ from jaxtyping import Float, UInt8
 from numpy import ndarray
 from scipy.spatial.transform import Rotation, Slerp
 
-from scal3r_ros.tracking.motion import stretched
+from scal3r_ros.geometry.sim3 import invert_pose
 
 
 @dataclass(frozen=True, eq=False)
@@ -15,6 +16,16 @@ class TrackedImage:
     stamp_ns: int
     grey: UInt8[ndarray, "h w"]
     T_odom_cam: Float[ndarray, "4 4"] | None  # None before the first keyframe
+
+
+def velocity_between(
+    before: TrackedImage, T_odom_cam: Float[ndarray, "4 4"], stamp_ns: int
+) -> Float[ndarray, " 6"]:
+    """(translation, rotation vector) a second, in the axes of the first camera."""
+    assert before.T_odom_cam is not None
+    T = invert_pose(before.T_odom_cam) @ T_odom_cam
+    step = np.concatenate([T[:3, 3], Rotation.from_matrix(T[:3, :3]).as_rotvec()])
+    return step / ((stamp_ns - before.stamp_ns) * 1e-9)
 
 
 class History:
@@ -33,23 +44,20 @@ class History:
             self.images = self.images[::-2][::-1]
         self.images.append(image)
 
+    def clone(self) -> "History":
+        other = History(self.size)
+        other.images = list(self.images)
+        return other
+
     def forget_before(self, stamp_ns: int) -> None:
         """Keeps one image at or before the stamp, to interpolate from."""
         older = sum(image.stamp_ns <= stamp_ns for image in self.images)
         self.images = self.images[max(older - 1, 0) :]
 
-    def shift(self, T_new_odom: Float[ndarray, "4 4"]) -> None:
-        """All poses in a moved odom frame."""
+    def move(self, moved: Callable[[Float[ndarray, "4 4"]], Float[ndarray, "4 4"]]) -> None:
+        """All poses, by one rule."""
         self.images = [
-            replace(i, T_odom_cam=None if i.T_odom_cam is None else T_new_odom @ i.T_odom_cam)
-            for i in self.images
-        ]
-
-    def stretch(self, centre: Float[ndarray, " 3"], factor: float) -> None:
-        self.images = [
-            i
-            if i.T_odom_cam is None
-            else replace(i, T_odom_cam=stretched(i.T_odom_cam, centre, factor))
+            i if i.T_odom_cam is None else replace(i, T_odom_cam=moved(i.T_odom_cam))
             for i in self.images
         ]
 

@@ -4,6 +4,8 @@ Corners are followed from image to image; each has a place in the odom frame, fr
 keyframe that it was found in or, where the camera has moved on, triangulated by the odometry.
 """
 
+from collections.abc import Callable
+from copy import copy
 from dataclasses import replace
 
 import numpy as np
@@ -13,14 +15,15 @@ from numpy import ndarray
 from scal3r_ros.geometry.camera import scale_intrinsics, transform_points, unproject_pixels
 from scal3r_ros.geometry.keyframe import Keyframe
 from scal3r_ros.geometry.sim3 import invert_pose
-from scal3r_ros.tracking.camera_pose import CameraPose, solve_pose, solve_rotation
-from scal3r_ros.tracking.features import find_corners, follow, sample_depth, small_grey
-from scal3r_ros.tracking.history import History, TrackedImage
-from scal3r_ros.tracking.motion import step_of, stretched, velocity_between
+from scal3r_ros.tracking import camera_pose
+from scal3r_ros.tracking.features import Flow, find_corners, follow, sample_depth, small_grey
+from scal3r_ros.tracking.history import History, TrackedImage, velocity_between
+from scal3r_ros.tracking.motion import step_of, stretched
 from scal3r_ros.tracking.points import Points, followed
 from scal3r_ros.tracking.types import TrackedPose, TrackerConfig
 
 MIN_TURNED = 0.5  # share of corners that must agree on a rotation
+REFILL = 0.9  # share of the points found last at which more are sought
 MAX_LOG_SCALE = 1.0  # of a change that is believed to be one
 
 
@@ -40,6 +43,7 @@ class Tracker:
         self._solved: TrackedPose | None = None  # the last one that was measured
         self._velocity = np.zeros(6)  # translation, rotation vector in cam, a second
         self._median_depth = 1.0
+        self._full = 0  # points after corners were sought last
         self._unit: float | None = None  # of the keyframes' map
 
     def track(
@@ -90,25 +94,30 @@ class Tracker:
     def _rescale(self, factor: float) -> None:
         """The map changed its unit: from here on odometry has the new one. The present pose stays,
         all that was seen moves away from it or comes nearer."""
-        if self._last is None or self._solved is None or self._source is None:
+        if self._last is None:
             return
         centre = self._last.T_odom_cam[:3, 3]
         self._points = self._points.stretched(centre, factor)
-        self._history.stretch(centre, factor)
+        self._move_all(lambda T: stretched(T, centre, factor))
         unit = np.repeat([factor, 1.0], 3)
         self._last, self._solved = (
-            replace(
-                pose,
-                T_odom_cam=stretched(pose.T_odom_cam, centre, factor),
-                covariance=unit[:, None] * pose.covariance * unit,
-            )
+            replace(pose, covariance=unit[:, None] * pose.covariance * unit)
             for pose in (self._last, self._solved)
         )
-        if self._source.T_odom_cam is not None:
-            T = stretched(self._source.T_odom_cam, centre, factor)
-            self._source = replace(self._source, T_odom_cam=T)
         self._velocity = unit * self._velocity
         self._median_depth *= factor
+
+    def _shift(self, T_new_odom: Float[ndarray, "4 4"]) -> None:
+        """Everything in a moved odom frame."""
+        self._points = self._points.shifted(T_new_odom)
+        self._move_all(lambda T: T_new_odom @ T)
+
+    def _move_all(self, moved: Callable[[Float[ndarray, "4 4"]], Float[ndarray, "4 4"]]) -> None:
+        self._last, self._solved, self._source = (
+            replace(x, T_odom_cam=moved(x.T_odom_cam))
+            for x in (self._last, self._solved, self._source)
+        )
+        self._history.move(moved)
 
     def _replay(self, points: Points, source: TrackedImage) -> None:
         """Starts at the keyframe and measures the images since it, again where they were blind."""
@@ -125,18 +134,23 @@ class Tracker:
     def _replay_to_here(self, points: Points, source: TrackedImage) -> None:
         """As `_replay`, but the present pose stays, and so does all else where only the replay is
         blind."""
-        saved = vars(self).copy()  # values are replaced, never changed
+        saved = self.clone()
         self._replay(points, source)
-        T_last_replayed = saved["_last"].T_odom_cam @ invert_pose(self._last.T_odom_cam)
-        if self._last.state == "coasting" and saved["_last"].state == "tracking":
-            vars(self).update(saved)
-            return
-        self._points = self._points.shifted(T_last_replayed)
-        self._last, self._solved, self._source = (
-            replace(x, T_odom_cam=T_last_replayed @ x.T_odom_cam)
-            for x in (self._last, self._solved, self._source)
-        )
-        self._history.shift(T_last_replayed)
+        if self._last.state == "coasting" and saved._last.state == "tracking":
+            vars(self).update(vars(saved))
+        else:
+            self.continue_from(saved)
+
+    def clone(self) -> "Tracker":
+        """Independent from here on: values are replaced, never changed."""
+        other = copy(self)
+        other._history = self._history.clone()
+        return other
+
+    def continue_from(self, other: "Tracker") -> None:
+        """Moves to the pose that another tracker gave the same image."""
+        if self._last is not None and other._last is not None:
+            self._shift(other._last.T_odom_cam @ invert_pose(self._last.T_odom_cam))
 
     def _hand_over(self, points: Points, source: TrackedImage) -> bool:
         """Continuous: the new points are moved so that the present pose stays. False where too few
@@ -170,11 +184,8 @@ class Tracker:
         assert self._last is not None
         newest = self._history.newest
         same = newest is not None and np.array_equal(grey, newest.grey)
-        return (
-            replace(self._last, stamp_ns=stamp_ns)
-            if same and self._last.state == "tracking"
-            else None
-        )
+        seen = same and self._last.state == "tracking"
+        return replace(self._last, stamp_ns=stamp_ns) if seen else None
 
     def _measured(self, grey: UInt8[ndarray, "h w"], stamp_ns: int) -> TrackedPose | None:
         source = self._source
@@ -182,7 +193,8 @@ class Tracker:
         if source.grey.shape != grey.shape:
             return None
         expected = self._predicted(stamp_ns)
-        points = followed(self._points, source, grey, None)
+        uv, kept = follow(source.grey, grey, self._points.uv)
+        points = replace(self._points, uv=uv).select(kept)
         if len(points) < 0.5 * len(self._points):
             guess = self._points.projected(expected, self._K)
             guided = followed(self._points, source, grey, guess)
@@ -190,9 +202,9 @@ class Tracker:
         known = points.known
         found = self._solve(points.select(known), expected)
         if found is None:
-            return self._unscaled(grey, stamp_ns)
+            return self._unscaled(grey, stamp_ns, (uv, kept))
         T = found.T_odom_cam
-        self._move(source, stamp_ns, T)
+        self._velocity = velocity_between(source, T, stamp_ns)
         keep = ~known
         keep[known] = found.inliers
         self._source = TrackedImage(stamp_ns, grey, T)
@@ -202,13 +214,15 @@ class Tracker:
         self._solved = pose
         return pose
 
-    def _unscaled(self, grey: UInt8[ndarray, "h w"], stamp_ns: int) -> TrackedPose | None:
+    def _unscaled(
+        self, grey: UInt8[ndarray, "h w"], stamp_ns: int, flow: Flow
+    ) -> TrackedPose | None:
         """Too few known points: the others are taken to be as far away as the scene was.
 
         Rotation and direction are measured, the length of the step is a guess: the deviation grows
         as if nothing were seen. What is followed stays alive, so that it can be triangulated.
         """
-        points, before = self._in_sight(grey)
+        points, before = self._in_sight(grey, flow)
         if len(points) < self.config.min_inliers:
             return None
         source = self._source
@@ -216,7 +230,7 @@ class Tracker:
         ones = np.ones(len(points))
         rays = unproject_pixels(before, ones, self._K)
         now = unproject_pixels(points.uv, ones, self._K)
-        R_before_now, agree = solve_rotation(rays, now, float(self._K[0, 0]))
+        R_before_now, agree = camera_pose.solve_rotation(rays, now, float(self._K[0, 0]))
         if agree.sum() < self.config.min_inliers or agree.mean() < MIN_TURNED:
             return None
         T = self._predicted(stamp_ns)
@@ -226,17 +240,17 @@ class Tracker:
         found = self._solve(replace(points, xyz_odom=xyz), T)
         if found is not None and found.inliers.mean() >= MIN_TURNED:
             T, agree = found.T_odom_cam, found.inliers
-            self._move(source, stamp_ns, T)
+            self._velocity = velocity_between(source, T, stamp_ns)
         self._source = TrackedImage(stamp_ns, grey, T)
         self._points = self._grown(points.select(agree), self._source)
         return replace(self._coasted(stamp_ns), T_odom_cam=T, inliers=int(agree.sum()))
 
-    def _in_sight(self, grey: UInt8[ndarray, "h w"]) -> tuple[Points, Float[ndarray, "n 2"]]:
+    def _in_sight(
+        self, grey: UInt8[ndarray, "h w"], flow: Flow
+    ) -> tuple[Points, Float[ndarray, "m 2"]]:
         """Points at their new pixels, and their pixels in the source; where too few are left,
         fresh corners of the image before."""
-        source, newest = self._source, self._history.newest
-        assert source is not None
-        uv, kept = follow(source.grey, grey, self._points.uv)
+        newest, (uv, kept) = self._history.newest, flow
         lost = kept.sum() < self.config.min_inliers
         same_size = newest is not None and newest.grey.shape == grey.shape
         if lost and newest is not None and newest.T_odom_cam is not None and same_size:
@@ -245,16 +259,10 @@ class Tracker:
             uv, kept = follow(newest.grey, grey, corners)
         return replace(self._points, uv=uv).select(kept), self._points.uv[kept]
 
-    def _move(self, before: TrackedImage, stamp_ns: int, T: Float[ndarray, "4 4"]) -> None:
-        """The velocity between two poses."""
-        assert before.T_odom_cam is not None
-        seconds = (stamp_ns - before.stamp_ns) * 1e-9
-        self._velocity = velocity_between(before.T_odom_cam, T, seconds)
-
-    def _solve(self, points: Points, guess: Float[ndarray, "4 4"]) -> CameraPose | None:
+    def _solve(self, points: Points, guess: Float[ndarray, "4 4"]) -> camera_pose.CameraPose | None:
         focal = float(self._K[[0, 1], [0, 1]].mean())
         xy = (points.uv - self._K[:2, 2]) / self._K[[0, 1], [0, 1]]
-        found = solve_pose(points.xyz_odom, xy, focal, guess)
+        found = camera_pose.solve_pose(points.xyz_odom, xy, focal, guess)
         enough = found is not None and found.inliers.sum() >= self.config.min_inliers
         return found if enough else None
 
@@ -262,10 +270,10 @@ class Tracker:
         """Triangulates what has parallax by now; fills up with new corners."""
         assert image.T_odom_cam is not None
         points = points.triangulated(image.T_odom_cam, self._K, self.config.min_parallax_rad)
-        missing = self.config.features - len(points)
-        if missing < 0.4 * self.config.features:
+        if len(points) > min(0.6 * self.config.features, REFILL * self._full):
             return points
-        uv = find_corners(image.grey, points.uv, missing)
+        uv = find_corners(image.grey, points.uv, self.config.features - len(points))
+        self._full = len(points) + len(uv)
         return points.joined(Points.born(uv, image.T_odom_cam))
 
     def _predicted(self, stamp_ns: int) -> Float[ndarray, "4 4"]:
@@ -286,15 +294,7 @@ class Tracker:
         return TrackedPose(stamp_ns, self._predicted(stamp_ns), covariance, "coasting", 0)
 
     def _covariance(
-        self, found: CameraPose | None, T_odom_cam: Float[ndarray, "4 4"]
+        self, found: camera_pose.CameraPose | None, T_odom_cam: Float[ndarray, "4 4"]
     ) -> Float[ndarray, "6 6"]:
-        floors = [
-            self.config.floor_translation * self._median_depth,
-            self.config.floor_rotation_rad,
-        ]
-        floor = np.diag(np.repeat(floors, 3) ** 2)
-        if found is None:
-            return floor
-        turn = np.eye(6)
-        turn[3:, 3:] = T_odom_cam[:3, :3]  # rotation from the axes of cam to those of odom
-        return turn @ found.covariance @ turn.T + floor
+        floors = self.config.floor_translation * self._median_depth, self.config.floor_rotation_rad
+        return camera_pose.covariance_in_odom(found, T_odom_cam, floors)

@@ -1,5 +1,6 @@
 """The tracker against the world's truth: late keyframes, darkness, silence."""
 
+import time
 from dataclasses import replace
 
 import cv2
@@ -10,6 +11,7 @@ from scipy.spatial.transform import Rotation
 from scal3r_ros.evaluation.trajectory import evaluate
 from scal3r_ros.geometry.camera import intrinsics
 from scal3r_ros.geometry.keyframe import Keyframe
+from scal3r_ros.tracking.background import BackgroundTracker
 from scal3r_ros.tracking.camera_pose import solve_pose, solve_rotation
 from scal3r_ros.tracking.tracker import Tracker
 from scal3r_ros.tracking.types import TrackerConfig
@@ -158,3 +160,26 @@ def test_a_map_that_changes_its_unit_changes_the_steps_and_not_the_place(walk, f
     after = np.array(poses[change + 4 :])
     ratio = np.linalg.norm(after[-1] - after[0]) / np.linalg.norm(truth[-1] - truth[change + 4])
     assert abs(ratio / factor - 1) < 0.05
+
+
+def test_in_the_background_no_image_waits_for_a_keyframe_and_nothing_jumps(walk):
+    """In real time, as a node does it: the same path as the tracker that waits."""
+    tracker, poses = BackgroundTracker(TrackerConfig()), {}
+    longest = 0.0
+    for frame in walk.frames:
+        if frame.index >= 4 and frame.index % 8 == 4:
+            began = time.perf_counter()
+            tracker.set_keyframe(keyframe(walk, frame.index - 4))
+            longest = max(longest, time.perf_counter() - began)
+        pose = tracker.track(frame.image, frame.K, frame.stamp_ns)
+        if pose is not None:
+            poses[frame.stamp_ns] = pose.T_odom_cam
+        time.sleep(0.03)
+    assert longest < 0.02  # only handed over
+    assert tracker.given_up == 0
+    assert len(poses) > 40
+    truth = {f.stamp_ns: T for f, T in zip(walk.frames, walk.T_world_cam, strict=True)}
+    assert evaluate(truth, poses, "se3").ate_share < 0.03
+    steps = np.linalg.norm(np.diff([T[:3, 3] for T in poses.values()], axis=0), axis=1)
+    true = np.linalg.norm(np.diff(walk.T_world_cam[:, :3, 3], axis=0), axis=1)
+    assert steps.max() < 2 * true.max()

@@ -1,0 +1,307 @@
+"""scal3r bench ros: the nodes under load, over DDS, as ratios of one run.
+
+A camera process publishes a sequence to and fro at its rate with the wall clock as stamps; every
+robot has its own namespace and its own nodes. Measured from outside: odometry per image and its
+latency, the memory of every process, what status says was dropped, and whether anything of one
+robot reached another.
+"""
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import rclpy
+from nav_msgs.msg import Odometry
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import Header
+
+from scal3r_ros.data.sequence import open_sequence
+from scal3r_ros.geometry.camera import scale_intrinsics
+from scal3r_ros.ros.conversions import (
+    camera_to_info,
+    header,
+    ns_to_stamp,
+    rgb_to_image,
+    stamp_to_ns,
+    to_ros_bytes,
+)
+from scal3r_ros.ros.interfaces import Chunk, Status
+from scal3r_ros.ros.map_publisher import CHUNKS, LATCHED
+
+NODES = ("mapping_node", "odometry_node", "map_node")
+WARM_UP_S = 20.0  # until the nodes run and the first chunk is mapped
+FRAMES = 120  # of the sequence, to and fro
+RECORDED_HZ = 10.0  # of the example sequence
+PROFILE = Path(__file__).parents[2] / "config" / "fastdds_large_data.xml"
+
+
+@dataclass(frozen=True)
+class Load:
+    seconds: float = 300.0
+    rate: float = 30.0
+    width: int = 640
+    height: int = 480
+    compressed: bool = False
+    robots: int = 1
+    sequence: str = "examples/office"
+
+
+@dataclass
+class RobotSeen:
+    """What came back from one robot."""
+
+    images: int = 0  # published while measured
+    odometry: int = 0
+    chunks: int = 0
+    latency_ms: list[float] = field(default_factory=list)
+    foreign: int = 0  # stamps that no image of this robot had
+    status: Any = None
+    odometry_status: Any = None
+
+
+def run_load(load: Load) -> dict[str, Any]:
+    """Starts everything, waits, measures; the result is plain numbers."""
+    environment = {**os.environ, "ROS_DOMAIN_ID": str(100 + os.getpid() % 100)}
+    environment["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    if PROFILE.exists():
+        environment["FASTDDS_DEFAULT_PROFILES_FILE"] = str(PROFILE)
+    os.environ |= environment
+    names = [f"robot{i}" for i in range(load.robots)]
+    with tempfile.TemporaryDirectory() as folder:
+        logs = Path(folder)
+        running = {
+            f"{name}/{node}": _start(logs, name, node, load) for name in names for node in NODES
+        }
+        try:
+            return _measure(load, names, running)
+        finally:
+            for process in running.values():
+                process.send_signal(signal.SIGINT)
+            codes = {name: process.wait(timeout=30) for name, process in running.items()}
+            for name, code in codes.items():
+                if code:
+                    text = (logs / f"{name.replace('/', '_')}.log").read_text()[-2000:]
+                    print(f"{name} ended with {code}\n{text}", file=sys.stderr)
+
+
+def _start(logs: Path, robot: str, node: str, load: Load) -> subprocess.Popen:
+    command = [
+        sys.executable,
+        "-m",
+        f"scal3r_ros.ros.{node}",
+        "--ros-args",
+        "-r",
+        f"__ns:=/{robot}",
+    ]
+    if load.compressed and node != "map_node":
+        command += ["-p", "image_transport:=compressed"]
+    log = (logs / f"{robot}_{node}.log").open("w")
+    return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+
+
+def _camera(load: Load, robots: list[str], phase: list[int]) -> subprocess.Popen:
+    options = json.dumps({**asdict(load), "names": robots, "phase": phase})
+    return subprocess.Popen([sys.executable, "-m", "scal3r_ros.ros.bench", options])
+
+
+def _measure(load: Load, names: list[str], running: dict[str, subprocess.Popen]) -> dict[str, Any]:
+    rclpy.init()
+    node = Node("bench")
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    seen = {name: RobotSeen() for name in names}
+    measuring = [False]
+    for index, name in enumerate(names):
+        _listen(node, name, index, seen[name], measuring)
+    camera = _camera(load, names, list(range(len(names))))
+    end = time.monotonic() + 120
+    while not all(r.odometry_status and r.odometry_status.frames_used for r in seen.values()):
+        executor.spin_once(timeout_sec=0.1)
+        if time.monotonic() > end or any(p.poll() is not None for p in running.values()):
+            camera.kill()
+            raise RuntimeError("the nodes did not begin to track in 120 s")
+    _spin(executor, WARM_UP_S)
+    before = {name: r.odometry_status for name, r in seen.items()}
+    measuring[0] = True
+    memory: dict[str, list[float]] = {name: [] for name in running}
+    began = time.monotonic()
+    while time.monotonic() - began < load.seconds:
+        _spin(executor, 1.0)
+        for name, process in running.items():
+            memory[name].append(_resident_mb(process.pid))
+        if camera.poll() is not None or any(p.poll() is not None for p in running.values()):
+            raise RuntimeError("a process died under load")
+    measuring[0] = False
+    _spin(executor, 1.0)
+    camera.send_signal(signal.SIGTERM)
+    camera.wait(timeout=10)
+    result = {
+        "load": asdict(load),
+        "robots": {name: _summary(r, before[name]) for name, r in seen.items()},
+        "memory_mb": {name: _memory(rows) for name, rows in memory.items()},
+    }
+    executor.shutdown()
+    node.destroy_node()
+    rclpy.shutdown()
+    return result
+
+
+def _listen(node: Node, name: str, index: int, seen: RobotSeen, measuring: list[bool]) -> None:
+    def odometry(message: Odometry) -> None:
+        if measuring[0]:
+            stamp_ns = stamp_to_ns(message.header.stamp)
+            seen.odometry += 1
+            seen.latency_ms.append((time.time_ns() - stamp_ns) * 1e-6)
+            seen.foreign += stamp_ns % 1000 != index
+
+    def chunk(message: Chunk) -> None:
+        seen.chunks += measuring[0]
+        seen.foreign += sum(s.nanosec % 1000 != index for s in message.stamps)
+
+    qos = QoSProfile(depth=1000, reliability=ReliabilityPolicy.RELIABLE)
+    node.create_subscription(Odometry, f"/{name}/odometry", odometry, qos)
+    node.create_subscription(Chunk, f"/{name}/chunk", chunk, CHUNKS)
+    for field_name, topic in (("status", "status"), ("odometry_status", "odometry_status")):
+        node.create_subscription(
+            Status, f"/{name}/{topic}", lambda m, f=field_name: setattr(seen, f, m), LATCHED
+        )
+
+
+def _spin(executor: SingleThreadedExecutor, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        executor.spin_once(timeout_sec=0.05)
+
+
+def _summary(seen: RobotSeen, before: Any) -> dict[str, Any]:
+    odometry, mapping = seen.odometry_status, seen.status
+    images = odometry.frames_received - before.frames_received
+    latency = np.array(seen.latency_ms or [np.nan])
+    return {
+        "images": images,
+        "odometry_share": seen.odometry / max(images, 1),
+        "odometry_latency_ms": {
+            f"p{p}": round(float(np.percentile(latency, p)), 1) for p in (50, 95, 99)
+        },
+        "odometry_dropped": odometry.frames_dropped_overload - before.frames_dropped_overload,
+        "chunks": seen.chunks,
+        "keyframes": mapping.frames_used,
+        "mapping_thinned": mapping.frames_dropped_overload,
+        "mapping_received": mapping.frames_received,
+        "inference_s": round(mapping.inference_time_mean, 3),
+        "foreign_stamps": seen.foreign,
+    }
+
+
+def _memory(rows: list[float]) -> dict[str, float]:
+    """First and last tenth of the run."""
+    part = max(len(rows) // 10, 1)
+    first, last = float(np.median(rows[:part])), float(np.median(rows[-part:]))
+    return {"first": round(first, 1), "last": round(last, 1), "ratio": round(last / first, 3)}
+
+
+def _resident_mb(pid: int) -> float:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS"):
+            return int(line.split()[1]) / 1024
+    return float("nan")
+
+
+def table(result: dict[str, Any]) -> str:
+    load = result["load"]
+    kind = "compressed" if load["compressed"] else "raw"
+    lines = [
+        f"{load['width']}x{load['height']} {kind} at {load['rate']:g} Hz, {load['seconds']:g} s"
+    ]
+    for name, r in result["robots"].items():
+        lines += [
+            f"{name}: odometry for {r['odometry_share']:.1%} of {r['images']} images",
+            f"{name}: latency of odometry {r['odometry_latency_ms']} ms",
+            f"{name}: {r['chunks']} chunks, {r['inference_s']} s each; "
+            f"{r['mapping_thinned']} of {r['mapping_received']} images thinned",
+            f"{name}: {r['foreign_stamps']} messages of another robot",
+        ]
+    for name, m in result["memory_mb"].items():
+        lines.append(f"{name}: {m['first']:.0f} MB at first, {m['last']:.0f} at last, {m['ratio']}")
+    return "\n".join(lines)
+
+
+def camera(options: dict[str, Any]) -> None:
+    """The camera process: real time, the wall clock as stamps, whose last digits name the robot."""
+    rclpy.init()
+    node = Node("bench_camera")
+    size = options["width"], options["height"]
+    frames = [
+        f for f, _ in zip(open_sequence(Path(options["sequence"])), range(FRAMES), strict=False)
+    ]
+    pictures = _at_rate([cv2.resize(f.image, size) for f in frames], options["rate"])
+    messages = [_message(picture, options["compressed"]) for picture in pictures]
+    K = frames[0].K
+    assert K is not None
+    K = scale_intrinsics(K, frames[0].image.shape[:2], size[::-1])
+    qos = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
+    kind, topic = (
+        (CompressedImage, "image/compressed") if options["compressed"] else (Image, "image")
+    )
+    publishers = [
+        (node.create_publisher(kind, f"/{name}/{topic}", qos),
+         node.create_publisher(CameraInfo, f"/{name}/camera_info", qos))
+        for name in options["names"]
+    ]  # fmt: skip
+    order = [*range(len(messages)), *range(len(messages) - 2, 0, -1)]
+    due, count = time.monotonic(), 0
+    while rclpy.ok():
+        message = messages[order[count % len(order)]]
+        now_ns = time.time_ns() // 1000 * 1000
+        for index, (images, infos) in enumerate(publishers):
+            stamp_ns = now_ns + index
+            message.header.stamp = ns_to_stamp(stamp_ns)
+            images.publish(message)
+            if count % 30 == 0:
+                head = header(stamp_ns, "camera_optical_frame")
+                infos.publish(camera_to_info(K, size[1], size[0], head))
+        count += 1
+        due += 1 / options["rate"]
+        time.sleep(max(0.0, due - time.monotonic()))
+
+
+def _at_rate(images: list[np.ndarray], rate: float) -> list[np.ndarray]:
+    """A sequence of 10 Hz with images between its own, moved by optical flow: so that the camera
+    moves as fast as it did, and no two images are the same."""
+    between = max(1, round(rate / RECORDED_HZ))
+    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+    v, u = np.mgrid[: images[0].shape[0], : images[0].shape[1]].astype(np.float32)
+    result = []
+    for a, b in itertools.pairwise(images):
+        greys = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (b, a)]
+        back = flow.calc(greys[0], greys[1], None)
+        for part in range(between):
+            share = part / between
+            moved = cv2.remap(a, u + share * back[..., 0], v + share * back[..., 1], 1)
+            result.append(np.asarray(moved))
+    return result
+
+
+def _message(image: np.ndarray, compressed: bool) -> Image | CompressedImage:
+    head = Header(frame_id="camera_optical_frame")
+    if not compressed:
+        return rgb_to_image(np.ascontiguousarray(image), head)
+    _, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])
+    return CompressedImage(header=head, format="jpeg", data=to_ros_bytes(data.reshape(-1)))
+
+
+if __name__ == "__main__":
+    camera(json.loads(sys.argv[1]))
