@@ -29,13 +29,23 @@ ARGUMENTS = {
     "namespace": ("", "namespace of all nodes and relative topics"),
     "use_sim_time": ("false", "true where a bag or a simulator publishes /clock"),
     "base_frame": ("", "frame of the robot, e.g. base_link; empty: the frame of the images"),
-    "odom_source": ("tracker", "tracker (odometry_node) or none (chunk-rate odometry)"),
-    "scale_source": ("none", "none or fixed"),
+    "camera_frame": ("", "optical frame of the camera; empty: that of the image headers"),
+    "odom_source": ("tracker", "tracker (odometry_node), topic, tf, or none (chunk rate)"),
+    "odom_topic": ("/odom", "the robot's odometry, with odom_source:=topic"),
+    "scale_source": ("none", "none, fixed, odometry, camera_height, depth, stereo or imu"),
     "fixed_scale": ("1.0", "metres per map unit, with scale_source:=fixed"),
+    "camera_height": ("0.0", "m above the ground, with scale_source:=camera_height"),
+    "depth_topic": ("/camera/aligned_depth_to_color/image_raw", "with scale_source:=depth"),
+    "right_image_topic": ("/camera/right/image_rect", "with scale_source:=stereo"),
+    "imu_topic": ("/imu/data", "with scale_source:=imu or map_orientation:=imu"),
+    "map_orientation": ("camera_level", "base, imu, ground, camera_level or raw_optical"),
+    "map_folder": ("", "folder of saved maps; empty: the working directory"),
+    "autosave_path": ("", "map saved at the end, below map_folder"),
     "publish_tf": ("true", "broadcast map -> odom -> base_frame"),
     "map": ("true", "start map_node: map_cloud, occupancy grid, save_map"),
     "rviz": ("false", "start RViz"),
     "rviz_config": (str(CONFIG / "scal3r.rviz"), "RViz configuration"),
+    "foxglove": ("false", "start foxglove_bridge; config/foxglove_layout.json fits it"),
     "dds_profile": ("true", "let Fast DDS carry large images and clouds"),
     "autostart": ("true", "configure and activate the lifecycle nodes at once"),
     "respawn": ("false", "start a node again when it dies"),
@@ -58,10 +68,19 @@ def start(context) -> list:
     image = get["image_topic"]
     info = get["camera_info_topic"] or f"{image.rsplit('/', 1)[0]}/camera_info"
     images = [("image", image), ("image/compressed", f"{image}/compressed"), ("camera_info", info)]
+    right = get["right_image_topic"]
+    sensors = [
+        ("odom", get["odom_topic"]),
+        ("sensor_depth/image", get["depth_topic"]),
+        ("right/image", right),
+        ("right/camera_info", f"{right.rsplit('/', 1)[0]}/camera_info"),
+        ("imu", get["imu_topic"]),
+    ]
     shared = {
         "use_sim_time": get["use_sim_time"] == "true" or bool(get["bag"]),
         "image_transport": get["image_transport"],
         "base_frame": get["base_frame"],
+        "camera_frame": get["camera_frame"],
         "publish_tf": get["publish_tf"] == "true",
         "autostart": get["autostart"] == "true",
     }
@@ -72,16 +91,21 @@ def start(context) -> list:
         "odom_source": get["odom_source"],
         "scale_source": get["scale_source"],
         "fixed_scale": float(get["fixed_scale"]),
+        "camera_height": float(get["camera_height"]),
+        "map_orientation": get["map_orientation"],
+        "map_folder": get["map_folder"],
+        "autosave_path": get["autosave_path"],
     }
     clock = {"use_sim_time": shared["use_sim_time"]}
     nodes = [
         PushRosNamespace(get["namespace"]),
-        _node("mapping_node", get, shared | mapping, images),
+        _node("mapping_node", get, shared | mapping, images + sensors),
     ]
     if get["odom_source"] == "tracker":
         nodes.append(_node("odometry_node", get, shared, images))
     if get["map"] == "true":
-        nodes.append(_node("map_node", get, clock, []))
+        clouds = clock | {"map_folder": get["map_folder"]}
+        nodes.append(_node("map_node", get, clouds, []))
     if get["rviz"] == "true":
         nodes.append(
             Node(
@@ -91,6 +115,9 @@ def start(context) -> list:
                 parameters=[clock],
             )
         )
+    if get["foxglove"] == "true":
+        bridge = Node(package="foxglove_bridge", executable="foxglove_bridge", parameters=[clock])
+        nodes.append(bridge)
     if get["bag"]:
         play = ["ros2", "bag", "play", get["bag"], "--clock", "100", "--delay", "15"]
         nodes.append(ExecuteProcess(cmd=play, output="screen"))

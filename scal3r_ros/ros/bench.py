@@ -44,6 +44,7 @@ from scal3r_ros.ros.map_publisher import CHUNKS, LATCHED
 NODES = ("mapping_node", "odometry_node", "map_node")
 WARM_UP_S = 20.0  # until the nodes run and the first chunk is mapped
 FRAMES = 120  # of the sequence, to and fro
+SETTLE_NS = 2_000_000_000  # the newest images may still be under way
 RECORDED_HZ = 10.0  # of the example sequence
 PROFILE = Path(__file__).parents[2] / "config" / "fastdds_large_data.xml"
 
@@ -63,8 +64,8 @@ class Load:
 class RobotSeen:
     """What came back from one robot."""
 
-    images: int = 0  # published while measured
-    odometry: int = 0
+    images: set[int] = field(default_factory=set)  # stamps that the camera published
+    odometry: set[int] = field(default_factory=set)  # and that odometry came for
     chunks: int = 0
     latency_ms: list[float] = field(default_factory=list)
     foreign: int = 0  # stamps that no image of this robot had
@@ -163,7 +164,7 @@ def _listen(node: Node, name: str, index: int, seen: RobotSeen, measuring: list[
     def odometry(message: Odometry) -> None:
         if measuring[0]:
             stamp_ns = stamp_to_ns(message.header.stamp)
-            seen.odometry += 1
+            seen.odometry.add(stamp_ns)
             seen.latency_ms.append((time.time_ns() - stamp_ns) * 1e-6)
             seen.foreign += stamp_ns % 1000 != index
 
@@ -171,7 +172,12 @@ def _listen(node: Node, name: str, index: int, seen: RobotSeen, measuring: list[
         seen.chunks += measuring[0]
         seen.foreign += sum(s.nanosec % 1000 != index for s in message.stamps)
 
+    def image(message: CameraInfo) -> None:
+        if measuring[0]:
+            seen.images.add(stamp_to_ns(message.header.stamp))
+
     qos = QoSProfile(depth=1000, reliability=ReliabilityPolicy.RELIABLE)
+    node.create_subscription(CameraInfo, f"/{name}/camera_info", image, qos)
     node.create_subscription(Odometry, f"/{name}/odometry", odometry, qos)
     node.create_subscription(Chunk, f"/{name}/chunk", chunk, CHUNKS)
     for field_name, topic in (("status", "status"), ("odometry_status", "odometry_status")):
@@ -188,11 +194,12 @@ def _spin(executor: SingleThreadedExecutor, seconds: float) -> None:
 
 def _summary(seen: RobotSeen, before: Any) -> dict[str, Any]:
     odometry, mapping = seen.odometry_status, seen.status
-    images = odometry.frames_received - before.frames_received
+    settled = {stamp for stamp in seen.images if stamp < max(seen.images) - SETTLE_NS}
+    answered = len(settled & seen.odometry)
     latency = np.array(seen.latency_ms or [np.nan])
     return {
-        "images": images,
-        "odometry_share": seen.odometry / max(images, 1),
+        "images": len(settled),
+        "odometry_share": answered / max(len(settled), 1),
         "odometry_latency_ms": {
             f"p{p}": round(float(np.percentile(latency, p)), 1) for p in (50, 95, 99)
         },
@@ -270,9 +277,8 @@ def camera(options: dict[str, Any]) -> None:
             stamp_ns = now_ns + index
             message.header.stamp = ns_to_stamp(stamp_ns)
             images.publish(message)
-            if count % 30 == 0:
-                head = header(stamp_ns, "camera_optical_frame")
-                infos.publish(camera_to_info(K, size[1], size[0], head))
+            head = header(stamp_ns, "camera_optical_frame")
+            infos.publish(camera_to_info(K, size[1], size[0], head))
         count += 1
         due += 1 / options["rate"]
         time.sleep(max(0.0, due - time.monotonic()))

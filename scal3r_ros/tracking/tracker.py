@@ -181,11 +181,10 @@ class Tracker:
 
     def _repeated(self, grey: UInt8[ndarray, "h w"], stamp_ns: int) -> TrackedPose | None:
         """The very same image has the same pose. In the dark that says nothing."""
-        assert self._last is not None
-        newest = self._history.newest
+        newest, last = self._history.newest, self._last
         same = newest is not None and np.array_equal(grey, newest.grey)
-        seen = same and self._last.state == "tracking"
-        return replace(self._last, stamp_ns=stamp_ns) if seen else None
+        seen = last is not None and last.state == "tracking" and same
+        return replace(last, stamp_ns=stamp_ns) if seen else None
 
     def _measured(self, grey: UInt8[ndarray, "h w"], stamp_ns: int) -> TrackedPose | None:
         source = self._source
@@ -262,7 +261,8 @@ class Tracker:
     def _solve(self, points: Points, guess: Float[ndarray, "4 4"]) -> camera_pose.CameraPose | None:
         focal = float(self._K[[0, 1], [0, 1]].mean())
         xy = (points.uv - self._K[:2, 2]) / self._K[[0, 1], [0, 1]]
-        found = camera_pose.solve_pose(points.xyz_odom, xy, focal, guess)
+        many = len(points) >= self.config.min_inliers
+        found = camera_pose.solve_pose(points.xyz_odom, xy, focal, guess) if many else None
         enough = found is not None and found.inliers.sum() >= self.config.min_inliers
         return found if enough else None
 

@@ -12,7 +12,7 @@ class TrackerConfig:
     features: int = 300
     min_inliers: int = 15  # fewer: coasting
     history: int = 64  # images kept for late keyframes
-    catch_up: int = 16  # images through which a late keyframe's corners are followed
+    catch_up: int = 8  # images through which a late keyframe's corners are followed
     coast_decay_s: float = 0.2  # blind, the velocity fades to rest with this time constant
     scale_bleed: float = 0.1  # share of a scale jump that a new keyframe lets through
     floor_translation: float = 0.002  # standard deviation, share of the median depth
