@@ -1,7 +1,7 @@
 """Nav2 is given what it can use: its observation buffer's own rule finds the obstacles in `points`.
 
-Nav2 cannot be installed here, so its rule is written down: the origin of an observation is the place
-of the cloud's frame (or `sensor_frame`) at the cloud's stamp; points farther from it than
+Nav2 cannot be installed here, so its rule is written down: the origin of an observation is where
+the frame of the cloud (or `sensor_frame`) is at its stamp; points farther from it than
 `obstacle_max_range`, or outside the heights, mark nothing.
 """
 
