@@ -1,5 +1,6 @@
 """ros2 launch scal3r_ros mapping.launch.py image_topic:=/camera/image_raw"""
 
+import os
 from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
@@ -123,10 +124,9 @@ def start(context) -> list:
         nodes.append(ExecuteProcess(cmd=play, output="screen"))
     profile = str(CONFIG / "fastdds_large_data.xml")
     wanted = IfCondition(LaunchConfiguration("dds_profile"))
-    environment = [
-        SetEnvironmentVariable(name, profile, condition=wanted)
-        for name in ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
-    ]
+    old = os.environ.get("ROS_DISTRO") == "humble"  # later ones warn of the old name
+    name = "FASTRTPS_DEFAULT_PROFILES_FILE" if old else "FASTDDS_DEFAULT_PROFILES_FILE"
+    environment = [SetEnvironmentVariable(name, profile, condition=wanted)]
     return [*environment, GroupAction(nodes)]
 
 

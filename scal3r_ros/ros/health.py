@@ -1,6 +1,8 @@
 """How mapping_node is doing: its status, its diagnostics, what it says when something is off."""
 
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -48,26 +50,34 @@ class Rates:
 class MappingHealth:
     def __init__(self, node: "MappingNode") -> None:
         self.node = node
-        self._status = node.create_publisher(Status, "status", LATCHED)
+        self._status: Any = None
         self._rates = Rates()
         self._seen = News(0, 0)
         self._warned = False
         self._dropped_told, self._load_told_s = 0, -LOAD_PERIOD_S
-        self.updater = diagnostic_updater(node)
-        self.updater.setHardwareID(node.device)
+        self.updater = diagnostic_updater(node)  # once: it outlives the node's states
         for name, task in (
             ("input", self._input),
             ("inference", self._inference),
             ("map", self._map),
             ("frames", self._frames),
         ):
-            self.updater.add(name, task)
+            self.updater.add(name, partial(self._unless_inactive, task))
+
+    def open(self) -> None:
+        """With the node's configuration."""
+        self._status = self.node.create_publisher(Status, "status", LATCHED)
+        self.updater.setHardwareID(self.node.device)
 
     def close(self) -> None:
         self.node.destroy_publisher(self._status)
-        close = getattr(self.updater, "close", None)
-        if close is not None:
-            close()
+
+    def _unless_inactive(self, task: Callable[[Any], Any], status: Any) -> Any:
+        if self.node.active:
+            return task(status)
+        failed = self.node.state == Status.ERROR
+        status.summary(ERROR if failed else WARN, self.node.message or "not active")
+        return status
 
     def news(self, counters: Counters) -> News:
         """What went wrong since the last call; a new session starts at zero."""
@@ -136,9 +146,6 @@ class MappingHealth:
 
     def _input(self, status: Any) -> Any:
         node = self.node
-        if not node.active:
-            status.summary(WARN, "not active")
-            return status
         rate, kept = self._rates(node.counters)
         age_s = node.images.age_s
         silent = node.idle_for(value(node, "watchdog_period"))

@@ -44,6 +44,7 @@ class MappingNode(LifecycleNode):
         self.last_image_s = time.monotonic()
         self._discarded_in_a_row = 0
         self.services_offered = MappingServices(self)
+        self.health = MappingHealth(self)
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Loads the weights: what is wrong with them is said here, in one line."""
@@ -78,7 +79,7 @@ class MappingNode(LifecycleNode):
             failed=self._failed,
             idle=lambda: self.idle_for(value(self, "max_chunk_wait")),
         )
-        self.health = MappingHealth(self)
+        self.health.open()
         self.state = Status.WAITING
         return OK
 
@@ -114,7 +115,7 @@ class MappingNode(LifecycleNode):
         """Gives the GPU's memory back."""
         for part in (self.maps, self.health, self.broadcaster, self.robot):
             part.close()
-        del self.mapper, self.worker, self.maps, self.health
+        del self.mapper, self.worker, self.maps
         self.state = Status.UNCONFIGURED
         return super().on_cleanup(state)
 

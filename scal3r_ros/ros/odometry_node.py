@@ -53,6 +53,11 @@ class OdometryNode(LifecycleNode):
         self._session = -1
         self._resets = 0  # that wait for the worker, who owns the tracker
         self._keyframe: MappedKeyframe | None = None
+        self._rates = Rates()
+        self.broadcaster: GuardedBroadcaster | None = None
+        self.updater = diagnostic_updater(self)
+        self.updater.setHardwareID("cpu")
+        self.updater.add("tracking", self._diagnose)
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._worker: threading.Thread | None = None
@@ -64,16 +69,13 @@ class OdometryNode(LifecycleNode):
         self._status = self.create_publisher(Status, "odometry_status", LATCHED)
         self.broadcaster = GuardedBroadcaster(self)
         self.robot = RobotFrame(self, value(self, "base_frame"))
-        self.updater = diagnostic_updater(self)
-        self.updater.setHardwareID("cpu")
-        self.updater.add("tracking", self._diagnose)
-        self._rates = Rates()
         self.state = Status.WAITING
         return TransitionCallbackReturn.SUCCESS
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         for publisher in (self._odometry, self._status):
             self.destroy_publisher(publisher)
+        assert self.broadcaster is not None
         self.broadcaster.close()
         self.robot.close()
         self.state = Status.UNCONFIGURED
@@ -169,10 +171,13 @@ class OdometryNode(LifecycleNode):
         self._odometry.publish(
             odometry_message(T_odom_base, pose.stamp_ns, *frames, pose.covariance)
         )
+        assert self.broadcaster is not None
         self.broadcaster.send(T_odom_base, pose.stamp_ns, *frames)
 
     def _diagnose(self, status: Any) -> Any:
-        if self.broadcaster.rival:
+        if self.state == Status.UNCONFIGURED or self.broadcaster is None:
+            status.summary(DiagnosticStatus.WARN, "not active")
+        elif self.broadcaster.rival:
             status.summary(DiagnosticStatus.ERROR, self.broadcaster.rival)
         elif self.state == Status.DEGRADED:
             status.summary(DiagnosticStatus.WARN, "coasting: too little is seen")

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import TransformStamped
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 from nav_msgs.msg import Odometry
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
@@ -265,3 +267,25 @@ def test_required_camera_info_is_waited_for(nodes, node, camera, office):  # noq
     node.until(lambda: "nothing is mapped until it comes" in nodes.said("mapping_node"), 30, "it")
     assert status[-1].frames_used == 0
     assert status[-1].intrinsics_source == Status.INTRINSICS_UNKNOWN
+
+
+def test_a_node_goes_through_its_states_and_back(nodes, node, camera, office):  # noqa: F811
+    told, chunks = diagnosis(node, "input"), latest(node, Chunk, "chunk", 50)
+    nodes.start("mapping_node", FAKE, **FAST)
+    camera.wait_for(1)
+    change = "mapping_node/change_state"
+    for transition in (
+        Transition.TRANSITION_DEACTIVATE,
+        Transition.TRANSITION_CLEANUP,
+        Transition.TRANSITION_CONFIGURE,
+        Transition.TRANSITION_ACTIVATE,
+    ):
+        request = ChangeState.Request(transition=Transition(id=transition))
+        assert call(node, ChangeState, change, request).success
+        if transition == Transition.TRANSITION_CLEANUP:
+            node.until(lambda: told and told[-1].message == "not active", 10, "it is said")
+            refused = call(node, SaveMap, "mapping_node/save_map", SaveMap.Request(path="x"))
+            assert not refused.success and "not active" in refused.message
+    camera.wait_for(1)
+    camera.play_until(lambda: chunks, office, START_NS, "a chunk after it all")
+    assert nodes.stop() == {"mapping_node": 0}

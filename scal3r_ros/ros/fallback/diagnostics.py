@@ -37,10 +37,6 @@ class FallbackUpdater:
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._timer = node.create_timer(PERIOD_S, self.update, clock=STEADY)
 
-    def close(self) -> None:
-        self._node.destroy_timer(self._timer)
-        self._node.destroy_publisher(self._publisher)
-
     def setHardwareID(self, name: str) -> None:
         self._hardware = name
 
