@@ -183,11 +183,19 @@ def demo(
 @app.command()
 def doctor(
     json_path: Annotated[Path | None, typer.Option("--json", help="Write as JSON.")] = None,
+    image: Annotated[str, typer.Option(help="Look at a running camera: its image topic.")] = "",
+    base_frame: Annotated[str, typer.Option(help="Frame of the robot, e.g. base_link.")] = "",
+    use_sim_time: Annotated[bool, typer.Option(help="As the nodes are started.")] = False,
+    seconds: Annotated[float, typer.Option(help="How long to listen.")] = 4.0,
 ) -> None:
-    """Check what the package needs and name the remedy for what is missing."""
+    """Check what the package needs, and a running camera; name the remedy for what is wrong."""
     from scal3r_ros.doctor import diagnose
 
     findings = diagnose()
+    if image:
+        from scal3r_ros.ros.examine import examine
+
+        findings += examine(image, base_frame, use_sim_time=use_sim_time, seconds=seconds)
     for finding in findings:
         typer.echo(f"{'ok ' if finding.ok else 'BAD'} {finding.name}: {finding.text}")
     if json_path is not None:

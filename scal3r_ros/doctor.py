@@ -74,6 +74,14 @@ def _device() -> list[Finding]:
         import torch
     except ImportError:
         return []
+    driver = Path("/proc/driver/nvidia/version").exists() or Path("/dev/nvidia0").exists()
+    if not torch.cuda.is_available() and driver:
+        built = torch.version.cuda or "no CUDA"
+        text = (
+            f"an NVIDIA driver is here, but torch {torch.__version__} ({built}) cannot use it: "
+            "install the torch build for this driver, see https://pytorch.org/get-started"
+        )
+        return [Finding("gpu", False, text)]
     if not torch.cuda.is_available():
         return [
             Finding("gpu", True, "none: the nano network runs on the CPU, a few images a second")
