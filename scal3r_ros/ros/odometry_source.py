@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 from nav_msgs.msg import Odometry
 from numpy import ndarray
-from rclpy.qos import qos_profile_sensor_data
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 from tf2_msgs.msg import TFMessage
 
 from scal3r_ros.ros.conversions import pose_to_matrix, stamp_to_ns, transform_to_matrix
@@ -14,6 +14,8 @@ from scal3r_ros.ros.fallback.tf import DYNAMIC, TransformError, TransformTree
 from scal3r_ros.ros.frames import RobotFrame
 from scal3r_ros.ros.parameters import AnyNode
 
+# sensor data, deep enough for odometry that is much faster than images
+SENSOR = QoSProfile(depth=200, reliability=ReliabilityPolicy.BEST_EFFORT)
 KEPT = 4000  # poses by stamp, of the tracker
 ODOM, BASE = "odom", "base"  # names within the tree of the topic
 
@@ -30,7 +32,7 @@ class OdometrySource:
         if kind == "tracker":
             self._listen(Odometry, "odometry", self._on_tracked, 50)
         elif kind == "topic":
-            self._listen(Odometry, "odom", self._on_odometry, qos_profile_sensor_data)
+            self._listen(Odometry, "odom", self._on_odometry, SENSOR)
         elif kind == "tf":
             self._listen(TFMessage, "/tf", self._on_transforms, DYNAMIC)
 

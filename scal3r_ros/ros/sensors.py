@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float32
 from numpy import ndarray
-from rclpy.qos import qos_profile_sensor_data
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image, Imu
 from std_msgs.msg import Header
 
@@ -58,7 +58,7 @@ class ScaleSensors:
             self._listen(Image, "right/image", self._others.signalMessage)
             self._listen(CameraInfo, "right/camera_info", self._on_right_info)
         if "imu" in (source, value(node, "map_orientation")):
-            self._listen(Imu, "imu", self._on_imu)
+            self._listen(Imu, "imu", self._on_imu, depth=1000)  # 200 Hz and more
 
     def see(self, frame: Frame) -> None:
         """Tells of an image that arrived, so that its depth or right image can be found."""
@@ -97,8 +97,8 @@ class ScaleSensors:
             return None
         return depth
 
-    def _listen(self, kind: Any, topic: str, callback: Any) -> None:
-        qos = qos_profile_sensor_data
+    def _listen(self, kind: Any, topic: str, callback: Any, *, depth: int = 30) -> None:
+        qos = QoSProfile(depth=depth, reliability=ReliabilityPolicy.BEST_EFFORT)
         self._subscriptions.append(self.node.create_subscription(kind, topic, callback, qos))
 
     def _on_pair(self, image: StampedFrame, other: Any) -> None:

@@ -163,7 +163,8 @@ def test_the_robots_own_odometry(nodes, node, camera, office, source):  # noqa: 
     publisher = node.create_publisher(Odometry, "odom", 10)
     nodes.start(
         "mapping_node", FAKE, odom_source=source, scale_source="odometry", scale_lock_after=2,
-        scale_min_baseline=0.1, base_frame="camera_optical_frame", keyframe_min_flow=0.0, **FAST,
+        scale_min_baseline=0.1, base_frame="camera_optical_frame", keyframe_min_flow=0.0,
+        image_queue_depth=60, **FAST,
     )  # fmt: skip
     camera.wait_for(1)
     for index in range(40):
@@ -184,13 +185,16 @@ def test_the_robots_own_odometry(nodes, node, camera, office, source):  # noqa: 
         camera.send(image, START_NS + index * STEP_NS - 10_000_000)
     node.until(lambda: status[-1].metric, 60, f"metric: {nodes.said('mapping_node')[-500:]}")
     assert chunks
-    mapped = [
-        t for m in transforms for t in m.transforms
-        if (t.header.frame_id, t.child_frame_id) == ("map", "odom")
-    ]  # fmt: skip
-    assert mapped
-    shift = mapped[-1].transform.translation
-    assert np.linalg.norm([shift.x, shift.y, shift.z]) < 0.6  # of a path of 2.4 m
+
+    def apart() -> float:
+        shifts = [
+            t.transform.translation for m in transforms for t in m.transforms
+            if (t.header.frame_id, t.child_frame_id) == ("map", "odom")
+        ]  # fmt: skip
+        return np.linalg.norm([shifts[-1].x, shifts[-1].y, shifts[-1].z]) if shifts else np.inf
+
+    # in metres map and odom agree but for where they begin; in units they would part
+    node.until(lambda: apart() < 0.4, 20, "map and odom agree")
 
 
 def test_a_depth_sensor_makes_the_map_metric(nodes, node, camera, office):  # noqa: F811
@@ -202,6 +206,7 @@ def test_a_depth_sensor_makes_the_map_metric(nodes, node, camera, office):  # no
         scale_source="depth",
         scale_lock_after=2,
         keyframe_min_flow=0.0,
+        image_queue_depth=60,
         **FAST,
     )
     camera.wait_for(1)
