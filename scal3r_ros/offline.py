@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from scal3r_ros.data.sequence import Sequence, SequenceError, open_sequence
 from scal3r_ros.evaluation.products import write_products
-from scal3r_ros.mapping.config import MapperConfig, load_config, profile
+from scal3r_ros.mapping.config import ConfigError, MapperConfig, load_config, profile
 from scal3r_ros.mapping.mapper import Mapper
 from scal3r_ros.mapping.pipeline import map_sequence
 from scal3r_ros.mapping.predictor import NetworkPredictor
@@ -20,6 +20,7 @@ from scal3r_ros.network.parallel import Process, join_processes, own_device
 from scal3r_ros.tracking.tracker import Tracker
 from scal3r_ros.tracking.types import TrackerConfig
 
+OWN_SCALES = ("none", "fixed", "camera_height")  # that images alone can feed
 SCHEDULES = ("causal", "offline", "parallel")
 
 
@@ -58,6 +59,9 @@ def run(options: OfflineRun) -> dict[str, Any]:
         raise ValueError("a stored memory is resumed by the causal schedule, with memory")
     sequence = open_sequence(options.source, options.topic)
     settings = mapper_config(options)
+    if settings.scale.source not in OWN_SCALES:
+        wanted = settings.scale.source
+        raise ConfigError(f"scale source {wanted} needs more than images: use `scal3r replay BAG`")
     if (options.out / "report.json").exists() and not options.overwrite:
         raise SequenceError(
             f"{options.out} holds results already; pass --overwrite to replace them"

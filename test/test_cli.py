@@ -134,3 +134,11 @@ def test_eval_writes_json(tmp_path):
     assert result["ate_rmse"] < 1e-9
     bad = scal3r("eval", "trajectory", truth, tmp_path / "none.txt")
     assert (bad.returncode, "does not exist" in bad.stderr) == (2, True)
+
+
+def test_a_scale_that_images_cannot_tell_is_refused(clip, tmp_path):
+    """Better than a map that never becomes metric and does not say why."""
+    (tmp_path / "c.yaml").write_text("scale: {source: odometry}\n")
+    done = scal3r("map", clip, "--out", tmp_path / "out", "--config", tmp_path / "c.yaml")
+    assert done.returncode == 2
+    assert "scale source odometry needs more than images" in done.stderr
