@@ -22,7 +22,7 @@ ROOMS = {
     "evaluation": ({"geometry", "mapping", "tracking", "data"}, {"scipy", "cv2"}),
     "training": ({"network", "data", "geometry"}, {"torch", "scipy", "tqdm", "einops"}),
     "ros": (
-        {"geometry", "mapping", "tracking", "data", "evaluation"},
+        {"geometry", "mapping", "tracking", "data", "evaluation", "doctor"},
         {"cv2", "scipy", "rosbags", "tqdm", "yaml"},
     ),
 }
