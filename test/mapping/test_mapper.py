@@ -96,7 +96,7 @@ def test_a_pause_and_another_size_end_a_piece_and_no_chunk_spans_them(walk):
     stream = [*walk.frames[:20], *late[:10], *small]
     first = Mapper(TruthPredictor(walk.clip), CONFIG)
     due = [chunk for frame in stream for chunk in first.stream.add(frame)]
-    rest = first.chunker.flush()
+    rest = first.stream.chunker.flush()
     due += [rest] if rest else []
     mapper = Mapper(TruthPredictor(walk.clip), CONFIG)
     map_sequence(stream, mapper, None)
