@@ -20,7 +20,7 @@ from scal3r_ros.ros.map_odom import GuardedBroadcaster, MapToOdom
 from scal3r_ros.ros.map_publisher import MapPublisher
 from scal3r_ros.ros.odometry_source import OdometrySource
 from scal3r_ros.ros.parameters import MAPPING, declare, mapper_config, value
-from scal3r_ros.ros.running import STEADY, spin
+from scal3r_ros.ros.running import STEADY, said, spin
 from scal3r_ros.ros.sensors import ScaleSensors
 from scal3r_ros.ros.services import MappingServices
 from scal3r_ros.ros.subscriptions import FrameCounters, FrameQueue, ImageInput
@@ -46,6 +46,7 @@ class MappingNode(LifecycleNode):
         self.services_offered = MappingServices(self)
         self.health = MappingHealth(self)
 
+    @said
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Loads the weights: what is wrong with them is said here, in one line."""
         from scal3r_ros.mapping.predictor import NetworkPredictor
@@ -83,6 +84,7 @@ class MappingNode(LifecycleNode):
         self.state = Status.WAITING
         return OK
 
+    @said
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         self.odometry = OdometrySource(
             self, value(self, "odom_source"), value(self, "odom_frame"), self.robot
@@ -103,6 +105,7 @@ class MappingNode(LifecycleNode):
         )
         return super().on_activate(state)
 
+    @said
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         self.close()
         for timer in self._periodic:
@@ -111,6 +114,7 @@ class MappingNode(LifecycleNode):
             part.close()
         return super().on_deactivate(state)
 
+    @said
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Gives the GPU's memory back."""
         for part in (self.maps, self.health, self.broadcaster, self.robot):

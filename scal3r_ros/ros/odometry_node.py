@@ -10,17 +10,14 @@ from typing import Any
 import cv2
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
-from nav_msgs.msg import Odometry
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
 from scal3r_ros.geometry.keyframe import Keyframe as MappedKeyframe
-from scal3r_ros.geometry.sim3 import invert_pose
 from scal3r_ros.mapping.types import Frame
 from scal3r_ros.ros.conversions import (
     header,
     image_to_float,
     image_to_rgb,
-    odometry_message,
     stamp_to_ns,
 )
 from scal3r_ros.ros.fallback.diagnostics import diagnostic_updater
@@ -28,13 +25,14 @@ from scal3r_ros.ros.frames import RobotFrame
 from scal3r_ros.ros.health import Rates
 from scal3r_ros.ros.interfaces import Keyframe, Status
 from scal3r_ros.ros.map_odom import GuardedBroadcaster
-from scal3r_ros.ros.map_publisher import LATCHED, ODOMETRY, RELIABLE
+from scal3r_ros.ros.map_publisher import LATCHED, RELIABLE
+from scal3r_ros.ros.odometry_publisher import OdometryPublisher
 from scal3r_ros.ros.parameters import ODOMETRY as PARAMETERS
 from scal3r_ros.ros.parameters import declare, value
-from scal3r_ros.ros.running import STEADY, spin
+from scal3r_ros.ros.running import STEADY, said, spin
 from scal3r_ros.ros.subscriptions import FrameCounters, FrameQueue, ImageInput
 from scal3r_ros.tracking.background import BackgroundTracker
-from scal3r_ros.tracking.types import TrackedPose, TrackerConfig
+from scal3r_ros.tracking.types import TrackerConfig
 
 MAX_PENDING = 64  # images; beyond it every second one goes, counted
 STATUS_PERIOD_S = 0.5
@@ -54,7 +52,7 @@ class OdometryNode(LifecycleNode):
         self._resets = 0  # that wait for the worker, who owns the tracker
         self._keyframe: MappedKeyframe | None = None
         self._rates = Rates()
-        self.broadcaster: GuardedBroadcaster | None = None
+        self.odometry: OdometryPublisher | None = None
         self.updater = diagnostic_updater(self)
         self.updater.setHardwareID("cpu")
         self.updater.add("tracking", self._diagnose)
@@ -62,25 +60,26 @@ class OdometryNode(LifecycleNode):
         self._stop = threading.Event()
         self._worker: threading.Thread | None = None
 
+    @said
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         self.tracker = BackgroundTracker(TrackerConfig())
         self.frames = FrameQueue(MAX_PENDING, self.counters)
-        self._odometry = self.create_publisher(Odometry, "odometry", ODOMETRY)
         self._status = self.create_publisher(Status, "odometry_status", LATCHED)
-        self.broadcaster = GuardedBroadcaster(self)
         self.robot = RobotFrame(self, value(self, "base_frame"))
+        self.odometry = OdometryPublisher(self, self.robot, GuardedBroadcaster(self))
         self.state = Status.WAITING
         return TransitionCallbackReturn.SUCCESS
 
+    @said
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        for publisher in (self._odometry, self._status):
-            self.destroy_publisher(publisher)
-        assert self.broadcaster is not None
-        self.broadcaster.close()
+        self.destroy_publisher(self._status)
+        assert self.odometry is not None
+        self.odometry.close()
         self.robot.close()
         self.state = Status.UNCONFIGURED
         return super().on_cleanup(state)
 
+    @said
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         jumped = None if value(self, "on_time_jump") == "ignore" else self._start_again
         self.images = ImageInput(self, self._on_frame, self.counters, on_jump=jumped)
@@ -93,6 +92,7 @@ class OdometryNode(LifecycleNode):
         self._timer = self.create_timer(STATUS_PERIOD_S, self._publish_status, clock=STEADY)
         return super().on_activate(state)
 
+    @said
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         self.close()
         self.destroy_timer(self._timer)
@@ -145,6 +145,8 @@ class OdometryNode(LifecycleNode):
                 resets, self._resets = self._resets, 0
             if resets:
                 self.tracker.reset()
+                assert self.odometry is not None
+                self.odometry.reset()
             if keyframe is not None:
                 self.tracker.set_keyframe(keyframe)
                 self._K = keyframe.K
@@ -157,28 +159,17 @@ class OdometryNode(LifecycleNode):
             return  # neither camera_info nor a keyframe has told the intrinsics yet
         pose = self.tracker.track(frame.image, K, frame.stamp_ns)
         if pose is not None:
+            assert self.odometry is not None
             self.tracked += 1
             self.coasted += pose.state != "tracking"
             self.state = Status.TRACKING if pose.state == "tracking" else Status.DEGRADED
-            self._publish(pose)
-
-    def _publish(self, pose: TrackedPose) -> None:
-        T_base_cam = self.robot.T_base_cam(self.frame_id)
-        if T_base_cam is None:
-            return
-        T_odom_base = pose.T_odom_cam @ invert_pose(T_base_cam)
-        frames = value(self, "odom_frame"), self.robot.child(self.frame_id)
-        self._odometry.publish(
-            odometry_message(T_odom_base, pose.stamp_ns, *frames, pose.covariance)
-        )
-        assert self.broadcaster is not None
-        self.broadcaster.send(T_odom_base, pose.stamp_ns, *frames)
+            self.odometry.publish(pose, self.frame_id)
 
     def _diagnose(self, status: Any) -> Any:
-        if self.state == Status.UNCONFIGURED or self.broadcaster is None:
+        if self.state == Status.UNCONFIGURED or self.odometry is None:
             status.summary(DiagnosticStatus.WARN, "not active")
-        elif self.broadcaster.rival:
-            status.summary(DiagnosticStatus.ERROR, self.broadcaster.rival)
+        elif self.odometry.broadcaster.rival:
+            status.summary(DiagnosticStatus.ERROR, self.odometry.broadcaster.rival)
         elif self.state == Status.DEGRADED:
             status.summary(DiagnosticStatus.WARN, "coasting: too little is seen")
         elif self.state == Status.WAITING:

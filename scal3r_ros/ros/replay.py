@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from nav_msgs.msg import Odometry
 from numpy import ndarray
 from rosbags.highlevel import AnyReader
 from rosbags.typesys import Stores, get_typestore
@@ -27,10 +26,10 @@ from scal3r_ros.mapping.map_folder import save_map
 from scal3r_ros.mapping.mapper import Mapper
 from scal3r_ros.mapping.trajectory import Poses, camera_trajectory
 from scal3r_ros.mapping.types import Frame, MapUpdate
-from scal3r_ros.ros.conversions import odometry_message
 from scal3r_ros.ros.frames import RobotFrame
 from scal3r_ros.ros.map_odom import GuardedBroadcaster, MapToOdom
-from scal3r_ros.ros.map_publisher import ODOMETRY, MapPublisher
+from scal3r_ros.ros.map_publisher import MapPublisher
+from scal3r_ros.ros.odometry_publisher import OdometryPublisher
 from scal3r_ros.ros.odometry_source import OdometrySource
 from scal3r_ros.ros.offline_node import OfflineNode, parameters_of
 from scal3r_ros.ros.parameters import MAPPING, mapper_config, value
@@ -84,7 +83,7 @@ class Replay:
             node, value(node, "odom_source"), value(node, "odom_frame"), self.robot
         )
         self.sensors = ScaleSensors(node, self.robot, self.mapper)
-        self.odometry = node.create_publisher(Odometry, "odometry", ODOMETRY)
+        self.odometry = OdometryPublisher(node, self.robot, self.broadcaster)
         self.images = ImageInput(node, self._on_frame, self.counters)
 
     def _on_frame(self, frame: Frame, frame_id: str) -> None:
@@ -134,17 +133,10 @@ class Replay:
             K = scale_intrinsics(submap.K[-1], submap.depth.shape[1:], frame.image.shape[:2])
         assert self.tracker is not None
         pose = self.tracker.track(frame.image, K, frame.stamp_ns)
-        T_base_cam = self.robot.T_base_cam(self.maps.frame_id)
         if pose is None:
             return
         self.tracked[frame.index] = pose.T_odom_cam
-        if T_base_cam is not None:
-            T_odom_base = pose.T_odom_cam @ invert_pose(T_base_cam)
-            names = value(self.node, "odom_frame"), self.robot.child(self.maps.frame_id)
-            self.odometry.publish(
-                odometry_message(T_odom_base, frame.stamp_ns, *names, pose.covariance)
-            )
-            self.broadcaster.send(T_odom_base, frame.stamp_ns, *names)
+        self.odometry.publish(pose, self.maps.frame_id)
 
     def _publish(self, updates: list[MapUpdate]) -> None:
         for update in updates:

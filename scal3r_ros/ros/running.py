@@ -4,6 +4,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import rclpy
@@ -18,6 +19,21 @@ from scal3r_ros.ros.parameters import value
 
 SIGNALS_S = 0.1  # how often a waiting executor looks whether it should stop
 STEADY = Clock(clock_type=ClockType.STEADY_TIME)  # timers go on while a bag's clock stands still
+
+
+def said(transition: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """A transition whose exception is logged: rclpy turns it into a bare ERROR."""
+
+    @wraps(transition)
+    def logged(node: Any, state: Any) -> Any:
+        try:
+            return transition(node, state)
+        except Exception as error:
+            name = transition.__name__
+            node.get_logger().fatal(f"{name} failed: {type(error).__name__}: {error}")
+            raise
+
+    return logged
 
 
 def spin(make: Callable[[], Node]) -> None:

@@ -8,7 +8,7 @@ from jaxtyping import Float, UInt8
 from numpy import ndarray
 from scipy.spatial.transform import Rotation, Slerp
 
-from scal3r_ros.geometry.sim3 import invert_pose
+from scal3r_ros.tracking.motion import velocity_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,9 +23,8 @@ def velocity_between(
 ) -> Float[ndarray, " 6"]:
     """(translation, rotation vector) a second, in the axes of the first camera."""
     assert before.T_odom_cam is not None
-    T = invert_pose(before.T_odom_cam) @ T_odom_cam
-    step = np.concatenate([T[:3, 3], Rotation.from_matrix(T[:3, :3]).as_rotvec()])
-    return step / ((stamp_ns - before.stamp_ns) * 1e-9)
+    seconds = (stamp_ns - before.stamp_ns) * 1e-9
+    return velocity_of(before.T_odom_cam, T_odom_cam, seconds)
 
 
 class History:

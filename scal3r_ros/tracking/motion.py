@@ -5,6 +5,8 @@ from jaxtyping import Float
 from numpy import ndarray
 from scipy.spatial.transform import Rotation
 
+from scal3r_ros.geometry.sim3 import invert_pose
+
 
 def stretched(
     T: Float[ndarray, "*batch 4 4"], centre: Float[ndarray, " 3"], factor: float
@@ -13,6 +15,14 @@ def stretched(
     T = T.copy()
     T[..., :3, 3] = centre + factor * (T[..., :3, 3] - centre)
     return T
+
+
+def velocity_of(
+    T_a: Float[ndarray, "4 4"], T_b: Float[ndarray, "4 4"], seconds: float
+) -> Float[ndarray, " 6"]:
+    """(translation, rotation vector) a second, in the axes of the first."""
+    T = invert_pose(T_a) @ T_b
+    return np.concatenate([T[:3, 3], Rotation.from_matrix(T[:3, :3]).as_rotvec()]) / seconds
 
 
 def step_of(velocity: Float[ndarray, " 6"], seconds: float) -> Float[ndarray, "4 4"]:
