@@ -12,6 +12,7 @@ import numpy as np
 import rclpy
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
@@ -31,7 +32,7 @@ RECORDED_HZ = 10.0  # of the example sequence
 
 def camera(options: dict[str, Any]) -> None:
     """Publishes for every robot; the last digits of a stamp name it."""
-    rclpy.init()
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)  # SIGTERM simply ends it
     node = Node("bench_camera")
     size = options["width"], options["height"]
     frames = [
