@@ -51,12 +51,12 @@ class Mapper:
         self.R_map_first = R_MAP_OPTICAL  # of the first submap's reference camera
         self.session = -1
         self.write_memory = True  # False: the memory is complete and only read (offline schedule)
-        self.localising = False  # True: the map is complete, submaps only say where the camera is
         self.reset()
 
     def reset(self) -> None:
         """A new session: nothing is kept but the settings."""
         self.session += 1
+        self.localising = False  # True: the map is complete, submaps only say where the camera is
         self.counters = Counters()
         self.stream = ChunkStream(self.config, self.counters)
         self.memory = self.predictor.initial_memory()

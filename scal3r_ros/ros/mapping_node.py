@@ -65,7 +65,8 @@ class MappingNode(LifecycleNode):
             self.state, self.message = Status.ERROR, str(error)
             return FAILURE
         self.device, self.gpu_memory = str(predictor.device), predictor.gpu_memory
-        os.setpriority(os.PRIO_PROCESS, 0, BEHIND)  # odometry comes first where cores are few
+        if self.device == "cpu":  # odometry comes first where both want the cores
+            os.setpriority(os.PRIO_PROCESS, 0, BEHIND)
         self.mapper = Mapper(predictor, config)
         self.frames = FrameQueue(value(self, "max_pending_frames"), self.counters)
         self.robot = RobotFrame(self, value(self, "base_frame"))

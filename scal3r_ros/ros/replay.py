@@ -141,6 +141,8 @@ class Replay:
     def _publish(self, updates: list[MapUpdate]) -> None:
         for update in updates:
             self.maps.publish(update)
+            if self.maps.withheld:
+                continue
             if value(self.node, "odom_source") == "none":
                 self.maps.publish_odometry(update.submap, self.broadcaster)
                 continue

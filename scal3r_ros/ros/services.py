@@ -1,5 +1,6 @@
 """The services of mapping_node. Long ones wait for the worker without blocking the executor."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,20 +66,22 @@ class MappingServices:
         response.success = True
         return result
 
-    def _reset(self, _: Any, response: Any) -> Any:
-        self.node.start_again()
-        response.success, response.message = True, "a new map session starts"
+    def _at_once(self, response: Any, action: Callable[[], None], done: str) -> Any:
+        """What needs no worker; refused while there is nothing to act on."""
+        response.success, response.message = self.node.active, "the node is not active"
+        if self.node.active:
+            action()
+            response.message = done
         return response
+
+    def _reset(self, _: Any, response: Any) -> Any:
+        return self._at_once(response, self.node.start_again, "a new map session starts")
 
     def _pause(self, _: Any, response: Any) -> Any:
-        self.node.pause()
-        response.success, response.message = True, "images are passed over"
-        return response
+        return self._at_once(response, self.node.pause, "images are passed over")
 
     def _resume(self, _: Any, response: Any) -> Any:
-        self.node.resume()
-        response.success, response.message = True, "mapping goes on"
-        return response
+        return self._at_once(response, self.node.resume, "mapping goes on")
 
     async def _flush(self, _: Any, response: Any) -> Any:
         node = self.node
@@ -145,7 +148,8 @@ class MappingServices:
         return response
 
     async def _trajectory(self, _: Any, response: Any) -> Any:
-        poses = await self._answer(response, self.node.mapper.keyframe_stamped_poses)
+        node = self.node
+        poses = await self._answer(response, lambda: node.mapper.keyframe_stamped_poses())
         if poses is not None:
             response.frame_id = value(self.node, "map_frame")
             response.stamps = [ns_to_stamp(stamp_ns) for stamp_ns, _ in poses]

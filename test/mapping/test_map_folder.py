@@ -144,3 +144,12 @@ def test_nothing_is_replaced_unasked(folder, mapped, tmp_path):
     (tmp_path / "other" / "thesis.txt").write_text("years of work")
     with pytest.raises(FileExistsError, match="no stored map"):
         save_map(tmp_path / "other", mapped, overwrite=True)
+
+
+def test_a_reset_ends_localisation_so_that_a_new_map_can_grow(folder, there_and_back):  # noqa: F811
+    again = loaded(folder, there_and_back)
+    again.localising = True
+    again.reset()
+    for frame in there_and_back.frames[:12]:
+        again.add_frame(frame)
+    assert again.submaps

@@ -289,8 +289,13 @@ def test_a_node_goes_through_its_states_and_back(nodes, node, camera, office):  
         assert call(node, ChangeState, change, request).success
         if transition == Transition.TRANSITION_CLEANUP:
             node.until(lambda: told and told[-1].message == "not active", 10, "it is said")
-            refused = call(node, SaveMap, "mapping_node/save_map", SaveMap.Request(path="x"))
-            assert not refused.success and "not active" in refused.message
+            for kind, name in (
+                (SaveMap, "save_map"),
+                (GetTrajectory, "get_trajectory"),
+                *((Trigger, name) for name in ("reset", "pause", "resume", "flush", "new_map")),
+            ):
+                refused = call(node, kind, f"mapping_node/{name}", kind.Request())
+                assert not refused.success and "not active" in refused.message, name
     camera.wait_for(1)
     camera.play_until(lambda: chunks, office, START_NS, "a chunk after it all")
     assert nodes.stop() == {"mapping_node": 0}
