@@ -23,7 +23,7 @@ def build_report(mapper: Mapper, seconds: float, **more: Any) -> dict[str, Any]:
         "loops": c.loops,
         "loops_refused": c.loops_refused,
         "components": c.components,
-        "points": sum(len(cloud) for cloud in mapper.point_map.clouds.values()),
+        "points": mapper.point_map.clouds.points,
         "seconds": round(seconds, 3),
         "frames_per_second": round(c.frames / max(seconds, 1e-9), 2),
         "seconds_per_chunk": _mean(c.total_seconds),

@@ -99,6 +99,7 @@ class PoseGraphConfig:
     rotation_floor: float = 0.002  # rad, smallest standard deviation believed
     translation_floor: float = 0.005  # share of the scene's depth
     scale_floor: float = 0.005
+    loop_probability: float = 0.99  # of a true loop's error, up to which one is believed
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,17 @@ class ScaleConfig:
 
 
 @dataclass(frozen=True)
+class StorageConfig:
+    """Where the map lies while it grows."""
+
+    in_memory: int = 24  # submaps whose images stay in memory, the newest; 0: all
+    folder: str = ""  # for those that do not; empty: the system's temporary folder
+
+    def __post_init__(self) -> None:
+        _check(self.in_memory >= 0, f"in_memory must be >= 0, got {self.in_memory}")
+
+
+@dataclass(frozen=True)
 class NetworkConfig:
     """How the network is run."""
 
@@ -174,6 +186,7 @@ class MapperConfig:
     graph: PoseGraphConfig = field(default_factory=PoseGraphConfig)
     points: PointMapConfig = field(default_factory=PointMapConfig)
     scale: ScaleConfig = field(default_factory=ScaleConfig)
+    storage: StorageConfig = field(default_factory=StorageConfig)
     orientation: str = "camera_level"  # of the map: one of ORIENTATIONS
 
     def __post_init__(self) -> None:

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float32, UInt8
+from jaxtyping import Bool, Float, Float32, UInt8
 from numpy import ndarray
 
 from scal3r_ros.mapping.config import LoopConfig
 from scal3r_ros.mapping.place_match import PlaceMatch, View, match_places, view_of
 from scal3r_ros.mapping.pose_graph import PoseGraph
 from scal3r_ros.mapping.registration import shared_frames
+from scal3r_ros.mapping.shelf import Shelf, Shelved
 from scal3r_ros.mapping.types import Edge, Frame, Submap
 
 logger = logging.getLogger(__name__)
@@ -42,27 +43,31 @@ class KeptKeyframe:
     """What verification needs of a keyframe: its compressed image."""
 
     frame: Frame  # without pixels
-    jpeg: bytes
+    stored: Shelved  # the JPEG
     submap: int  # the submap that brought it
 
+    @property
+    def jpeg(self) -> UInt8[ndarray, " bytes"]:
+        return self.stored["jpeg"]
+
     def restore(self) -> Frame:
-        pixels = cv2.imdecode(np.frombuffer(self.jpeg, np.uint8), cv2.IMREAD_COLOR)
+        pixels = cv2.imdecode(self.jpeg, cv2.IMREAD_COLOR)
         image = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB))
         return Frame(self.frame.index, self.frame.stamp_ns, image, self.frame.K)
 
 
-def keep(frame: Frame, submap: int) -> KeptKeyframe:
+def keep(frame: Frame, submap: int, shelf: Shelf) -> KeptKeyframe:
     pixels = cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR)
     _, jpeg = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     bare = Frame(frame.index, frame.stamp_ns, np.zeros((0, 0, 3), np.uint8), frame.K)
-    return KeptKeyframe(bare, jpeg.tobytes(), submap)
+    return KeptKeyframe(bare, shelf.put(jpeg=jpeg.reshape(-1)), submap)
 
 
 class LoopDetector:
     """Exact search over all keyframe descriptors: a matrix product is enough for 10^5 of them."""
 
-    def __init__(self, config: LoopConfig) -> None:
-        self.config = config
+    def __init__(self, config: LoopConfig, shelf: Shelf) -> None:
+        self.config, self._shelf = config, shelf
         self.keyframes: list[KeptKeyframe] = []
         self._descriptors: list[Float32[ndarray, " d"]] = []
         self.closed: list[tuple[int, int]] = []
@@ -74,7 +79,8 @@ class LoopDetector:
         Places of another piece of the map count however recent: only a loop joins the pieces."""
         first = len(self.keyframes)
         for slot in range(0 if whole else submap.overlap, len(frames)):
-            self.take(keep(frames[slot], submap.index), submap.descriptors[slot])
+            kept = keep(frames[slot], submap.index, self._shelf)
+            self.take(kept, submap.descriptors[slot])
         found = self._candidates(first, graph.piece(submap.index), graph)
         return found[: self.config.per_chunk * (LOST_TRIES if whole else 1)]
 
@@ -184,18 +190,27 @@ def _edge(group: list[PlaceMatch], old: View, new: View) -> Edge:
     best = max(group, key=lambda m: m.inliers)
     others = np.stack([(best.T_old_new.inverse() @ m.T_old_new).log() for m in group])
     depth = float(np.median(old.depth[old.depth > 0]))
-    floors = np.array([0.01] * 3 + [0.02 * depth / best.T_old_new.s] * 3 + [0.02])
-    deviations = np.maximum(np.sqrt((others**2).mean(axis=0)), floors)
-    deviations[3:6] *= best.T_old_new.s
+    information = loop_information(np.sqrt((others**2).mean(axis=0)), depth, best.T_old_new.s)
     return Edge(
         source=new.submap,
         target=old.submap,
         T_target_source=best.T_old_new,
-        information=np.diag(1 / deviations**2),
+        information=information,
         kind="loop",
         inliers=best.share,
         residual=best.log_spread,
     )
+
+
+def loop_information(
+    spread: Float[ndarray, " 7"], depth: float, scale: float
+) -> Float[ndarray, "7 7"]:
+    """Of a loop whose measurements spread so (in the new submap's units), `depth` of the scene and
+    `scale` being those of the old submap: never better than features on network depth can be."""
+    floors = np.array([0.01] * 3 + [0.02 * depth / scale] * 3 + [0.02])
+    deviations = np.maximum(spread, floors)
+    deviations[3:6] *= scale
+    return np.diag(1 / deviations**2)
 
 
 def thumbnail(image: UInt8[ndarray, "h w 3"], height: int, width: int) -> UInt8[ndarray, "h2 w2 3"]:

@@ -27,6 +27,7 @@ from scal3r_ros.mapping.loop_closure import KeptKeyframe
 from scal3r_ros.mapping.map_file import write_atomically, write_ply
 from scal3r_ros.mapping.mapper import Mapper
 from scal3r_ros.mapping.point_map import submap_cloud
+from scal3r_ros.mapping.shelf import Shelf
 from scal3r_ros.mapping.types import Edge, Frame, Submap
 
 FORMAT, VERSION = "scal3r_map", 1
@@ -137,6 +138,7 @@ def _append(mapper: Mapper, stored: StoredMap, frames_from: int) -> None:
         index = submap.index + first
         placed = replace(submap, index=index, frame_indices=indices)
         mapper.submaps.append(placed)
+        mapper.shelve()
         graph.add_submap(index, placed.T_map_submap, fixed=submap.index in stored.gauges)
         mapper.point_map.submaps[index] = placed
         mapper.point_map.clouds[index] = submap_cloud(placed, mapper.config.points)
@@ -196,7 +198,7 @@ def _write(folder: Path, mapper: Mapper) -> None:
     none = np.full((3, 3), np.nan)
     _save(
         folder / "keyframes.npz",
-        jpeg=np.frombuffer(b"".join(k.jpeg for k in kept), np.uint8),
+        jpeg=np.concatenate([k.jpeg for k in kept]) if kept else np.zeros(0, np.uint8),
         begins=sizes.astype(np.int64),
         indices=np.array([(k.frame.index, k.frame.stamp_ns, k.submap) for k in kept], np.int64),
         K=np.array([none if k.frame.K is None else k.frame.K for k in kept]),
@@ -227,14 +229,14 @@ def _read(folder: Path, facts: dict[str, Any]) -> StoredMap:
             strict=True,
         )
     ]
-    jpeg = kept["jpeg"].tobytes()
+    jpeg, shelf = kept["jpeg"], Shelf()
     keyframes = []
     for i, (index, stamp_ns, submap) in enumerate(kept["indices"].tolist()):
         K = kept["K"][i]
         bare = np.zeros((0, 0, 3), np.uint8)
         frame = Frame(index, stamp_ns, bare, K if np.isfinite(K).all() else None)
         begin, end = kept["begins"][i : i + 2]
-        keyframes.append(KeptKeyframe(frame, jpeg[begin:end], submap))
+        keyframes.append(KeptKeyframe(frame, shelf.put(jpeg=jpeg[begin:end]), submap))
     memory = folder / "memory.safetensors"
     return StoredMap(
         facts,

@@ -24,6 +24,7 @@ from scal3r_ros.mapping.prediction import Predictor
 from scal3r_ros.mapping.refinement import refine
 from scal3r_ros.mapping.registration import overlap_edges
 from scal3r_ros.mapping.scale import MetricScale
+from scal3r_ros.mapping.shelf import Shelf
 from scal3r_ros.mapping.stream import ChunkStream
 from scal3r_ros.mapping.submap import keyframe_of, submap_of
 from scal3r_ros.mapping.trajectory import keyframe_poses
@@ -61,10 +62,11 @@ class Mapper:
         self.stream = ChunkStream(self.config, self.counters)
         self.memory = self.predictor.initial_memory()
         self.graph = PoseGraph(self.config.graph)
-        self.loop_detector = LoopDetector(self.config.loops)
+        self.shelf = Shelf(self.config.storage.folder)
+        self.loop_detector = LoopDetector(self.config.loops, self.shelf)
         self.metric = MetricScale(self.config.scale, self.graph)
         self.localiser = Localiser(self.config.registration)
-        self.point_map = PointMap(self.config.points)
+        self.point_map = PointMap(self.config.points, self.shelf)
         self.submaps: list[Submap] = []
         self.map_version = 0
         self.unit = 1.0  # of the map, against the one that the session began with
@@ -115,18 +117,25 @@ class Mapper:
         loops, moved_by_loops = self._close_loops(chunk, submap)
         rescaled, moved_by_scale = self._measure_scale(chunk, submap)
         update = self._publishable(submap, moved | moved_by_loops | moved_by_scale, loops, rescaled)
-        self.point_map.update(update)
+        cloud = self.point_map.update(update)
+        self.shelve()
         self.counters.chunks += 1
         self.counters.total_seconds.append(time.perf_counter() - began)
         logger.info(
             "submap %d: %d keyframes, %d points, scale %.3f, %.2f s",
             submap.index,
             len(chunk.frames),
-            len(self.point_map.clouds[submap.index]),
+            len(cloud),
             submap.T_map_submap.s,
             time.perf_counter() - began,
         )
         return [update]
+
+    def shelve(self) -> None:
+        """A submap that is no longer among the newest lies on disk from here on."""
+        newest = self.config.storage.in_memory
+        if 0 < newest < len(self.submaps):
+            self.submaps[-1 - newest].shelve(self.shelf)
 
     def _discard(self, chunk: Chunk, why: ValueError) -> list[MapUpdate]:
         self._troubled(f"chunk {chunk.index} discarded: {why}")
@@ -218,7 +227,7 @@ class Mapper:
     def _close_loops(self, chunk: Chunk, submap: Submap) -> tuple[int, set[int]]:
         if not self.config.loops.enabled:
             return 0, set()
-        closed = 0
+        before, added = self.graph.loops, 0
         for candidate in self.loop_detector.add(chunk.frames, submap, self.graph):
             edge = self.loop_detector.verify(candidate, self.submaps, self.graph)
             if edge is None:
@@ -226,9 +235,12 @@ class Mapper:
                 continue
             self.loop_detector.close(candidate)
             self.graph.add_edge(edge)
-            closed += 1
-        self.counters.loops += closed
-        return closed, self._optimise() if closed else set()
+            added += 1
+        moved = self._optimise() if added else set()
+        self.counters.loops = self.graph.loops
+        closed = max(0, self.graph.loops - before)
+        self.counters.loops_refused += added - closed
+        return closed, moved
 
     def _measure_scale(self, chunk: Chunk, submap: Submap) -> tuple[float, set[int]]:
         """(factor of the map's unit, what moved): the whole map turns metric once the source is

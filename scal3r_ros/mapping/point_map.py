@@ -1,5 +1,6 @@
 """The dense map: filtered, voxelised clouds anchored to their submaps."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ from scal3r_ros.geometry.camera import project, transform_points, unproject
 from scal3r_ros.geometry.sim3 import invert_pose
 from scal3r_ros.geometry.voxels import crowd, strongest_per_voxel
 from scal3r_ros.mapping.config import PointMapConfig
+from scal3r_ros.mapping.shelf import Shelf, Shelved
 from scal3r_ros.mapping.types import MapUpdate, Submap
 
 CROWD_VOXELS = 2.5  # side of the cells in which points are counted
@@ -38,20 +40,47 @@ def join(clouds: list[Cloud]) -> Cloud:
     )
 
 
+class Clouds(Mapping[int, Cloud]):
+    """By submap, on disk."""
+
+    def __init__(self, shelf: Shelf) -> None:
+        self._shelf = shelf
+        self._stored: dict[int, Shelved] = {}
+        self._sizes: dict[int, int] = {}
+
+    def __setitem__(self, index: int, cloud: Cloud) -> None:
+        self._stored[index] = self._shelf.put(**vars(cloud))
+        self._sizes[index] = len(cloud)
+
+    def __getitem__(self, index: int) -> Cloud:
+        stored = self._stored[index]
+        return Cloud(stored["xyz"], stored["rgb"], stored["confidence"])
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._stored)
+
+    def __len__(self) -> int:
+        return len(self._stored)
+
+    @property
+    def points(self) -> int:
+        return sum(self._sizes.values())
+
+
 class PointMap:
     """Clouds stay in their submap's frame; a submap that moves takes its points along."""
 
-    def __init__(self, config: PointMapConfig) -> None:
+    def __init__(self, config: PointMapConfig, shelf: Shelf) -> None:
         self.config = config
-        self.clouds: dict[int, Cloud] = {}
+        self.clouds = Clouds(shelf)
         self.submaps: dict[int, Submap] = {}
 
     def update(self, update: MapUpdate) -> Cloud:
         """Adds the new submap's cloud and returns it, in the submap's frame."""
         submap = update.submap
         self.submaps[submap.index] = submap
-        self.clouds[submap.index] = submap_cloud(submap, self.config)
-        return self.clouds[submap.index]
+        cloud = self.clouds[submap.index] = submap_cloud(submap, self.config)
+        return cloud
 
     def cloud(self) -> Cloud:
         """Everything, in the map frame."""

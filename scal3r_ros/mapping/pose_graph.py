@@ -1,4 +1,8 @@
-"""Sim(3) pose graph over submaps: incremental with robust loops, batch where that fails."""
+"""Sim(3) pose graph over submaps: incremental; in batch where a loop comes, to judge all loops.
+
+A false loop that is believed ruins a map, so loops are never simply added: graduated non-convexity
+(Yang et al., RA-L 2020) finds the largest set of them that the rest of the graph can bear.
+"""
 
 import logging
 
@@ -15,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 FREE = 1e6  # deviation of what a factor says nothing about
 MOVED = 1e-4  # change of a pose, in its own units, that counts as moved
+BELIEVED = 0.5  # weight of a loop
 
 
 def to_gtsam(T: Sim3) -> gtsam.Similarity3:
@@ -36,6 +41,8 @@ class PoseGraph:
         self.poses: dict[int, Sim3] = {}
         self.gauges: list[int] = []  # the fixed node of every piece
         self.scales: dict[int, tuple[float, float]] = {}  # log map units per submap unit, deviation
+        self.refused: set[int] = set()  # positions of loops in `edges` that contradict the rest
+        self._joints: set[int] = set()  # positions of edges that alone tie pieces together
         self._pieces: dict[int, int] = {}  # submap -> fixed node of its piece
         self._shifted: set[int] = set()  # moved by hand since the last solution
         self._stale = False  # what the incremental solver knows is no longer true
@@ -50,12 +57,15 @@ class PoseGraph:
             self._new_factors.add(self._gauge_factor(index))
 
     def add_edge(self, edge: Edge) -> None:
-        """Loop edges get a robust kernel. An edge between two pieces of the map joins them."""
-        self.edges.append(edge)
+        """An edge between two pieces of the map joins them; other loops are judged when the graph
+        is solved next."""
         if edge.source not in self._pieces:
             self._pieces[edge.source] = self._pieces[edge.target]
         elif self._pieces[edge.source] != self._pieces[edge.target]:
             self._join(edge)
+            self._joints.add(len(self.edges))
+        self.edges.append(edge)
+        self._stale = self._stale or edge.kind == "loop"
         self._new_factors.add(self._edge_factor(edge))
 
     def add_scale(self, index: int, log_scale: float, deviation: float) -> None:
@@ -79,23 +89,46 @@ class PoseGraph:
         return self._take(estimate)
 
     def optimise_batch(self) -> dict[int, Sim3]:
-        """Levenberg-Marquardt over everything, and a fresh start for the incremental solver."""
+        """Everything at once, loops judged, and a fresh start for the incremental solver."""
         if not self.poses:
             return {}
         values = gtsam.Values()
         for index, T in self.poses.items():
             values.insert(index, to_gtsam(T))
-        everything = gtsam.NonlinearFactorGraph()
+        self.refused = self._contradicting(values)
+        believed = self._factors(self.refused)
+        estimate = gtsam.LevenbergMarquardtOptimizer(believed, values).optimize()
+        self._restart()
+        self._isam.update(believed, estimate)
+        return self._take(estimate)
+
+    def _factors(self, without: set[int]) -> gtsam.NonlinearFactorGraph:
+        """All factors: edges first, in their order, but some."""
+        graph = gtsam.NonlinearFactorGraph()
+        for position, edge in enumerate(self.edges):
+            if position not in without:
+                graph.add(self._edge_factor(edge))
         for factor in (
             *map(self._gauge_factor, self.gauges),
-            *map(self._edge_factor, self.edges),
             *map(self._scale_factor, self.scales),
         ):
-            everything.add(factor)
-        estimate = gtsam.LevenbergMarquardtOptimizer(everything, values).optimize()
-        self._restart()
-        self._isam.update(everything, estimate)
-        return self._take(estimate)
+            graph.add(factor)
+        return graph
+
+    def _contradicting(self, values: gtsam.Values) -> set[int]:
+        """Positions of loops that do not go together with the rest (truncated least squares)."""
+        loops = [i for i, e in enumerate(self.edges) if e.kind == "loop" and i not in self._joints]
+        if not loops:
+            return set()
+        everything = self._factors(set())
+        parameters = gtsam.GncLMParams()
+        parameters.setLossType(gtsam.GncLossType.TLS)
+        parameters.setKnownInliers([i for i in range(everything.size()) if i not in loops])
+        solver = gtsam.GncLMOptimizer(everything, values, parameters)
+        solver.setInlierCostThresholdsAtProbability(self.config.loop_probability)
+        solver.optimize()
+        weights = solver.getWeights()
+        return {i for i in loops if weights[i] < BELIEVED}
 
     def rescale(self, factor: float) -> dict[int, Sim3]:
         """Another unit for the whole map: relations of submaps stay what they are."""
@@ -126,6 +159,11 @@ class PoseGraph:
             self._shifted.add(index)
         self.gauges.remove(young)
         self._stale = True
+
+    @property
+    def loops(self) -> int:
+        """Loops that are believed."""
+        return sum(edge.kind == "loop" for edge in self.edges) - len(self.refused)
 
     def covariance(self, index: int) -> Float[ndarray, "7 7"]:
         """Marginal of (rotation, translation, log scale) in the submap's own frame."""

@@ -12,6 +12,9 @@ from jaxtyping import Float, Float16, Float32, UInt8
 from numpy import ndarray
 
 from scal3r_ros.geometry.sim3 import Sim3
+from scal3r_ros.mapping.shelf import Shelf, Shelved
+
+IMAGES = ("depth", "confidence", "edge_certainty", "thumbnails")  # of a submap, bulky
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +91,18 @@ class Submap:
     descriptors: Float32[ndarray, "s d"]
     thumbnails: UInt8[ndarray, "s h w 3"]  # RGB at the depth's resolution
     T_map_submap: Sim3 = field(default_factory=Sim3.identity)
+
+    def shelve(self, shelf: Shelf) -> None:
+        """Moves the images to disk; from there they read the same."""
+        self._shelved = shelf.put(**{name: getattr(self, name) for name in IMAGES})
+        for name in IMAGES:
+            delattr(self, name)
+
+    def __getattr__(self, name: str) -> ndarray:
+        shelved: Shelved | None = vars(self).get("_shelved")
+        if name not in IMAGES or shelved is None:
+            raise AttributeError(f"{type(self).__name__} has no {name}")
+        return shelved[name]
 
 
 @dataclass(frozen=True, eq=False)

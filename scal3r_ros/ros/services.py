@@ -50,7 +50,7 @@ class MappingServices:
         """Files and points. On the worker's thread."""
         mapper = self.node.mapper
         files = save_map(inside(value(self.node, "map_folder"), path), mapper, overwrite=overwrite)
-        return files, sum(len(cloud) for cloud in mapper.point_map.clouds.values())
+        return files, mapper.point_map.clouds.points
 
     async def _answer(self, response: Any, command: Any) -> Any:
         """The command's result, or None with the error's text in the response."""

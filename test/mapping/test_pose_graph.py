@@ -61,3 +61,29 @@ def test_covariance_grows_with_distance_from_the_fixed_submap(rng):
     graph = drifted(ring(12), rng)
     spread = [np.trace(graph.covariance(i)) for i in range(12)]
     assert spread[0] < spread[3] < spread[11]
+
+
+def test_false_loops_are_refused_and_true_ones_kept_in_whatever_order_they_come(rng):
+    truth = ring(40)
+    graph = drifted(truth, rng)
+    before = worst(graph, truth)
+    wanted = {}
+    for old, new, true in ((0, 39, True), (3, 20, False), (1, 38, True), (8, 30, False)):
+        relation = truth[old].inverse() @ truth[new] if true else Sim3.exp(rng.normal(0, 0.1, 7))
+        wanted[len(graph.edges)] = true
+        graph.add_edge(Edge(new, old, relation, INFORMATION, "loop", 1.0, 0.0))
+        graph.optimise()
+    assert graph.refused == {position for position, true in wanted.items() if not true}
+    assert graph.loops == 2
+    assert worst(graph, truth) < 0.7 * before
+
+
+def test_the_one_loop_that_joins_two_pieces_is_kept(rng):
+    truth = ring(24)
+    graph = drifted(truth, rng)
+    graph.add_submap(24, truth[0], fixed=True)
+    joint = Edge(24, 5, Sim3.exp(np.full(7, 0.2)), INFORMATION, "loop", 1.0, 0.0)
+    graph.add_edge(joint)
+    graph.optimise()
+    assert not graph.refused and graph.piece(24) == 0
+    np.testing.assert_allclose(graph.residual(joint), 0, atol=1e-6)

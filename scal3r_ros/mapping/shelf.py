@@ -1,0 +1,47 @@
+"""Old parts of the map lie on disk: what is seldom needed takes no memory."""
+
+import shutil
+import tempfile
+import weakref
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+from numpy import ndarray
+
+
+class Shelf:
+    """Files of a temporary folder. Each goes with the last that refers to it, then the folder."""
+
+    def __init__(self, parent: str = "") -> None:
+        """Raises OSError where the folder cannot be made."""
+        self.path = Path(tempfile.mkdtemp(prefix="scal3r_", dir=parent or None))
+        self.numbers = count()
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+
+    def put(self, **arrays: ndarray) -> "Shelved":
+        """Raises OSError where the disk is full."""
+        return Shelved(self, arrays)
+
+
+class Shelved:
+    """Arrays that are read where they lie: only the parts that are used come into memory."""
+
+    def __init__(self, shelf: Shelf, arrays: dict[str, ndarray]) -> None:
+        self._shelf = shelf
+        self._stem = f"{next(shelf.numbers):08d}"
+        paths = [self._path(name) for name in arrays]
+        weakref.finalize(self, _remove, paths)
+        for path, array in zip(paths, arrays.values(), strict=True):
+            np.save(path, array, allow_pickle=False)
+
+    def __getitem__(self, name: str) -> ndarray:
+        return np.load(self._path(name), mmap_mode="r", allow_pickle=False)
+
+    def _path(self, name: str) -> Path:
+        return self._shelf.path / f"{self._stem}.{name}.npy"
+
+
+def _remove(paths: list[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
