@@ -9,7 +9,7 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from scal3r_ros.geometry.align import MAD_TO_SIGMA, AlignmentError, robust_align, umeyama
-from scal3r_ros.geometry.camera import transform_points, unproject
+from scal3r_ros.geometry.camera import unproject
 from scal3r_ros.geometry.sim3 import Sim3
 from scal3r_ros.mapping.config import RegistrationConfig
 from scal3r_ros.mapping.types import Edge, Submap
@@ -101,30 +101,34 @@ def matched_points(
     decide, and within a frame far points count less, for their errors are larger."""
     height, width = source.depth.shape[1:]
     step = max(1, int(np.sqrt(len(pairs) * height * width / config.max_points)))
-    parts: list[tuple] = [(np.zeros((0, 3)), np.zeros((0, 3)), np.zeros(0))]
-    log_ratios = []
-    for i, j in pairs:
-        depth_i, xyz_i = _points(source, i, step)
-        depth_j, xyz_j = _points(target, j, step)
-        valid = (depth_i > 0) & (depth_j > 0)
-        if not valid.any():
-            continue
-        weight = source.confidence[i, ::step, ::step].astype(float)
-        weight = np.sqrt(weight * target.confidence[j, ::step, ::step])
-        w = np.minimum(weight[valid], MAX_WEIGHT) / depth_j[valid] ** 2
-        parts.append((xyz_i[valid], xyz_j[valid], w / w.mean()))
-        log_ratio = np.log(depth_j[valid]) - np.log(depth_i[valid])
-        log_ratios.append(np.median(log_ratio))
-    joined = [np.concatenate(column) for column in zip(*parts, strict=True)]
-    return MatchedPoints(joined[0], joined[1], joined[2], np.array(log_ratios))
+    i, j = (list(slots) for slots in zip(*pairs, strict=True))
+    depth_i, xyz_i, confidence_i = _points(source, i, step)
+    depth_j, xyz_j, confidence_j = _points(target, j, step)
+    valid = (depth_i > 0) & (depth_j > 0)
+    weight = np.sqrt(confidence_i * confidence_j).clip(max=MAX_WEIGHT)
+    weight = np.where(valid, weight, 0.0) / np.where(valid, depth_j, 1.0) ** 2
+    frames = valid.sum(axis=1)
+    weight /= np.maximum(weight.sum(axis=1) / np.maximum(frames, 1), 1e-300)[:, None]
+    log_ratios = [
+        np.median(np.log(depth_j[k, rows]) - np.log(depth_i[k, rows]))
+        for k, rows in enumerate(valid)
+        if frames[k]
+    ]
+    return MatchedPoints(xyz_i[valid], xyz_j[valid], weight[valid], np.array(log_ratios))
 
 
 def _points(
-    submap: Submap, slot: int, step: int
-) -> tuple[Float[ndarray, "h w"], Float[ndarray, "h w 3"]]:
-    depth = submap.depth[slot].astype(np.float64)
-    xyz = transform_points(submap.T_submap_cam[slot], unproject(depth, submap.K[slot]))
-    return depth[::step, ::step], xyz[::step, ::step]
+    submap: Submap, slots: list[int], step: int
+) -> tuple[Float[ndarray, "s n"], Float[ndarray, "s n 3"], Float[ndarray, "s n"]]:
+    """Depth, place and confidence of every so many pixels of some frames."""
+    depth = submap.depth[slots, ::step, ::step].astype(np.float64)
+    confidence = submap.confidence[slots, ::step, ::step].astype(np.float64)
+    K = submap.K[slots]
+    K[:, :2] /= step
+    K[:, :2, 2] += 0.5 - 0.5 / step  # the first pixel of each group stands for it
+    T, s = submap.T_submap_cam[slots], len(slots)
+    xyz = unproject(depth, K).reshape(s, -1, 3) @ T[:, :3, :3].transpose(0, 2, 1)
+    return depth.reshape(s, -1), xyz + T[:, None, :3, 3], confidence.reshape(s, -1)
 
 
 def _scale(
