@@ -8,7 +8,7 @@ from numpy import ndarray
 
 @dataclass(frozen=True)
 class TrackerConfig:
-    max_width: int = 640  # pixels at which is tracked
+    max_width: int = 320  # pixels at which is tracked: fast motion is followed further than at more
     features: int = 300
     min_inliers: int = 15  # fewer: coasting
     history: int = 64  # images kept for late keyframes
