@@ -49,3 +49,31 @@ def ros(
     typer.echo(table(result))
     if json_path is not None:
         json_path.write_text(json.dumps(result, indent=1) + "\n")
+
+
+@app.command()
+def backend(
+    poses: Annotated[Path, typer.Option(help="Folder of KITTI or TUM pose files.")],
+    levels: Annotated[str, typer.Option(help="Errors of the chunks, times the usual.")] = "0.5,1,2",
+    false_loops: Annotated[str, typer.Option(help="Shares of all loops.")] = "0,0.1,0.2,0.4",
+    seed: Annotated[int, typer.Option(help="Of the simulation.")] = 0,
+    json_path: Annotated[Path | None, typer.Option("--json", help="Write as JSON.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write a picture.")] = None,
+) -> None:
+    """Kilometres, simulated: our back end beside the published ways, on identical chunks."""
+    from scal3r_ros.evaluation.backend import sweep, table
+    from scal3r_ros.evaluation.backend_plot import draw
+
+    result = sweep(poses, _numbers(levels), _numbers(false_loops), seed)
+    typer.echo(table(result))
+    if json_path is not None:
+        json_path.write_text(json.dumps(result, indent=1) + "\n")
+    if plot is not None:
+        draw(result, plot)
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(word) for word in text.split(","))
+    except ValueError as error:
+        raise ValueError(f"numbers with commas between them expected, got {text!r}") from error
