@@ -52,6 +52,39 @@ def ros(
 
 
 @app.command()
+def tracker(
+    sequence: Annotated[Path, typer.Option(help="Sequence folder with depth and truth.")],
+    width: Annotated[int, typer.Option(help="Pixels at which is tracked; 0: the default.")] = 0,
+    json_path: Annotated[Path | None, typer.Option("--json", help="Write as JSON.")] = None,
+) -> None:
+    """Drift, time an image and honesty of the covariance, beside OpenCV's RGB-D odometry."""
+    from scal3r_ros.evaluation.tracking import track_with_depth
+    from scal3r_ros.tracking.types import TrackerConfig
+
+    config = TrackerConfig(max_width=width) if width else TrackerConfig()
+    _tell(track_with_depth(sequence, config), json_path)
+
+
+@app.command()
+def memory(
+    frames: Annotated[int, typer.Option(help="Images, at 10 Hz.")] = 10000,
+    json_path: Annotated[Path | None, typer.Option("--json", help="Write as JSON.")] = None,
+) -> None:
+    """Does host memory stay flat? Thousands of images, the network simulated."""
+    from scal3r_ros.evaluation.long_run import long_run
+    from scal3r_ros.mapping.config import profile
+
+    _tell(long_run(frames, profile("nano")), json_path)
+
+
+def _tell(result: dict, json_path: Path | None) -> None:
+    text = json.dumps(result, indent=1)
+    typer.echo(text)
+    if json_path is not None:
+        json_path.write_text(text + "\n")
+
+
+@app.command()
 def backend(
     poses: Annotated[Path, typer.Option(help="Folder of KITTI or TUM pose files.")],
     levels: Annotated[str, typer.Option(help="Errors of the chunks, times the usual.")] = "0.5,1,2",

@@ -185,7 +185,16 @@ def _neighbours(run: Run) -> tuple[list[Sim3], float]:
 
 
 def _unweighted(placed: list[Sim3], neighbours: list[Sim3], run: Run) -> list[Sim3]:
-    """All relations count alike, false ones too; the first chunk keeps its place."""
+    edges = [_loop_edge(run, revisit) for revisit in run.revisits]
+    loops = [((e.source, e.target), e.T_target_source) for e in edges if e is not None]
+    return unweighted_graph(placed, neighbours, loops)
+
+
+def unweighted_graph(
+    placed: list[Sim3], neighbours: list[Sim3], loops: list[tuple[tuple[int, int], Sim3]]
+) -> list[Sim3]:
+    """The published kind of optimiser: all relations count alike, false ones too; the first chunk
+    keeps its place. `neighbours` are T_j_j+1, loops ((i, j), T_j_i)."""
     graph, values = gtsam.NonlinearFactorGraph(), gtsam.Values()
     noise = gtsam.noiseModel.Unit.Create(7)
     for index, T in enumerate(placed):
@@ -193,11 +202,8 @@ def _unweighted(placed: list[Sim3], neighbours: list[Sim3], run: Run) -> list[Si
     graph.add(gtsam.PriorFactorSimilarity3(0, to_gtsam(placed[0]), noise))
     for index, T in enumerate(neighbours):
         graph.add(gtsam.BetweenFactorSimilarity3(index, index + 1, to_gtsam(T), noise))
-    for revisit in run.revisits:
-        edge = _loop_edge(run, revisit)
-        if edge is not None:
-            T = to_gtsam(edge.T_target_source)
-            graph.add(gtsam.BetweenFactorSimilarity3(edge.target, edge.source, T, noise))
+    for (source, target), T in loops:
+        graph.add(gtsam.BetweenFactorSimilarity3(target, source, to_gtsam(T), noise))
     parameters = gtsam.LevenbergMarquardtParams()
     parameters.setMaxIterations(ROUNDS)
     solved = gtsam.LevenbergMarquardtOptimizer(graph, values, parameters).optimize()

@@ -24,5 +24,6 @@ def draw(result: dict[str, Any], path: Path) -> None:
         axis.set(title=f"errors x {level:g}", xlabel="false loops, % of all", yscale="log")
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("ATE, m, mean of the sequences")
-    axes[0].legend(fontsize=8)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(METHODS), frameon=False)
     figure.savefig(path, dpi=110)

@@ -96,15 +96,23 @@ def relative_errors(
     delta_s: float = 1.0,
 ) -> tuple[float, float]:
     """RMSE of the motion over `delta_s`: translation, rotation [deg]; NaN on shorter runs."""
+    errors = motion_errors(A, B, seconds, delta_s)
+    if not len(errors):
+        return np.nan, np.nan
+    translation, rotation = np.sqrt((errors**2).mean(axis=0))
+    return float(translation), float(rotation)
+
+
+def motion_errors(
+    A: Float[ndarray, "n 4 4"],
+    B: Float[ndarray, "n 4 4"],
+    seconds: Float[ndarray, " n"],
+    delta_s: float = 1.0,
+) -> Float[ndarray, "m 2"]:
+    """(translation, rotation [deg]) by which B's motion over `delta_s` differs from A's."""
     ends = np.searchsorted(seconds, seconds + delta_s - 1e-6)
     starts = np.flatnonzero(ends < len(seconds))
-    if not len(starts):
-        return np.nan, np.nan
     ends = ends[starts]
     error = invert_pose(invert_pose(A[starts]) @ A[ends]) @ invert_pose(B[starts]) @ B[ends]
-    angles = Rotation.from_matrix(error[:, :3, :3]).magnitude()
-    distances = np.linalg.norm(error[:, :3, 3], axis=1)
-    return (
-        float(np.sqrt((distances**2).mean())),
-        float(np.degrees(np.sqrt((angles**2).mean()))),
-    )
+    angles = np.degrees(Rotation.from_matrix(error[:, :3, :3]).magnitude()) if len(error) else []
+    return np.stack([np.linalg.norm(error[:, :3, 3], axis=1), np.asarray(angles)], axis=1)

@@ -95,7 +95,6 @@ class LoopConfig:
 @dataclass(frozen=True)
 class PoseGraphConfig:
     huber: float = 1.345
-    scale_walk: float = 0.05  # prior on log scale between neighbours
     rotation_floor: float = 0.002  # rad, smallest standard deviation believed
     translation_floor: float = 0.005  # share of the scene's depth
     scale_floor: float = 0.005

@@ -11,7 +11,7 @@ UNUSUAL = 5.0  # times the usual interval
 
 
 class Continuity:
-    """A long pause between two stamps, or another image size or calibration."""
+    """A long pause between two stamps, a step back, or another image size or calibration."""
 
     def __init__(self, config: KeyframeConfig) -> None:
         self.config = config
@@ -29,6 +29,8 @@ class Continuity:
         if last.K is not None and frame.K is not None and (last.K != frame.K).any():
             return "the camera's calibration changed"
         seconds = (frame.stamp_ns - last.stamp_ns) * 1e-9
+        if seconds < 0:
+            return f"time went back by {-seconds:.1f} s"
         usual = median(self._seconds) if self._seconds else seconds
         self._seconds.append(seconds)
         if seconds > max(self.config.max_gap_s, UNUSUAL * usual):

@@ -119,7 +119,8 @@ def restore(mapper: Mapper, stored: StoredMap, *, merge: bool = False) -> None:
     mapper.reset()
     if stored.memory_file is not None and isinstance(mapper.predictor, RemembersOnDisk):
         mapper.memory = mapper.predictor.load_memory(stored.memory_file)
-    if stored.facts["metric"]:
+    # a merged map is metric where both are: before a loop joins them each keeps its own unit
+    if stored.facts["metric"] and (present is None or present.facts["metric"]):
         mapper.metric.estimator.set(1.0)
     _append(mapper, stored, frames_from=-1 - _last_frame(stored))
     if present is not None:

@@ -104,6 +104,9 @@ class Mapper:
             prediction, self.memory = self.predictor.predict(
                 chunk, self.memory, write=self.write_memory and not self.localising
             )
+            if len(prediction.depth) != len(chunk.frames):
+                count = len(chunk.frames)
+                raise PredictionError(f"{count} frames expected, got {len(prediction.depth)}")
         except ChunkTooLargeError as error:
             return self._map_shorter(chunk, error)
         except PredictionError as error:

@@ -38,14 +38,14 @@ class CameraTracker(Protocol):
 class MappedSequence:
     """What a run leaves beside the mapper itself."""
 
-    stamps_ns: list[int] = field(default_factory=list)
+    stamps_ns: dict[int, int] = field(default_factory=dict)  # of every image, by index
     tracked: Poses = field(default_factory=dict)  # image index -> T_odom_cam
     seconds: float = 0.0
     track_seconds: list[float] = field(default_factory=list)
 
     def trajectory(self, mapper: Mapper) -> dict[int, Float[ndarray, "4 4"]]:
         """T_map_cam of every image, by stamp [ns]."""
-        poses = camera_trajectory(mapper.keyframe_poses(), self.tracked, range(len(self.stamps_ns)))
+        poses = camera_trajectory(mapper.keyframe_poses(), self.tracked, self.stamps_ns)
         return {self.stamps_ns[index]: T for index, T in poses.items()}
 
     def odometry(self) -> dict[int, Float[ndarray, "4 4"]]:
@@ -63,7 +63,7 @@ def map_sequence(
     result = MappedSequence()
     began = time.perf_counter()
     for frame in frames:
-        result.stamps_ns.append(frame.stamp_ns)
+        result.stamps_ns[frame.index] = frame.stamp_ns
         if tracker is not None:
             _track(frame, mapper, tracker, result)
         updates = mapper.add_frame(frame)

@@ -32,6 +32,11 @@ def from_gtsam(T: gtsam.Similarity3) -> Sim3:
     return Sim3(T.rotation().matrix(), s * np.asarray(T.translation()), s)
 
 
+def _why(error: RuntimeError) -> str:
+    """GTSAM's own first words."""
+    return str(error).strip().split("\n")[0]
+
+
 class PoseGraph:
     """Nodes are T_map_submap. The first node of each piece of the map is fixed: its gauge."""
 
@@ -84,7 +89,7 @@ class PoseGraph:
             self._new_factors = gtsam.NonlinearFactorGraph()
             self._new_values = gtsam.Values()
         except RuntimeError as error:  # indeterminate linear system
-            logger.warning("iSAM2 gave up (%s): solving the whole graph", str(error).split("\n")[0])
+            logger.warning("iSAM2 gave up (%s): solving the whole graph", _why(error))
             return self.optimise_batch()
         return self._take(estimate)
 
@@ -99,7 +104,12 @@ class PoseGraph:
         believed = self._factors(self.refused)
         estimate = gtsam.LevenbergMarquardtOptimizer(believed, values).optimize()
         self._restart()
-        self._isam.update(believed, estimate)
+        try:
+            self._isam.update(believed, estimate)
+        except RuntimeError as error:
+            logger.warning("iSAM2 cannot go on (%s): solving in batch again", _why(error))
+            self._restart()
+            self._stale = True
         return self._take(estimate)
 
     def _factors(self, without: set[int]) -> gtsam.NonlinearFactorGraph:
@@ -166,7 +176,10 @@ class PoseGraph:
         return sum(edge.kind == "loop" for edge in self.edges) - len(self.refused)
 
     def covariance(self, index: int) -> Float[ndarray, "7 7"]:
-        """Marginal of (rotation, translation, log scale) in the submap's own frame."""
+        """Marginal of (rotation, translation, log scale) in the submap's own frame; of a graph that
+        iSAM2 could not take, nothing is known."""
+        if not self._isam.valueExists(index):
+            return np.eye(7) * FREE
         return np.asarray(self._isam.marginalCovariance(index))
 
     def residual(self, edge: Edge) -> Float[ndarray, " 7"]:
@@ -177,6 +190,7 @@ class PoseGraph:
     def _restart(self) -> None:
         parameters = gtsam.ISAM2Params()
         parameters.setRelinearizeThreshold(0.01)
+        parameters.setFactorization("QR")  # kilometres of chain are too much for Cholesky
         self._isam = gtsam.ISAM2(parameters)
         self._new_factors = gtsam.NonlinearFactorGraph()
         self._new_values = gtsam.Values()
@@ -217,9 +231,13 @@ class PoseGraph:
     def _take(self, estimate: gtsam.Values) -> dict[int, Sim3]:
         moved = {index: self.poses[index] for index in self._shifted}
         self._shifted = set()
-        for index, old in self.poses.items():
-            new = from_gtsam(estimate.atSimilarity3(index))
-            if np.abs(new.as_matrix() - old.as_matrix()).max() > MOVED * max(new.s, old.s):
-                moved[index] = new
+        indices = list(self.poses)
+        solved = np.stack([estimate.atSimilarity3(index).matrix() for index in indices])
+        before = np.stack([T.as_matrix() for T in self.poses.values()])
+        s = 1 / solved[:, 3, 3]  # GTSAM's matrix is [R t; 0 1/s]
+        after = solved[:, :3] * s[:, None, None]
+        change = np.abs(after - before[:, :3]).max(axis=(1, 2))
+        for k in np.flatnonzero(change > MOVED * s):
+            moved[indices[k]] = Sim3(solved[k, :3, :3], after[k, :, 3], float(s[k]))
         self.poses |= moved
         return moved

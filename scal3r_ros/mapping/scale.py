@@ -63,6 +63,11 @@ class ScaleEstimator:
         self.scale, self.locked = float(np.exp(self._median())), True
         return True
 
+    @property
+    def guess(self) -> float:
+        """Metres per map unit as far as is known."""
+        return self.scale if self.locked or not self._logs else float(np.exp(self._median()))
+
     def set(self, scale: float) -> None:
         """Metres per map unit as somebody tells it: locked; 0 unlocks."""
         self._logs.clear()
@@ -107,6 +112,13 @@ class MetricScale:
         for index in self._seen:
             self._hold(index, self.estimator.scale)
         return self.estimator.scale
+
+    def said_of(self, submap: Submap) -> tuple[float, float] | None:
+        """(observed, after the filter) metres per unit of a submap; None where nothing was seen."""
+        seen = self._seen.get(submap.index)
+        if seen is None:
+            return None
+        return seen.observed, submap.T_map_submap.s * (1.0 if self.metric else self.estimator.guess)
 
     def _hold(self, index: int, metres_per_map_unit: float) -> None:
         seen = self._seen[index]

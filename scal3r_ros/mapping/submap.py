@@ -1,6 +1,9 @@
 """From a prediction to a submap, and from a submap to what a tracker needs."""
 
+import cv2
 import numpy as np
+from jaxtyping import Bool
+from numpy import ndarray
 
 from scal3r_ros.geometry.camera import scale_intrinsics
 from scal3r_ros.geometry.keyframe import Keyframe
@@ -11,14 +14,15 @@ LARGEST = 6e4  # that half precision holds
 
 
 def submap_of(chunk: Chunk, prediction: Prediction, index: int) -> Submap:
-    """In half precision: it is kept."""
+    """In half precision: it is kept. Without depth where a mask hides the scene."""
     size = prediction.depth.shape[1:]
+    scene = np.stack([_scene(f, size) for f in chunk.frames])
     return Submap(
         index=index,
         frame_indices=tuple(f.index for f in chunk.frames),
         stamps_ns=tuple(f.stamp_ns for f in chunk.frames),
         overlap=chunk.overlap,
-        depth=np.minimum(prediction.depth, LARGEST).astype(np.float16),
+        depth=np.where(scene, np.minimum(prediction.depth, LARGEST), 0).astype(np.float16),
         confidence=np.minimum(prediction.confidence, LARGEST).astype(np.float16),
         edge_certainty=prediction.edge_certainty.astype(np.float16),
         K=prediction.K,
@@ -26,6 +30,14 @@ def submap_of(chunk: Chunk, prediction: Prediction, index: int) -> Submap:
         descriptors=prediction.descriptors,
         thumbnails=np.stack([thumbnail(f.image, *size) for f in chunk.frames]),
     )
+
+
+def _scene(frame: Frame, size: tuple[int, ...]) -> Bool[ndarray, "h w"]:
+    """Pixels of the depth that show nothing but the scene."""
+    if frame.scene is None:
+        return np.ones(size, bool)
+    share = cv2.resize(frame.scene.astype(np.float32), size[::-1], interpolation=cv2.INTER_AREA)
+    return np.asarray(share) > 0.99
 
 
 def keyframe_of(submap: Submap, frame: Frame, map_version: int, unit: float) -> Keyframe:

@@ -1,6 +1,6 @@
 """A pose in the map for every image, from keyframes and the tracker's motion between them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -44,7 +44,7 @@ def keyframe_poses(submaps: Sequence[Submap]) -> Poses:
     return blended(found)
 
 
-def camera_trajectory(keyframes: Poses, tracked: Poses, images: range) -> Poses:
+def camera_trajectory(keyframes: Poses, tracked: Poses, images: Iterable[int]) -> Poses:
     """T_map_cam of every image.
 
     Between keyframes the tracker's motion is carried from both sides and blended, so that it meets

@@ -8,12 +8,13 @@ turned z-up. Lengths are submap units until a Sim3 brings them to map units.
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from jaxtyping import Float, Float16, Float32, UInt8
+from jaxtyping import Bool, Float, Float16, Float32, UInt8
 from numpy import ndarray
 
 from scal3r_ros.geometry.sim3 import Sim3
 from scal3r_ros.mapping.shelf import Shelf, Shelved
 
+TOLERANCE = 1e-3  # of what a network says in single precision
 IMAGES = ("depth", "confidence", "edge_certainty", "thumbnails")  # of a submap, bulky
 
 
@@ -27,6 +28,7 @@ class Frame:
     K: Float[ndarray, "3 3"] | None = None  # pixels of `image`; None where unknown
     T_odom_cam: Float[ndarray, "4 4"] | None = None  # odometry sampled at arrival
     depth: Float32[ndarray, "h2 w2"] | None = None  # of a sensor, registered, m along z, 0 = none
+    scene: Bool[ndarray, "h w"] | None = None  # False where the robot itself is seen
     right: UInt8[ndarray, "h w 3"] | None = None  # of a rectified stereo pair
     baseline: float = 0.0  # of the pair, m
 
@@ -59,8 +61,35 @@ class Prediction:
         for name in ("depth", "confidence", "edge_certainty", "K", "T_submap_cam", "descriptors"):
             if not np.isfinite(getattr(self, name)).all():
                 raise PredictionError(f"prediction.{name} must be finite, got NaN or infinity")
-        if (self.depth < 0).any():
-            raise PredictionError("prediction.depth must not be negative")
+        self._check_shapes()
+        R = self.T_submap_cam[:, :3, :3]
+        for valid, said in (
+            ((self.depth >= 0).all(), "depth must not be negative"),
+            ((self.depth > 0).any(), "depth holds no depth"),
+            ((self.confidence >= 1 - TOLERANCE).all(), "confidence must be at least 1"),
+            (np.abs(self.edge_certainty - 0.5).max() <= 0.5 + TOLERANCE,
+             "edge_certainty must be in [0, 1]"),
+            ((self.K[:, [0, 1], [0, 1]] > 0).all(), "K must have positive focal lengths"),
+            (np.abs(R @ R.transpose(0, 2, 1) - np.eye(3)).max() < TOLERANCE,
+             "T_submap_cam must be rigid"),
+        ):  # fmt: skip
+            if not valid:
+                raise PredictionError(f"prediction.{said}")
+
+    def _check_shapes(self) -> None:
+        if self.depth.ndim != 3:
+            raise PredictionError(f"prediction.depth must be s h w, got {self.depth.shape}")
+        s = len(self.depth)
+        for name, shape in (
+            ("confidence", self.depth.shape),
+            ("edge_certainty", self.depth.shape),
+            ("K", (s, 3, 3)),
+            ("T_submap_cam", (s, 4, 4)),
+            ("descriptors", (s, *self.descriptors.shape[1:2])),
+        ):
+            found = getattr(self, name).shape
+            if found != shape:
+                raise PredictionError(f"prediction.{name} must be {shape}, got {found}")
 
 
 class PredictionError(ValueError):

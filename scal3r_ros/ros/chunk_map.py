@@ -8,7 +8,8 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from scal3r_ros.geometry.sim3 import Sim3
-from scal3r_ros.mapping.point_map import Cloud, join
+from scal3r_ros.mapping.point_map import Cloud, Clouds, join
+from scal3r_ros.mapping.shelf import Shelf
 from scal3r_ros.mapping.trajectory import WeightedPoses, blended, middle_weight
 from scal3r_ros.ros.conversions import list_to_sim3, message_to_cloud, stamp_to_ns
 
@@ -18,28 +19,29 @@ class MappedChunk:
     stamps_ns: list[int]
     overlap: int
     T_chunk_cam: Float[ndarray, "s 4 4"]  # chunk units
-    cloud: Cloud  # chunk frame
     origins: Float[ndarray, "n 3"]  # chunk frame
     T_map_chunk: Sim3
 
 
 class ChunkMap:
-    """Clouds stay chunk-local; corrections re-pose them. A new session starts empty."""
+    """Clouds stay chunk-local, on disk; corrections re-pose them. A new session starts empty."""
 
     def __init__(self) -> None:
         self.session = -1
         self.chunks: dict[int, MappedChunk] = {}
+        self.clouds = Clouds(Shelf())  # chunk frames
 
     def add_chunk(self, message: Any) -> None:
         if message.map_session != self.session:
             self.session, self.chunks = message.map_session, {}
+            self.clouds = Clouds(Shelf())
+        self.clouds[message.chunk_id] = message_to_cloud(message.points)
         T_map_chunk = list_to_sim3(message.sim3)
         T_map_cam = _poses(np.asarray(message.poses).reshape(-1, 7))
         self.chunks[message.chunk_id] = MappedChunk(
             stamps_ns=[stamp_to_ns(s) for s in message.stamps],
             overlap=message.overlap,
             T_chunk_cam=T_map_chunk.inverse().apply_pose(T_map_cam),
-            cloud=message_to_cloud(message.points),
             origins=np.asarray(message.origins, dtype=np.float64).reshape(-1, 3),
             T_map_chunk=T_map_chunk,
         )
@@ -57,9 +59,10 @@ class ChunkMap:
     def cloud(self) -> Cloud:
         """Everything, in the map frame."""
         placed = []
-        for _, chunk in sorted(self.chunks.items()):
-            xyz = chunk.T_map_chunk.apply(chunk.cloud.xyz.astype(np.float64))
-            placed.append(Cloud(xyz.astype(np.float32), chunk.cloud.rgb, chunk.cloud.confidence))
+        for index, chunk in sorted(self.chunks.items()):
+            cloud = self.clouds[index]
+            xyz = chunk.T_map_chunk.apply(cloud.xyz.astype(np.float64))
+            placed.append(Cloud(xyz.astype(np.float32), cloud.rgb, cloud.confidence))
         return join(placed)
 
     def origins(self) -> Float[ndarray, "n 3"]:

@@ -15,6 +15,7 @@ TOPICS = {
     "mapping_node": (
         ("sub", "image", "sensor_msgs/Image", "reliability as the publisher's", "or `image/compressed`"),
         ("sub", "camera_info", "sensor_msgs/CameraInfo", "sensor data", "the newest that fits counts"),
+        ("sub", "mask_topic", "sensor_msgs/Image", "any", "mono8, 0 where the robot itself is seen; latched or a stream, the newest counts"),
         ("sub", "odometry", "nav_msgs/Odometry", "reliable 50", "`odom_source: tracker`"),
         ("sub", "odom", "nav_msgs/Odometry", "sensor data", "`odom_source: topic`"),
         ("sub", "sensor_depth/image", "sensor_msgs/Image", "sensor data", "16UC1 mm or 32FC1 m, registered to the image; `scale_source: depth`"),
@@ -26,6 +27,7 @@ TOPICS = {
         ("pub", "corrections", "scal3r_ros/Corrections", "reliable, latched", "loops, rescaling, loading"),
         ("pub", "keyframe", "scal3r_ros/Keyframe", "reliable 5", "for odometry_node"),
         ("pub", "status", "scal3r_ros/Status", "reliable, latched", "2 Hz"),
+        ("pub", "scale_estimate", "scal3r_ros/ScaleEstimate", "reliable 5", "what the scale source saw of a submap; with `scale_source`"),
         ("pub", "pose", "geometry_msgs/PoseWithCovarianceStamped", "reliable 5", "newest base in `map`"),
         ("pub", "path", "nav_msgs/Path", "reliable, latched", "keyframes, at most `path_max_poses`"),
         ("pub", "points", "sensor_msgs/PointCloud2", "reliable 5", "x y z rgb confidence in the **camera's optical frame**, stamp of its image: for nav2, STVL, octomap"),
@@ -48,7 +50,8 @@ TOPICS = {
     ),
     "map_node": (
         ("sub", "chunk, corrections", "scal3r_ros/...", "reliable", ""),
-        ("pub", "map_cloud", "sensor_msgs/PointCloud2", "reliable, latched", "the whole map, only while somebody listens"),
+        ("pub", "map_cloud", "sensor_msgs/PointCloud2", "reliable, latched", "the whole map, after a change and to whoever listens"),
+        ("pub", "keyframes", "geometry_msgs/PoseArray", "reliable, latched", "camera poses of all keyframes"),
         ("pub", "map", "nav_msgs/OccupancyGrid", "reliable, latched", "-1 unknown, 0 free by a ray from a camera, 100 occupied"),
     ),
 }  # fmt: skip

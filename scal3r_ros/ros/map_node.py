@@ -6,6 +6,7 @@ A process of its own, so that a large publication never delays an image.
 from pathlib import Path
 
 import numpy as np
+from geometry_msgs.msg import PoseArray
 from nav_msgs.msg import OccupancyGrid
 from rclpy.node import Node
 from sensor_msgs.msg import PointCloud2
@@ -15,7 +16,13 @@ from scal3r_ros.mapping.map_file import write_npz, write_pcd, write_ply
 from scal3r_ros.mapping.occupancy import Grid, occupancy_grid
 from scal3r_ros.mapping.point_map import Cloud
 from scal3r_ros.ros.chunk_map import ChunkMap
-from scal3r_ros.ros.conversions import cloud_to_message, header, stamp_to_ns, to_ros_bytes
+from scal3r_ros.ros.conversions import (
+    cloud_to_message,
+    header,
+    matrix_to_pose,
+    stamp_to_ns,
+    to_ros_bytes,
+)
 from scal3r_ros.ros.interfaces import Chunk, Corrections, SaveMap
 from scal3r_ros.ros.map_publisher import CHUNKS, LATCHED
 from scal3r_ros.ros.parameters import MAP, declare, value
@@ -30,33 +37,45 @@ class MapNode(Node):
         super().__init__("map_node")
         declare(self, MAP)
         self.map = ChunkMap()
-        self._changed = False
+        self._version = 0  # of the map, counts changes
         self._stamp_ns = 0
         self.create_subscription(Chunk, "chunk", self._on_chunk, CHUNKS)
         self.create_subscription(Corrections, "corrections", self._on_corrections, LATCHED)
         self._cloud = self.create_publisher(PointCloud2, "map_cloud", LATCHED)
+        self._keyframes = self.create_publisher(PoseArray, "keyframes", LATCHED)
         self._grid = self.create_publisher(OccupancyGrid, "map", LATCHED)
+        self._told = dict.fromkeys((self._cloud, self._grid, self._keyframes), 0)
         self.create_timer(value(self, "map_publish_period"), self._publish, clock=STEADY)
         self.create_service(SaveMap, "~/save_map", self._on_save)
 
     def _on_chunk(self, message: Chunk) -> None:
         self.map.add_chunk(message)
         self._stamp_ns = stamp_to_ns(message.header.stamp)
-        self._changed = True
+        self._version += 1
 
     def _on_corrections(self, message: Corrections) -> None:
-        self._changed = self.map.correct(message) or self._changed
+        self._version += self.map.correct(message)
 
     def _publish(self) -> None:
-        """Only after a change; the cloud only when somebody listens."""
-        if not self._changed:
+        """What somebody listens to, where it changed since it was published last."""
+        due = [
+            publisher
+            for publisher in (self._cloud, self._grid, self._keyframes)
+            if publisher.get_subscription_count() and self._told[publisher] < self._version
+        ]
+        if not due or not self.map.chunks:
             return
-        self._changed = False
+        self._told |= dict.fromkeys(due, self._version)
         head = header(self._stamp_ns, value(self, "map_frame"))
+        if self._keyframes in due:
+            poses = [matrix_to_pose(T) for T in self.map.keyframe_poses().values()]
+            self._keyframes.publish(PoseArray(header=head, poses=poses))
+        if due == [self._keyframes]:
+            return
         cloud = self.map.cloud()
-        if self._cloud.get_subscription_count():
+        if self._cloud in due:
             self._cloud.publish(cloud_to_message(self._thinned(cloud), head))
-        if self._grid.get_subscription_count() and len(cloud):
+        if self._grid in due and len(cloud):
             self._grid.publish(self._grid_message(cloud, head))
 
     def _thinned(self, cloud: Cloud) -> Cloud:

@@ -30,7 +30,7 @@ from scal3r_ros.ros.conversions import (
     sim3_to_list,
 )
 from scal3r_ros.ros.frames import RobotFrame
-from scal3r_ros.ros.interfaces import Chunk, Corrections, Keyframe
+from scal3r_ros.ros.interfaces import Chunk, Corrections, Keyframe, ScaleEstimate
 from scal3r_ros.ros.map_odom import GuardedBroadcaster
 from scal3r_ros.ros.parameters import value
 
@@ -56,6 +56,7 @@ class MapPublisher:
         self._chunks = node.create_publisher(Chunk, "chunk", CHUNKS)
         self._corrections = node.create_publisher(Corrections, "corrections", LATCHED)
         self._keyframes = node.create_publisher(Keyframe, "keyframe", RELIABLE)
+        self._scale = node.create_publisher(ScaleEstimate, "scale_estimate", RELIABLE)
         self._points = node.create_publisher(PointCloud2, "points", RELIABLE)
         self._chunk_points = node.create_publisher(PointCloud2, "chunk/points", RELIABLE)
         self._depth = node.create_publisher(Image, "depth/image", RELIABLE)
@@ -89,6 +90,7 @@ class MapPublisher:
             rescaled = update.rescaled != 1.0
             reason = Corrections.SCALE if rescaled else Corrections.LOOP
             self.publish_corrections((*update.moved, submap.index), reason)
+        self._publish_scale(submap)
         self._publish_keyframe()
         self._publish_depth(submap)
         self._publish_path(submap)
@@ -96,6 +98,23 @@ class MapPublisher:
             self._publish_clouds(submap, cloud)
         now_ns = self.node.get_clock().now().nanoseconds
         self.latency_s = (now_ns - submap.stamps_ns[-1]) / 1e9
+
+    def _publish_scale(self, submap: Submap) -> None:
+        metric = self.mapper.metric
+        said = metric.said_of(submap)
+        if said is None:
+            return
+        spread = metric.estimator.spread
+        self._scale.publish(
+            ScaleEstimate(
+                header=header(submap.stamps_ns[-1], self.map_frame),
+                source=metric.estimator.config.source,
+                observed=said[0],
+                estimate=said[1],
+                spread=spread,
+                locked=metric.metric,
+            )
+        )
 
     def publish_whereabouts(self, submap: Submap) -> None:
         """Of a camera that is localised in a map which does not grow."""

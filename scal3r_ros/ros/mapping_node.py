@@ -68,7 +68,9 @@ class MappingNode(LifecycleNode):
         if self.device == "cpu":  # odometry comes first where both want the cores
             os.setpriority(os.PRIO_PROCESS, 0, BEHIND)
         self.mapper = Mapper(predictor, config)
-        self.frames = FrameQueue(value(self, "max_pending_frames"), self.counters)
+        self.frames = FrameQueue(
+            value(self, "max_pending_frames"), self.counters, value(self, "overload_policy")
+        )
         self.robot = RobotFrame(self, value(self, "base_frame"))
         self.maps = MapPublisher(self, self.mapper, self.robot)
         self.broadcaster = GuardedBroadcaster(self)
@@ -164,7 +166,19 @@ class MappingNode(LifecycleNode):
         self.maps.publish_everything()
 
     def _jumped(self) -> Any:
-        return None if value(self, "on_time_jump") == "ignore" else self.start_again
+        """What is done where time goes back."""
+        way = value(self, "on_time_jump")
+        if way == "auto":
+            way = "reset" if value(self, "use_sim_time") else "new_map"
+        return None if way == "ignore" else lambda: self._back_in_time(way)
+
+    def _back_in_time(self, way: str) -> None:
+        """The images that come now begin a new piece of the map by themselves; a finished map in
+        which the camera is localised is never given up."""
+        if way == "reset" and not self.mapper.localising:
+            self.start_again()
+        else:
+            self.odometry.clear()
 
     def _on_frame(self, frame: Frame, frame_id: str) -> None:
         self.last_image_s = time.monotonic()

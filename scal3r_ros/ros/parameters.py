@@ -65,10 +65,12 @@ IMAGES = (
     Parameter("autostart", True, "configure and activate at the start"),
     Parameter(
         "on_time_jump",
-        "reset",
-        "when stamps go back: reset (start again) or ignore",
-        choices=("reset", "ignore"),
+        "auto",
+        "when stamps go back: reset (start again), new_map (go on in a new piece of the map), "
+        "ignore, or auto (reset under simulated time, else new_map)",
+        choices=("auto", "reset", "new_map", "ignore"),
     ),
+    Parameter("mask_topic", "", "mono8 image, 0 where the robot itself is seen; empty: none"),
     Parameter("watchdog_period", 5.0, "s without images before a warning", 0.1, 600.0, live=True),
 )
 NETWORK = (
@@ -105,13 +107,21 @@ KEYFRAMES = (
     Parameter("keyframe_max_interval", 1.0, "s between keyframes while moving", 0.0, 30.0),
     Parameter("max_chunk_wait", 3.0, "s without images: map what waits", 0.1, 60.0, live=True),
     Parameter("max_stamp_gap", 2.0, "s between images that end a piece of the map", 0.1, 3600.0),
-    Parameter("max_pending_frames", 256, "images that may wait before they are thinned", 8, 4096),
+    Parameter("max_pending_frames", 256, "images that may wait before some are dropped", 8, 4096),
+    Parameter(
+        "overload_policy",
+        "thin",
+        "which are dropped then: thin (every second one, evenly) or drop_oldest (less delay, gaps)",
+        choices=("thin", "drop_oldest"),
+    ),
 )
 BACK_END = (
     Parameter("refinement", True, "refine poses and depth with feature tracks"),
     Parameter("loop_closure", True, "search and close loops"),
     Parameter("loop_min_gap", 24, "keyframes between two visits of a place", 1, 100000),
     Parameter("loop_min_score", 0.7, "likeness of two places, cosine", 0.0, 1.0),
+    Parameter("submaps_in_memory", 24, "newest ones; older lie on disk; 0: all", 0, 1000000),
+    Parameter("storage_folder", "", "for those on disk; empty: the system's temporary folder"),
     Parameter("lost_reset_after", 0, "discarded chunks in a row before a reset; 0: never", 0, 1000),
     Parameter("map_folder", "", "folder of saved maps; empty: the working directory"),
     Parameter("autosave_path", "", "map saved at the end, below map_folder; empty: none"),
@@ -255,6 +265,10 @@ def mapper_config(node: AnyNode) -> MapperConfig:
                 "window": value(node, "scale_window"),
                 "lock_after": value(node, "scale_lock_after"),
                 "lock_tolerance": value(node, "scale_lock_tolerance"),
+            },
+            "storage": {
+                "in_memory": value(node, "submaps_in_memory"),
+                "folder": value(node, "storage_folder"),
             },
             "orientation": value(node, "map_orientation"),
         },

@@ -19,6 +19,7 @@ from scal3r_ros.geometry.camera import Camera, intrinsics
 from scal3r_ros.mapping.types import Frame
 from scal3r_ros.ros.conversions import image_to_rgb, stamp_to_ns
 from scal3r_ros.ros.interfaces import Status
+from scal3r_ros.ros.mask import Mask
 from scal3r_ros.ros.parameters import AnyNode, value
 from scal3r_ros.ros.running import STEADY
 
@@ -36,13 +37,14 @@ class FrameCounters:
 
 
 class FrameQueue:
-    """Between callback and worker. When full every second waiting frame goes: evenly, counted.
+    """Between callback and worker. When full every second waiting frame goes: evenly, counted. Or
+    the oldest, where that is asked for.
 
-    A contiguous run is never cut out, and frames that have become keyframes are not in here.
+    Frames that have become keyframes are not in here.
     """
 
-    def __init__(self, limit: int, counters: FrameCounters) -> None:
-        self.limit, self.counters = limit, counters
+    def __init__(self, limit: int, counters: FrameCounters, policy: str = "thin") -> None:
+        self.limit, self.counters, self.policy = limit, counters, policy
         self._frames: list[Frame] = []
         self._ready = threading.Condition()
         self._generation = self._taken = 0
@@ -52,7 +54,8 @@ class FrameQueue:
             self._frames.append(frame)
             if len(self._frames) > self.limit:
                 before = len(self._frames)
-                self._frames = self._frames[::2] if before % 2 else self._frames[1::2]
+                first = 1 - before % 2  # the newest stays
+                self._frames = self._frames[first::2] if self.policy == "thin" else self._frames[1:]
                 self.counters.dropped_overload += before - len(self._frames)
             self._ready.notify()
 
@@ -108,6 +111,7 @@ class ImageInput:
         self._subscription: Any = None
         self._reliable: bool | None = None
         self._info = node.create_subscription(CameraInfo, "camera_info", self._on_info, self.depth)
+        self._mask = Mask(node, value(node, "mask_topic"), self._once)
         self._subscribe()
         self._timer = node.create_timer(RECHECK_S, self._recheck, clock=STEADY)
 
@@ -131,6 +135,7 @@ class ImageInput:
     def close(self) -> None:
         self.node.destroy_timer(self._timer)
         self.node.destroy_subscription(self._info)
+        self._mask.close()
         self.node.destroy_subscription(self._subscription)
 
     def _subscribe(self) -> None:
@@ -227,7 +232,7 @@ class ImageInput:
         if self._waits_for_calibration() or self._too_soon(stamp_ns):
             return
         try:
-            image, K = self._undistorted(image_to_rgb(message))
+            image, K = self._undistorted(self._mask.hide(image_to_rgb(message)))
         except (EncodingError, SequenceError) as error:
             self._refuse(str(error))
             return
@@ -235,7 +240,8 @@ class ImageInput:
         self.counters.dropped_in_a_row = 0
         self.age_s = (self.node.get_clock().now().nanoseconds - stamp_ns) * 1e-9
         frame_id = value(self.node, "camera_frame") or message.header.frame_id
-        frame = Frame(self.counters.received - 1, stamp_ns, image, K)
+        scene = self._mask.scene(image.shape[:2], None if self._own_intrinsics else self._undistort)
+        frame = Frame(self.counters.received - 1, stamp_ns, image, K, scene=scene)
         self.on_frame(frame, frame_id or "camera_optical_frame")
 
     def _undistorted(
@@ -269,7 +275,7 @@ class ImageInput:
         if self._last_ns - stamp_ns < JUMP_NS and self._late < LATE_IN_A_ROW:
             return False
         back_s = (self._last_ns - stamp_ns) * 1e-9
-        self.node.get_logger().warning(f"stamps went back by {back_s:.1f} s: starting again")
+        self.node.get_logger().warning(f"stamps went back by {back_s:.1f} s")
         self.on_jump()
         return True
 

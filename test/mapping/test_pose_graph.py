@@ -87,3 +87,19 @@ def test_the_one_loop_that_joins_two_pieces_is_kept(rng):
     graph.optimise()
     assert not graph.refused and graph.piece(24) == 0
     np.testing.assert_allclose(graph.residual(joint), 0, atol=1e-6)
+
+
+def test_kilometres_of_a_chain_are_taken_in_one_by_one(rng, caplog):
+    """Cholesky found such a graph indeterminate after 275 submaps."""
+    step = Sim3(np.eye(3), np.array([0.0, -0.64, 0.0]), 1.0)
+    information = np.diag([1e6] * 3 + [1.6e6] * 3 + [3e3])
+    graph = PoseGraph(PoseGraphConfig())
+    graph.add_submap(0, Sim3.identity(), fixed=True)
+    for i in range(1, 400):
+        measured = step @ Sim3.exp(rng.normal(0, 1e-3, 7))
+        graph.add_submap(i, graph.poses[i - 1] @ measured)
+        graph.add_edge(Edge(i, i - 1, measured, information, "overlap", 1.0, 0.0))
+        graph.optimise()
+    assert "iSAM2" not in caplog.text
+    assert np.isfinite(graph.covariance(399)).all()
+    assert graph.covariance(399)[3, 3] > graph.covariance(10)[3, 3]

@@ -86,7 +86,7 @@ def test_a_bag_that_starts_again_starts_a_new_map(nodes, node, camera, office):
     status, chunks = latest(node, Status, "status"), latest(node, Chunk, "chunk", 20)
     odometry = latest(node, Odometry, "odometry", 100)
     nodes.start("odometry_node")
-    nodes.start("mapping_node", **FAST)
+    nodes.start("mapping_node", on_time_jump="reset", **FAST)
     camera.wait_for(2)
     camera.play_until(lambda: chunks and odometry, office, START_NS, "odometry")
     session = status[-1].map_session

@@ -32,11 +32,14 @@ def latest(node, kind, topic: str, qos=LATCHED) -> list:
     return received
 
 
-def test_a_missing_checkpoint_is_said_and_the_node_stays(nodes, node, tmp_path):
+@pytest.mark.parametrize("name", ["none.safetensors", "torn.safetensors", "other.pt"])
+def test_a_missing_or_damaged_checkpoint_is_said_and_the_node_stays(nodes, node, tmp_path, name):
+    (tmp_path / "torn.safetensors").write_bytes(b"\x40\0\0\0\0\0\0\0{torn")
+    (tmp_path / "other.pt").write_bytes(b"no archive at all")
     status = latest(node, Status, "status")
-    nodes.start("mapping_node", checkpoint=tmp_path / "none.safetensors")
+    nodes.start("mapping_node", checkpoint=tmp_path / name)
     node.until(lambda: "could not start" in nodes.said("mapping_node"), 60, "the error")
-    assert "none.safetensors" in nodes.said("mapping_node")
+    assert name in nodes.said("mapping_node")
     assert "Traceback" not in nodes.said("mapping_node")
     assert nodes.running["mapping_node"].poll() is None
     assert not status  # nothing is published by a node that is not active

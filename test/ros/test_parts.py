@@ -2,6 +2,7 @@
 
 import array
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -30,8 +31,10 @@ from scal3r_ros.ros.conversions import (
 )
 from scal3r_ros.ros.documents import interface_text, yaml_text
 from scal3r_ros.ros.fallback.tf import TransformError, TransformTree
+from scal3r_ros.ros.mask import painted_over
 from scal3r_ros.ros.parameters import NODES
 from scal3r_ros.ros.subscriptions import FrameCounters, FrameQueue
+from scal3r_ros.tracking.features import find_corners
 from test.conftest import ROOT, random_sim3
 
 pytestmark = pytest.mark.ros
@@ -132,6 +135,36 @@ def test_overload_thins_evenly_counts_and_keeps_order(limit, count):
     assert kept == sorted(kept)
     assert kept[-1] == count - 1  # the newest is never dropped
     assert queue.get(0.0) is None
+
+
+def test_the_oldest_images_go_where_that_is_asked_for():
+    counters = FrameCounters()
+    queue = FrameQueue(5, counters, "drop_oldest")
+    for i in range(12):
+        queue.put(Frame(i, i, IMAGE))
+    assert [queue.get(0.0).index for _ in range(len(queue))] == [7, 8, 9, 10, 11]
+    assert counters.dropped_overload == 7
+
+
+def test_nothing_stands_still_where_the_robot_was_painted_over(rng):
+    """A bumper with rivets before a scene: no corner is found on it."""
+    scene = np.ones((240, 320), bool)
+    scene[170:, 60:260] = False
+    image = cv2.resize(rng.integers(0, 255, (60, 80, 3), np.uint8), (320, 240))
+    robot = image.copy()
+    robot[~scene] = 10
+    robot[180:230:10, 80:240:10] = 255
+
+    def corners_on_robot(picture: np.ndarray) -> int:
+        uv = find_corners(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), np.zeros((0, 2)), 300)
+        return int((~scene)[uv[:, 1].astype(int), uv[:, 0].astype(int)].sum())
+
+    painted = painted_over(robot, scene)
+    assert corners_on_robot(robot) > 40
+    assert corners_on_robot(painted) <= 2
+    deep = cv2.erode((~scene).astype(np.uint8), np.ones((25, 25), np.uint8)) > 0
+    assert painted[deep].mean() == pytest.approx(image.mean(), abs=25)  # colours of the scene
+    np.testing.assert_array_equal(painted[:150], image[:150])
 
 
 def test_nodes_hide_no_attribute_of_rclpys_node():

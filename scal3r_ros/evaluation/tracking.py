@@ -1,0 +1,164 @@
+"""The tracker on a sequence with sensor depth, beside OpenCV's RGB-D odometry.
+
+OpenCV gets the depth of every image that has any. The tracker gets the same, or, as on a robot, one
+keyframe a second and that late. Truth judges the drift over a second, and the covariance.
+"""
+
+import itertools
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from jaxtyping import Float, Float32
+from numpy import ndarray
+
+from scal3r_ros.data.sequence import SequenceError, open_sequence
+from scal3r_ros.data.tum import Trajectory, read_trajectory
+from scal3r_ros.evaluation.trajectory import associate, evaluate, motion_errors
+from scal3r_ros.geometry.keyframe import Keyframe
+from scal3r_ros.geometry.sim3 import invert_pose
+from scal3r_ros.mapping.types import Frame
+from scal3r_ros.tracking.tracker import Tracker
+from scal3r_ros.tracking.types import TrackedPose, TrackerConfig
+
+DELIVERIES = {"at once": (0.0, 0), "late": (1.0, 3)}  # s between keyframes, images until they come
+MAX_STEP, MAX_TURN_DEG, MAX_DEPTH_DIFF = 0.5, 30.0, 0.3  # that OpenCV is to expect, m
+
+
+def track_with_depth(folder: Path, config: TrackerConfig) -> dict[str, Any]:
+    """Raises SequenceError where images, truth or depth are missing."""
+    frames = list(open_sequence(folder))
+    truth = read_trajectory(folder / "groundtruth.txt")
+    depths = {f.index: d for f in frames if (d := _depth(folder, f)) is not None}
+    if not depths:
+        raise SequenceError(f"{folder / 'depth'} holds no depth of the images")
+    results: dict[str, Any] = {"images": len(frames), "images with depth": len(depths)}
+    for name, delivery in DELIVERIES.items():
+        poses, seconds = _track(frames, depths, config, delivery)
+        estimate = {stamp: p.T_odom_cam for stamp, p in poses.items()}
+        results[f"tracker, keyframes {name}"] = _drift(truth, estimate) | {
+            "tracked": len(poses),
+            "coasted": sum(p.state != "tracking" for p in poses.values()),
+            **{f"ms p{q}": round(1e3 * float(np.percentile(seconds, q)), 1) for q in (50, 95, 99)},
+            "normalised error": normalised_error(poses, truth),
+        }
+    results["OpenCV RGB-D odometry"] = _drift(truth, _opencv_odometry(frames, depths))
+    return results
+
+
+def normalised_error(poses: dict[int, TrackedPose], truth: Trajectory) -> dict[str, float]:
+    """Root mean square of error over deviation, from image to image; 1 is honest.
+
+    Both poses of a step have errors: variances add.
+    """
+    shared = [stamp for stamp in sorted(poses) if stamp in truth]
+    found: dict[str, list[Float[ndarray, " 6"]]] = {"tracking": [], "coasting": []}
+    for a, b in itertools.pairwise(shared):
+        before, now = poses[a], poses[b]
+        true = invert_pose(truth[a]) @ truth[b]
+        step = invert_pose(before.T_odom_cam) @ now.T_odom_cam
+        wrong = invert_pose(true) @ step
+        R = now.T_odom_cam[:3, :3]
+        error = np.concatenate([R @ wrong[:3, 3], R @ cv2.Rodrigues(wrong[:3, :3])[0][:, 0]])
+        variance = np.diag(now.covariance) + np.diag(before.covariance)
+        found[now.state].append(error**2 / variance)
+    return {
+        f"{state}, {name}": round(float(np.sqrt(np.mean(np.stack(rows)[:, part]))), 3)
+        for state, rows in found.items()
+        if rows
+        for name, part in (("translation", slice(0, 3)), ("rotation", slice(3, 6)))
+    }
+
+
+def _drift(truth: Trajectory, estimate: Trajectory) -> dict[str, float]:
+    errors = motion_errors(*associate(truth, estimate))
+    (m_50, deg_50), (m_90, deg_90) = np.quantile(errors, [0.5, 0.9], axis=0)
+    return {
+        "median m/s": round(float(m_50), 4),
+        "median deg/s": round(float(deg_50), 3),
+        "90 % m/s": round(float(m_90), 4),
+        "90 % deg/s": round(float(deg_90), 3),
+        "ATE m": round(evaluate(truth, estimate, "se3").ate_rmse, 3),
+    }
+
+
+def _track(
+    frames: list[Frame],
+    depths: dict[int, Float32[ndarray, "h w"]],
+    config: TrackerConfig,
+    delivery: tuple[float, int],
+) -> tuple[dict[int, TrackedPose], list[float]]:
+    every_s, late = delivery
+    tracker = Tracker(config)
+    poses: dict[int, TrackedPose] = {}
+    seconds: list[float] = []
+    due: deque[tuple[int, Keyframe]] = deque()
+    last_ns = None
+    for frame in frames:
+        if frame.K is None:
+            raise SequenceError("tracking needs the camera's calibration")
+        fresh = last_ns is None or frame.stamp_ns - last_ns >= every_s * 1e9
+        if frame.index in depths and fresh:
+            last_ns = frame.stamp_ns
+            keyframe = Keyframe(
+                index=frame.index,
+                stamp_ns=frame.stamp_ns,
+                image=frame.image,
+                depth=depths[frame.index],
+                K=frame.K,
+                T_map_cam=np.eye(4),
+                map_version=0,
+                unit=1.0,
+            )
+            due.append((frame.index + late, keyframe))
+        began = time.perf_counter()
+        pose = tracker.track(frame.image, frame.K, frame.stamp_ns)
+        if pose is not None:
+            seconds.append(time.perf_counter() - began)
+            poses[frame.stamp_ns] = pose
+        while due and due[0][0] <= frame.index:
+            tracker.set_keyframe(due.popleft()[1])
+    return poses, seconds
+
+
+def _opencv_odometry(frames: list[Frame], depths: dict[int, Float32[ndarray, "h w"]]) -> Trajectory:
+    """Steps that it gives up are taken for rest."""
+    if not hasattr(cv2, "OdometrySettings"):
+        raise ImportError(f"RGB-D odometry needs OpenCV 5, this is {cv2.__version__}")
+    trajectory: Trajectory = {}
+    T, before, odometry = np.eye(4), None, None
+    for frame in frames:
+        if frame.index not in depths or frame.K is None:
+            continue
+        depth = np.where(depths[frame.index] > 0, depths[frame.index], np.float32(np.nan))
+        now = depth, np.ascontiguousarray(frame.image[..., ::-1])
+        if odometry is None:
+            K = frame.K.astype(np.float32)
+            K[:2, 2] -= 0.5
+            settings = cv2.OdometrySettings()
+            settings.setCameraMatrix(K)
+            settings.setMaxTranslation(MAX_STEP)
+            settings.setMaxRotation(MAX_TURN_DEG)
+            settings.setMaxDepthDiff(MAX_DEPTH_DIFF)
+            kind, way = cv2.OdometryType_RGB_DEPTH, cv2.OdometryAlgoType_COMMON
+            odometry = cv2.Odometry(kind, settings, way)
+        if before is not None:
+            found, step = odometry.compute(*now, *before)
+            T = T @ np.asarray(step) if found else T
+        trajectory[frame.stamp_ns] = T
+        before = now
+    return trajectory
+
+
+def _depth(folder: Path, frame: Frame) -> Float32[ndarray, "h w"] | None:
+    """Metres, 0 = none; None where an image has no depth."""
+    path = folder / "depth" / f"{frame.index:06d}.png"
+    if not path.is_file():
+        return None
+    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if image is None or image.ndim != 2:
+        raise SequenceError(f"{path} must be a one-channel depth image")
+    return (np.asarray(image) / 1000).astype(np.float32)

@@ -1,0 +1,82 @@
+"""What a user may set about images: masks, clocks that step back, reliability; over DDS."""
+
+import numpy as np
+import pytest
+from geometry_msgs.msg import PoseArray
+from sensor_msgs.msg import Image, PointCloud2
+from std_msgs.msg import Header
+
+from scal3r_ros.ros.conversions import image_to_float, ns_to_stamp, rgb_to_image
+from scal3r_ros.ros.interfaces import Chunk, Status
+from scal3r_ros.ros.map_publisher import LATCHED
+from test.ros.test_failures import FAKE, FAST, START_NS, Camera, camera, office  # noqa: F401
+from test.ros.test_nodes import latest
+
+pytestmark = [pytest.mark.ros, pytest.mark.slow]
+
+
+def test_what_a_mask_hides_is_not_mapped(nodes, node, camera, office):  # noqa: F811
+    depth = latest(node, Image, "depth/image", 10)
+    mask = np.full((120, 160, 3), 255, np.uint8)
+    mask[80:] = 0  # the robot's bumper
+    sent = node.create_publisher(Image, "bumper", LATCHED)
+    sent.publish(rgb_to_image(mask, Header()))
+    nodes.start("mapping_node", FAKE, mask_topic="bumper", **FAST)
+    camera.wait_for(1)
+    node.until(lambda: sent.get_subscription_count() >= 1, 30, "the mask is heard")
+    camera.play(office[:20], scale=0.5)
+    node.until(lambda: depth, 60, "depth")
+    known = image_to_float(depth[-1]) > 0
+    below = int(np.ceil(known.shape[0] * 2 / 3))
+    assert not known[below:].any()
+    assert known[: below - 2].mean() > 0.9
+    assert nodes.stop() == {"mapping_node": 0}
+
+
+def test_a_clock_that_steps_back_begins_a_new_piece_of_the_same_map(nodes, node, camera, office):  # noqa: F811
+    status, chunks = latest(node, Status, "status"), latest(node, Chunk, "chunk", 20)
+    nodes.start("mapping_node", FAKE, **FAST)
+    camera.wait_for(1)
+    camera.play_until(lambda: len(chunks) >= 2, office, START_NS, "chunks")
+    node.until(lambda: not status[-1].pending_frames, 30, "all is mapped")
+    count, session = len(chunks), chunks[-1].map_session
+    camera.play_until(
+        lambda: len(chunks) >= count + 2, office, START_NS - 3_600_000_000_000, "chunks after it"
+    )
+    assert "time went back by" in nodes.said("mapping_node")
+    assert {c.map_session for c in chunks} == {session}
+    assert 0 in [c.overlap for c in chunks[count:]]  # no chunk spans the step
+    assert nodes.stop() == {"mapping_node": 0}
+
+
+def test_a_reliability_that_does_not_fit_is_named_with_the_remedy(nodes, node, office):  # noqa: F811
+    camera = Camera(node, reliable=False)  # noqa: F811
+    nodes.start("mapping_node", FAKE, image_reliability="reliable", watchdog_period=1.0, **FAST)
+    message = rgb_to_image(office[0].image, Header())
+
+    def said() -> bool:
+        message.header.stamp = ns_to_stamp(node.get_clock().now().nanoseconds)
+        camera.images.publish(message)
+        text = nodes.said("mapping_node")
+        return "image_reliability:=reliable does not fit a best-effort publisher" in text
+
+    node.until(said, 60, "the reason")
+    assert nodes.stop() == {"mapping_node": 0}
+
+
+def test_who_listens_late_still_gets_the_map(nodes, node, camera, office):  # noqa: F811
+    status, chunks = latest(node, Status, "status"), latest(node, Chunk, "chunk", 20)
+    nodes.start("map_node", map_publish_period=0.5)
+    nodes.start("mapping_node", FAKE, **FAST)
+    camera.wait_for(1)
+    camera.play_until(lambda: len(chunks) >= 2, office, START_NS, "chunks")
+    node.until(lambda: not status[-1].pending_frames, 30, "all is mapped")
+    pause = node.get_clock().now().nanoseconds + 2_000_000_000
+    node.until(lambda: node.get_clock().now().nanoseconds > pause, 10, "nothing is new any more")
+    clouds = latest(node, PointCloud2, "map_cloud")
+    keyframes = latest(node, PoseArray, "keyframes")
+    node.until(lambda: clouds and keyframes, 30, "the map")
+    poses = {stamp.nanosec + stamp.sec * 10**9 for c in chunks for stamp in c.stamps}
+    assert clouds[-1].width > 0 and clouds[-1].header.frame_id == "map"
+    assert len(keyframes[-1].poses) == len(poses)
+    assert nodes.stop() == {"map_node": 0, "mapping_node": 0}
