@@ -4,13 +4,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file
 from scipy.spatial.transform import Rotation
 
 from scal3r_ros.data.sequence import SequenceError
-from scal3r_ros.evaluation.backend import METHODS, Setting, compare, read_poses, simulate, table
+from scal3r_ros.evaluation.backend import (
+    METHODS,
+    Setting,
+    compare,
+    read_poses,
+    simulate,
+    table,
+    unweighted_graph,
+)
 from scal3r_ros.evaluation.chunk_simulator import ChunkErrors, ChunkSimulator, submap_relation
+from scal3r_ros.evaluation.neighbour_chain import chain
 from scal3r_ros.geometry.sim3 import Sim3
+from scal3r_ros.mapping.config import PoseGraphConfig
+from scal3r_ros.mapping.pose_graph import PoseGraph
+from scal3r_ros.mapping.types import Edge
 
+PARITY = Path(__file__).parents[3] / "shared" / "parity" / "pgo.safetensors"
 OURS, CHAIN, UNWEIGHTED = METHODS
 
 
@@ -81,3 +95,40 @@ def test_pose_files_of_kitti_and_tum_are_read_and_others_refused(tmp_path):
         read_poses(other)
     with pytest.raises(SequenceError, match="nowhere"):
         read_poses(Path(tmp_path / "nowhere.txt"))
+
+
+def test_the_published_optimiser_is_well_imitated_and_ours_closes_its_loops_better():
+    """On the drifting ring that the official program solved."""
+    if not PARITY.is_file():
+        pytest.skip(f"{PARITY} is not here")
+    numbers = {k: v.double().numpy() for k, v in load_file(PARITY).items()}
+
+    def read(name: str) -> list[Sim3]:
+        parts = (numbers[f"{name}.{part}"] for part in "Rts")
+        return [Sim3(R, t, float(s)) for R, t, s in zip(*parts, strict=True)]
+
+    neighbours = read("seq")
+    loops = [
+        ((int(i), int(j)), T) for (i, j), T in zip(numbers["loop.ij"], read("loop"), strict=True)
+    ]
+    placed, official = chain(neighbours), chain(read("opt"))
+    imitated = unweighted_graph(placed, neighbours, loops)
+    apart = max(np.linalg.norm(a.t - b.t) for a, b in zip(official, imitated, strict=True))
+    assert apart < 0.01 * max(np.linalg.norm(T.t) for T in official)
+
+    graph = PoseGraph(PoseGraphConfig())
+    information = np.eye(7) * 1e4
+    for index, T in enumerate(placed):
+        graph.add_submap(index, T, fixed=index == 0)
+        if index:
+            step = neighbours[index - 1]
+            graph.add_edge(Edge(index, index - 1, step, information, "overlap", 1.0, 0.0))
+    for (i, j), T in loops:
+        graph.add_edge(Edge(i, j, T, information, "loop", 1.0, 0.0))
+    graph.optimise()
+    for (i, j), T in loops:
+        open_by = [
+            np.linalg.norm((T.inverse() @ G[j].inverse() @ G[i]).log())
+            for G in (official, graph.poses)
+        ]
+        assert open_by[1] < 0.5 * open_by[0]
