@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, Float32, UInt8
+from jaxtyping import Bool, Float, Float16, Float32, UInt8
 from numpy import ndarray
 
 from scal3r_ros.mapping.config import LoopConfig
@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 JPEG_QUALITY = 92
 SIDE = 2  # keyframes between the images that are matched
 LOST_TRIES = 3  # times as many candidates where the camera is sought in a map
+NO_PIXELS = np.zeros((0, 0, 3), np.uint8)
 SUPPRESSED = 6  # keyframes around an accepted pair that are not proposed again
 
 
@@ -59,7 +60,7 @@ class KeptKeyframe:
 def keep(frame: Frame, submap: int, shelf: Shelf) -> KeptKeyframe:
     pixels = cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR)
     _, jpeg = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-    bare = Frame(frame.index, frame.stamp_ns, np.zeros((0, 0, 3), np.uint8), frame.K)
+    bare = Frame(frame.index, frame.stamp_ns, NO_PIXELS, frame.K)
     return KeptKeyframe(bare, shelf.put(jpeg=jpeg.reshape(-1)), submap)
 
 
@@ -69,7 +70,7 @@ class LoopDetector:
     def __init__(self, config: LoopConfig, shelf: Shelf) -> None:
         self.config, self._shelf = config, shelf
         self.keyframes: list[KeptKeyframe] = []
-        self._descriptors: list[Float32[ndarray, " d"]] = []
+        self._descriptors: list[Float16[ndarray, " d"]] = []
         self.closed: list[tuple[int, int]] = []
 
     def add(
@@ -87,7 +88,7 @@ class LoopDetector:
     def take(self, kept: KeptKeyframe, descriptor: Float32[ndarray, " d"]) -> None:
         """One more place to come back to."""
         self.keyframes.append(kept)
-        self._descriptors.append(descriptor)
+        self._descriptors.append(descriptor.astype(np.float16))
 
     def forget_from(self, first: int) -> None:
         """Drops the newest keyframes (of a chunk that was only localised)."""
@@ -97,7 +98,7 @@ class LoopDetector:
         others = np.array([graph.piece(k.submap) != piece for k in self.keyframes[:first]])
         if first < self.config.min_gap and not others.any():
             return []
-        everything = np.stack(self._descriptors)
+        everything = np.stack(self._descriptors).astype(np.float32)
         # what all places have in common says nothing about this one
         centred = everything - everything.mean(axis=0)
         centred /= np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-9)

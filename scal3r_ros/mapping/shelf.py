@@ -28,20 +28,17 @@ class Shelved:
     """Arrays that are read where they lie: only the parts that are used come into memory."""
 
     def __init__(self, shelf: Shelf, arrays: dict[str, ndarray]) -> None:
-        self._shelf = shelf
-        self._stem = f"{next(shelf.numbers):08d}"
-        paths = [self._path(name) for name in arrays]
-        weakref.finalize(self, _remove, paths)
-        for path, array in zip(paths, arrays.values(), strict=True):
-            np.save(path, array, allow_pickle=False)
+        self._shelf, self._number = shelf, next(shelf.numbers)
+        self._names = tuple(arrays)
+        for name, array in arrays.items():
+            np.save(self._path(name), array, allow_pickle=False)
 
     def __getitem__(self, name: str) -> ndarray:
         return np.load(self._path(name), mmap_mode="r", allow_pickle=False)
 
+    def __del__(self) -> None:
+        for name in self._names:
+            self._path(name).unlink(missing_ok=True)
+
     def _path(self, name: str) -> Path:
-        return self._shelf.path / f"{self._stem}.{name}.npy"
-
-
-def _remove(paths: list[Path]) -> None:
-    for path in paths:
-        path.unlink(missing_ok=True)
+        return self._shelf.path / f"{self._number:08d}.{name}.npy"

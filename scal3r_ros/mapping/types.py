@@ -15,7 +15,7 @@ from scal3r_ros.geometry.sim3 import Sim3
 from scal3r_ros.mapping.shelf import Shelf, Shelved
 
 TOLERANCE = 1e-3  # of what a network says in single precision
-IMAGES = ("depth", "confidence", "edge_certainty", "thumbnails")  # of a submap, bulky
+BULKY = ("depth", "confidence", "edge_certainty", "thumbnails", "descriptors")  # of a submap
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,14 +122,14 @@ class Submap:
     T_map_submap: Sim3 = field(default_factory=Sim3.identity)
 
     def shelve(self, shelf: Shelf) -> None:
-        """Moves the images to disk; from there they read the same."""
-        self._shelved = shelf.put(**{name: getattr(self, name) for name in IMAGES})
-        for name in IMAGES:
+        """Moves what is large to disk; from there it reads the same."""
+        self._shelved = shelf.put(**{name: getattr(self, name) for name in BULKY})
+        for name in BULKY:
             delattr(self, name)
 
     def __getattr__(self, name: str) -> ndarray:
         shelved: Shelved | None = vars(self).get("_shelved")
-        if name not in IMAGES or shelved is None:
+        if name not in BULKY or shelved is None:
             raise AttributeError(f"{type(self).__name__} has no {name}")
         return shelved[name]
 

@@ -213,9 +213,9 @@ class MappingHealth:
             node.active and node.maps.frame_id and node.robot.T_base_cam(node.maps.frame_id) is None
         ):
             status.summary(ERROR, f"/tf_static does not tell base_frame -> {node.maps.frame_id}")
-        elif node.without_odometry:
-            missing = node.odometry.missing(node.maps.frame_id)
-            status.summary(WARN, f"{node.without_odometry} images without {missing}")
+        elif node.link.without_odometry:
+            missing = node.link.odometry.missing(node.maps.frame_id)
+            status.summary(WARN, f"{node.link.without_odometry} images without {missing}")
         else:
             status.summary(OK, "connected")
         for name in ("map_frame", "odom_frame", "base_frame"):

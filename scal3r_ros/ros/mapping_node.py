@@ -9,19 +9,17 @@ from typing import Any
 
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
-from scal3r_ros.geometry.sim3 import invert_pose
 from scal3r_ros.mapping.config import ConfigError
 from scal3r_ros.mapping.mapper import Mapper
-from scal3r_ros.mapping.types import Frame, MapUpdate, Submap
+from scal3r_ros.mapping.types import Frame, MapUpdate
 from scal3r_ros.ros.frames import RobotFrame
 from scal3r_ros.ros.health import MappingHealth
 from scal3r_ros.ros.interfaces import Corrections, Status
-from scal3r_ros.ros.map_odom import GuardedBroadcaster, MapToOdom
+from scal3r_ros.ros.map_odom import GuardedBroadcaster
 from scal3r_ros.ros.map_publisher import MapPublisher
-from scal3r_ros.ros.odometry_source import OdometrySource
 from scal3r_ros.ros.parameters import MAPPING, declare, mapper_config, value
+from scal3r_ros.ros.robot_link import RobotLink
 from scal3r_ros.ros.running import STEADY, said, spin
-from scal3r_ros.ros.sensors import ScaleSensors
 from scal3r_ros.ros.services import MappingServices
 from scal3r_ros.ros.subscriptions import FrameCounters, FrameQueue, ImageInput
 from scal3r_ros.ros.worker import MapWorker
@@ -40,7 +38,6 @@ class MappingNode(LifecycleNode):
         self.message = ""
         self.active = False
         self.paused = False
-        self.without_odometry = 0  # keyframes
         self.last_image_s = time.monotonic()
         self._discarded_in_a_row = 0
         self.services_offered = MappingServices(self)
@@ -74,7 +71,7 @@ class MappingNode(LifecycleNode):
         self.robot = RobotFrame(self, value(self, "base_frame"))
         self.maps = MapPublisher(self, self.mapper, self.robot)
         self.broadcaster = GuardedBroadcaster(self)
-        self.map_odom = MapToOdom(self, self.broadcaster)
+        self.link = RobotLink(self, self.mapper, self.robot, self.maps, self.broadcaster)
         self.worker = MapWorker(
             self.mapper,
             self.frames,
@@ -89,10 +86,6 @@ class MappingNode(LifecycleNode):
 
     @said
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self.odometry = OdometrySource(
-            self, value(self, "odom_source"), value(self, "odom_frame"), self.robot
-        )
-        self.sensors = ScaleSensors(self, self.robot, self.mapper)
         self.images = ImageInput(self, self._on_frame, self.counters, on_jump=self._jumped())
         self.worker.start()
         self._periodic = [
@@ -113,16 +106,15 @@ class MappingNode(LifecycleNode):
         self.close()
         for timer in self._periodic:
             self.destroy_timer(timer)
-        for part in (self.images, self.odometry, self.sensors):
-            part.close()
+        self.images.close()
         return super().on_deactivate(state)
 
     @said
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Gives the GPU's memory back."""
-        for part in (self.maps, self.health, self.broadcaster, self.robot):
+        for part in (self.link, self.maps, self.health, self.broadcaster, self.robot):
             part.close()
-        del self.mapper, self.worker, self.maps
+        del self.mapper, self.worker, self.maps, self.link
         self.state = Status.UNCONFIGURED
         return super().on_cleanup(state)
 
@@ -155,12 +147,12 @@ class MappingNode(LifecycleNode):
         """Clears memory, map and trajectory; a chunk in flight is dropped."""
         if self.active:
             self.worker.drop_all()
-            self.odometry.clear()
+            self.link.odometry.clear()
             self.worker.submit(self._reset)
 
     def loaded(self) -> None:
         """A map came from disk: everything is published again. On the worker's thread."""
-        self.map_odom.reset()
+        self.link.map_odom.reset()
         self.state = Status.WAITING
         self.maps.reset()
         self.maps.publish_everything()
@@ -178,35 +170,18 @@ class MappingNode(LifecycleNode):
         if way == "reset" and not self.mapper.localising:
             self.start_again()
         else:
-            self.odometry.clear()
+            self.link.odometry.clear()
 
     def _on_frame(self, frame: Frame, frame_id: str) -> None:
         self.last_image_s = time.monotonic()
         if self.state == Status.WAITING:
             self.state = Status.INITIALIZING
         if not self.paused:
-            self.maps.frame_id = self.sensors.frame_id = frame_id
-            self.sensors.see(frame)
+            self.link.see(frame, frame_id)
             self.frames.put(frame)
 
     def _complete(self, frame: Frame, waited_s: float) -> Frame | None:
-        """The frame with the robot's odometry and its sensors; None while they may still come."""
-        self._level()
-        late = waited_s >= value(self, "tf_timeout")
-        if value(self, "odom_source") in ("topic", "tf"):
-            T_odom_cam = self.odometry.T_odom_cam(frame.stamp_ns, self.maps.frame_id)
-            if T_odom_cam is None and not late:
-                return None
-            if T_odom_cam is None:
-                self.without_odometry += 1
-            frame = frame.with_odometry(T_odom_cam)
-        return self.sensors.complete(frame, wait=not late)
-
-    def _level(self) -> None:
-        """Before the first chunk: the map's axes are those of the robot, where it is known."""
-        T_base_cam = self.robot.T_base_cam(self.maps.frame_id)
-        if value(self, "base_frame") and T_base_cam is not None and not self.mapper.submaps:
-            self.mapper.R_map_first = T_base_cam[:3, :3]
+        return self.link.complete(frame, wait=waited_s < value(self, "tf_timeout"))
 
     def _mapped(self, updates: list[MapUpdate]) -> None:
         """On the worker's thread, after every image and command."""
@@ -216,7 +191,7 @@ class MappingNode(LifecycleNode):
                 self.maps.publish(update)
             else:
                 self.maps.publish_whereabouts(update.submap)
-            self._correct_odometry(update.submap)
+            self.link.correct(update.submap)
         counters = self.mapper.counters
         news = self.health.news(counters)
         if news.discarded:
@@ -237,30 +212,14 @@ class MappingNode(LifecycleNode):
         self.state, self.message = Status.ERROR, f"{type(error).__name__}: {error}"
         self.get_logger().fatal(f"mapping stopped: {self.message}")
 
-    def _correct_odometry(self, submap: Submap) -> None:
-        """map -> odom at the newest keyframe whose odometry is known."""
-        if self.maps.withheld:
-            return
-        if value(self, "odom_source") == "none":
-            self.maps.publish_odometry(submap, self.broadcaster)
-            return
-        newest = zip(submap.stamps_ns, submap.T_submap_cam, strict=True)
-        for stamp_ns, T_submap_cam in reversed(list(newest)):
-            T_odom_cam = self.odometry.T_odom_cam(stamp_ns, self.maps.frame_id)
-            if T_odom_cam is not None:
-                T_map_cam = submap.T_map_submap.apply_pose(T_submap_cam)
-                self.map_odom.set(T_map_cam @ invert_pose(T_odom_cam))
-                return
-
     def _publish_tf(self) -> None:
         self.health.watch()
-        if (self.mapper.submaps or self.map_odom.known) and not self.maps.withheld:
-            self.map_odom.publish()
+        self.link.publish()
 
     def _reset(self) -> None:
         self.mapper.reset()
         self.maps.reset()
-        self.map_odom.reset()
+        self.link.map_odom.reset()
         self.state = Status.WAITING
 
     def publish_places(self) -> None:

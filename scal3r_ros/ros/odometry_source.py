@@ -9,6 +9,7 @@ from numpy import ndarray
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from tf2_msgs.msg import TFMessage
 
+from scal3r_ros.geometry.sim3 import invert_pose
 from scal3r_ros.ros.conversions import pose_to_matrix, stamp_to_ns, transform_to_matrix
 from scal3r_ros.ros.fallback.tf import DYNAMIC, TransformError, TransformTree
 from scal3r_ros.ros.frames import RobotFrame
@@ -39,6 +40,12 @@ class OdometrySource:
     def close(self) -> None:
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
+
+    def take(self, stamp_ns: int, T_odom_cam: Float[ndarray, "4 4"], camera_frame: str) -> None:
+        """A tracker's pose that came another way than by topic."""
+        T_base_cam = self.robot.T_base_cam(camera_frame)
+        if T_base_cam is not None:
+            self._remember(stamp_ns, T_odom_cam @ invert_pose(T_base_cam))
 
     def clear(self) -> None:
         """Time went back."""
@@ -75,7 +82,10 @@ class OdometrySource:
         self._subscriptions.append(self._node.create_subscription(kind, topic, callback, qos))
 
     def _on_tracked(self, message: Odometry) -> None:
-        self._tracked[stamp_to_ns(message.header.stamp)] = pose_to_matrix(message.pose.pose)
+        self._remember(stamp_to_ns(message.header.stamp), pose_to_matrix(message.pose.pose))
+
+    def _remember(self, stamp_ns: int, T_odom_base: Float[ndarray, "4 4"]) -> None:
+        self._tracked[stamp_ns] = T_odom_base
         while len(self._tracked) > KEPT:
             del self._tracked[next(iter(self._tracked))]
 

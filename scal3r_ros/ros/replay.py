@@ -20,20 +20,18 @@ from scal3r_ros.data.rosbag import COMPRESSED, BagImages
 from scal3r_ros.data.sequence import SequenceError
 from scal3r_ros.data.tum import write_trajectory
 from scal3r_ros.geometry.camera import scale_intrinsics
-from scal3r_ros.geometry.sim3 import invert_pose
 from scal3r_ros.mapping.map_file import write_ply
 from scal3r_ros.mapping.map_folder import save_map
 from scal3r_ros.mapping.mapper import Mapper
 from scal3r_ros.mapping.trajectory import Poses, camera_trajectory
 from scal3r_ros.mapping.types import Frame, MapUpdate
 from scal3r_ros.ros.frames import RobotFrame
-from scal3r_ros.ros.map_odom import GuardedBroadcaster, MapToOdom
+from scal3r_ros.ros.map_odom import GuardedBroadcaster
 from scal3r_ros.ros.map_publisher import MapPublisher
 from scal3r_ros.ros.odometry_publisher import OdometryPublisher
-from scal3r_ros.ros.odometry_source import OdometrySource
 from scal3r_ros.ros.offline_node import OfflineNode, parameters_of
 from scal3r_ros.ros.parameters import MAPPING, mapper_config, value
-from scal3r_ros.ros.sensors import ScaleSensors
+from scal3r_ros.ros.robot_link import RobotLink
 from scal3r_ros.ros.subscriptions import FrameCounters, ImageInput
 from scal3r_ros.tracking.tracker import Tracker
 from scal3r_ros.tracking.types import TrackerConfig
@@ -78,17 +76,12 @@ class Replay:
         self.robot = RobotFrame(node, value(node, "base_frame"))
         self.maps = MapPublisher(node, self.mapper, self.robot)
         self.broadcaster = GuardedBroadcaster(node, guard=False)
-        self.map_odom = MapToOdom(node, self.broadcaster)
-        self.source = OdometrySource(
-            node, value(node, "odom_source"), value(node, "odom_frame"), self.robot
-        )
-        self.sensors = ScaleSensors(node, self.robot, self.mapper)
+        self.link = RobotLink(node, self.mapper, self.robot, self.maps, self.broadcaster)
         self.odometry = OdometryPublisher(node, self.robot, self.broadcaster)
         self.images = ImageInput(node, self._on_frame, self.counters)
 
     def _on_frame(self, frame: Frame, frame_id: str) -> None:
-        self.maps.frame_id = self.sensors.frame_id = frame_id
-        self.sensors.see(frame)
+        self.link.see(frame, frame_id)
         self.waiting.append((frame, self.node.now_ns))
 
     def advance(self, *, last: bool = False) -> None:
@@ -96,25 +89,11 @@ class Replay:
         while self.waiting:
             frame, arrived_ns = self.waiting[0]
             late = (self.node.now_ns - arrived_ns) * 1e-9 >= value(self.node, "tf_timeout")
-            complete = self._complete(frame, wait=not (late or last))
+            complete = self.link.complete(frame, wait=not (late or last))
             if complete is None:
                 return
             self.waiting.popleft()
             self._map(complete)
-
-    def _complete(self, frame: Frame, *, wait: bool) -> Frame | None:
-        T_base_cam = self.robot.T_base_cam(self.maps.frame_id)
-        if value(self.node, "base_frame"):
-            if T_base_cam is None and wait:
-                return None
-            if T_base_cam is not None and not self.mapper.submaps:
-                self.mapper.R_map_first = T_base_cam[:3, :3]
-        if value(self.node, "odom_source") in ("topic", "tf"):
-            T_odom_cam = self.source.T_odom_cam(frame.stamp_ns, self.maps.frame_id)
-            if T_odom_cam is None and wait:
-                return None
-            frame = frame.with_odometry(T_odom_cam)
-        return self.sensors.complete(frame, wait=wait)
 
     def _map(self, frame: Frame) -> None:
         index = len(self.stamps_ns)
@@ -136,35 +115,17 @@ class Replay:
         if pose is None:
             return
         self.tracked[frame.index] = pose.T_odom_cam
+        self.link.odometry.take(frame.stamp_ns, pose.T_odom_cam, self.maps.frame_id)
         self.odometry.publish(pose, self.maps.frame_id)
 
     def _publish(self, updates: list[MapUpdate]) -> None:
         for update in updates:
             self.maps.publish(update)
-            if self.maps.withheld:
-                continue
-            if value(self.node, "odom_source") == "none":
-                self.maps.publish_odometry(update.submap, self.broadcaster)
-                continue
-            self._correct(update)
+            self.link.correct(update.submap)
         if updates and self.tracker is not None:
             self.tracker.set_keyframe(self.mapper.newest_keyframe())
-        if self.map_odom.known:
-            self.map_odom.publish()
-
-    def _correct(self, update: MapUpdate) -> None:
-        submap = update.submap
-        for slot in range(len(submap.stamps_ns) - 1, -1, -1):
-            T_odom_cam = self._T_odom_cam(submap.frame_indices[slot], submap.stamps_ns[slot])
-            if T_odom_cam is not None:
-                T_map_cam = submap.T_map_submap.apply_pose(submap.T_submap_cam[slot])
-                self.map_odom.set(T_map_cam @ invert_pose(T_odom_cam))
-                return
-
-    def _T_odom_cam(self, index: int, stamp_ns: int) -> Float[ndarray, "4 4"] | None:
-        if self.tracker is not None:
-            return self.tracked.get(index)
-        return self.source.T_odom_cam(stamp_ns, self.maps.frame_id)
+        if self.link.map_odom.known:
+            self.link.publish()
 
     def finish(self) -> None:
         self.advance(last=True)

@@ -20,6 +20,11 @@ class CameraPose:
     inliers: Bool[ndarray, " n"]
     covariance: Float[ndarray, "6 6"]  # translation in odom, rotation in cam [rad]
 
+    @property
+    def deviation_rad(self) -> float:
+        """Of the rotation about the axis that is known worst."""
+        return float(np.sqrt(np.linalg.eigvalsh(self.covariance[3:, 3:])[-1]))
+
 
 def solve_pose(
     xyz_odom: Float[ndarray, "n 3"],

@@ -15,14 +15,15 @@ from numpy import ndarray
 from scal3r_ros.geometry.camera import scale_intrinsics, transform_points, unproject_pixels
 from scal3r_ros.geometry.keyframe import Keyframe
 from scal3r_ros.geometry.sim3 import invert_pose
-from scal3r_ros.tracking import camera_pose
+from scal3r_ros.tracking import camera_pose, two_view
 from scal3r_ros.tracking.features import Flow, find_corners, follow, sample_depth, small_grey
 from scal3r_ros.tracking.history import History, TrackedImage, velocity_between
 from scal3r_ros.tracking.motion import step_of, stretched
 from scal3r_ros.tracking.points import Points, followed
 from scal3r_ros.tracking.types import TrackedPose, TrackerConfig
 
-MIN_TURNED = 0.5  # share of corners that must agree on a rotation
+FEW_SHARE = 0.3  # of the wanted points; where there are fewer, more are sought every PAUSE images
+PAUSE = 2
 REFILL = 0.9  # share of the points found last at which more are sought
 MAX_LOG_SCALE = 1.0  # of a change that is believed to be one
 
@@ -43,7 +44,7 @@ class Tracker:
         self._solved: TrackedPose | None = None  # the last one that was measured
         self._velocity = np.zeros(6)  # translation, rotation vector in cam, a second
         self._median_depth = 1.0
-        self._full = 0  # points after corners were sought last
+        self._full = self._unsearched = 0  # points after corners were sought last, images since
         self._unit: float | None = None  # of the keyframes' map
 
     def track(
@@ -188,8 +189,7 @@ class Tracker:
 
     def _measured(self, grey: UInt8[ndarray, "h w"], stamp_ns: int) -> TrackedPose | None:
         source = self._source
-        assert source is not None
-        if source.grey.shape != grey.shape:
+        if source is None or source.grey.shape != grey.shape:
             return None
         expected = self._predicted(stamp_ns)
         uv, kept = follow(source.grey, grey, self._points.uv)
@@ -200,49 +200,41 @@ class Tracker:
             points = guided if len(guided) > len(points) else points
         known = points.known
         found = self._solve(points.select(known), expected)
-        if found is None:
-            return self._unscaled(grey, stamp_ns, (uv, kept))
-        T = found.T_odom_cam
-        self._velocity = velocity_between(source, T, stamp_ns)
+        if found is None or found.deviation_rad > self.config.vague_rad:
+            directed = self._directed(TrackedImage(stamp_ns, grey, None), (uv, kept))
+            if directed is not None or found is None:
+                return directed
         keep = ~known
         keep[known] = found.inliers
-        self._source = TrackedImage(stamp_ns, grey, T)
-        self._points = self._grown(points.select(keep), self._source)
-        covariance = self._covariance(found, T)
-        pose = TrackedPose(stamp_ns, T, covariance, "tracking", int(found.inliers.sum()))
-        self._solved = pose
-        return pose
+        T, covariance = found.T_odom_cam, self._covariance(found, found.T_odom_cam)
+        self._arrive(TrackedImage(stamp_ns, grey, T), points.select(keep))
+        self._solved = TrackedPose(stamp_ns, T, covariance, "tracking", int(found.inliers.sum()))
+        return self._solved
 
-    def _unscaled(
-        self, grey: UInt8[ndarray, "h w"], stamp_ns: int, flow: Flow
-    ) -> TrackedPose | None:
-        """Too few known points: the others are taken to be as far away as the scene was.
+    def _arrive(self, image: TrackedImage, points: Points) -> None:
+        """What is seen from here is followed on."""
+        assert self._source is not None and image.T_odom_cam is not None
+        self._velocity = velocity_between(self._source, image.T_odom_cam, image.stamp_ns)
+        self._source, self._points = image, self._grown(points, image)
 
-        Rotation and direction are measured, the length of the step is a guess: the deviation grows
-        as if nothing were seen. What is followed stays alive, so that it can be triangulated.
-        """
-        points, before = self._in_sight(grey, flow)
-        if len(points) < self.config.min_inliers:
-            return None
+    def _directed(self, image: TrackedImage, flow: Flow) -> TrackedPose | None:
+        """Too few known points for a pose: all that is followed tells rotation and direction of the
+        step, known points or the velocity its length; the deviation grows as if blind."""
+        points, before = self._in_sight(image.grey, flow)
         source = self._source
         assert source is not None and source.T_odom_cam is not None
-        ones = np.ones(len(points))
-        rays = unproject_pixels(before, ones, self._K)
-        now = unproject_pixels(points.uv, ones, self._K)
-        R_before_now, agree = camera_pose.solve_rotation(rays, now, float(self._K[0, 0]))
-        if agree.sum() < self.config.min_inliers or agree.mean() < MIN_TURNED:
+        if len(points) < self.config.min_inliers:
             return None
-        T = self._predicted(stamp_ns)
-        T[:3, :3] = source.T_odom_cam[:3, :3] @ R_before_now
-        assumed = transform_points(source.T_odom_cam, self._median_depth * rays)
-        xyz = np.where(points.known[:, None], points.xyz_odom, assumed)
-        found = self._solve(replace(points, xyz_odom=xyz), T)
-        if found is not None and found.inliers.mean() >= MIN_TURNED:
-            T, agree = found.T_odom_cam, found.inliers
-            self._velocity = velocity_between(source, T, stamp_ns)
-        self._source = TrackedImage(stamp_ns, grey, T)
-        self._points = self._grown(points.select(agree), self._source)
-        return replace(self._coasted(stamp_ns), T_odom_cam=T, inliers=int(agree.sum()))
+        expected = self._predicted(image.stamp_ns)  # from the source, which may be another now
+        xy = self._normalised(before), self._normalised(points.uv)
+        step = two_view.directed_step(
+            source.T_odom_cam, expected, points.xyz_odom, *xy, self._focal
+        )
+        if step is None:
+            return None
+        T, agree = step
+        self._arrive(replace(image, T_odom_cam=T), points.select(agree))
+        return replace(self._coasted(image.stamp_ns), T_odom_cam=T, inliers=int(agree.sum()))
 
     def _in_sight(
         self, grey: UInt8[ndarray, "h w"], flow: Flow
@@ -258,11 +250,17 @@ class Tracker:
             uv, kept = follow(newest.grey, grey, corners)
         return replace(self._points, uv=uv).select(kept), self._points.uv[kept]
 
+    @property
+    def _focal(self) -> float:
+        return float(self._K[[0, 1], [0, 1]].mean())
+
+    def _normalised(self, uv: Float[ndarray, "n 2"]) -> Float[ndarray, "n 2"]:
+        return (uv - self._K[:2, 2]) / self._K[[0, 1], [0, 1]]
+
     def _solve(self, points: Points, guess: Float[ndarray, "4 4"]) -> camera_pose.CameraPose | None:
-        focal = float(self._K[[0, 1], [0, 1]].mean())
-        xy = (points.uv - self._K[:2, 2]) / self._K[[0, 1], [0, 1]]
+        xy = self._normalised(points.uv)
         many = len(points) >= self.config.min_inliers
-        found = camera_pose.solve_pose(points.xyz_odom, xy, focal, guess) if many else None
+        found = camera_pose.solve_pose(points.xyz_odom, xy, self._focal, guess) if many else None
         enough = found is not None and found.inliers.sum() >= self.config.min_inliers
         return found if enough else None
 
@@ -270,10 +268,12 @@ class Tracker:
         """Triangulates what has parallax by now; fills up with new corners."""
         assert image.T_odom_cam is not None
         points = points.triangulated(image.T_odom_cam, self._K, self.config.min_parallax_rad)
-        if len(points) > min(0.6 * self.config.features, REFILL * self._full):
+        self._unsearched += 1
+        enough = len(points) > min(0.6 * self.config.features, REFILL * self._full)
+        if enough and (len(points) > FEW_SHARE * self.config.features or self._unsearched < PAUSE):
             return points
         uv = find_corners(image.grey, points.uv, self.config.features - len(points))
-        self._full = len(points) + len(uv)
+        self._full, self._unsearched = len(points) + len(uv), 0
         return points.joined(Points.born(uv, image.T_odom_cam))
 
     def _predicted(self, stamp_ns: int) -> Float[ndarray, "4 4"]:

@@ -11,10 +11,11 @@ class TrackerConfig:
     max_width: int = 320  # pixels at which is tracked: fast motion is followed further than at more
     features: int = 300
     min_inliers: int = 15  # fewer: coasting
+    vague_rad: float = 0.01  # deviation of a pose's rotation beyond which it is not relied on
     history: int = 64  # images kept for late keyframes
     catch_up: int = 8  # images through which a late keyframe's corners are followed
     coast_decay_s: float = 0.2  # blind, the velocity fades to rest with this time constant
-    scale_bleed: float = 0.1  # share of a scale jump that a new keyframe lets through
+    scale_bleed: float = 0.5  # share of a scale jump that a new keyframe lets through
     floor_translation: float = 0.002  # standard deviation, share of the median depth
     floor_rotation_rad: float = 0.001
     coast_translation: float = 0.3  # growth of the deviation a second, share of the median depth

@@ -10,7 +10,7 @@ from scal3r_ros.mapping.config import KeyframeConfig, MapperConfig, RefinementCo
 from scal3r_ros.mapping.mapper import Mapper
 from scal3r_ros.mapping.pipeline import map_sequence
 from scal3r_ros.mapping.shelf import Shelf
-from scal3r_ros.mapping.types import IMAGES
+from scal3r_ros.mapping.types import BULKY
 from test.conftest import TruthPredictor
 
 CONFIG = MapperConfig(
@@ -47,7 +47,7 @@ def test_a_map_on_disk_is_the_map_in_memory(walk, tmp_path):
     for a, b in zip(whole.submaps, shelved.submaps, strict=True):
         on_disk = b.index < len(shelved.submaps) - 2
         assert on_disk == ("depth" not in vars(b))
-        for name in IMAGES:
+        for name in BULKY:
             np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
     np.testing.assert_array_equal(whole.point_map.cloud().xyz, shelved.point_map.cloud().xyz)
 

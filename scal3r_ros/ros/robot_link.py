@@ -1,0 +1,81 @@
+"""Between the mapper and a robot: what it measures beside images, and where the map puts it.
+
+mapping_node and replay run the same of this.
+"""
+
+from typing import Any
+
+from scal3r_ros.geometry.sim3 import invert_pose
+from scal3r_ros.mapping.mapper import Mapper
+from scal3r_ros.mapping.types import Frame, Submap
+from scal3r_ros.ros.frames import RobotFrame
+from scal3r_ros.ros.map_odom import GuardedBroadcaster, MapToOdom
+from scal3r_ros.ros.map_publisher import MapPublisher
+from scal3r_ros.ros.odometry_source import OdometrySource
+from scal3r_ros.ros.parameters import AnyNode, value
+from scal3r_ros.ros.sensors import ScaleSensors
+
+
+class RobotLink:
+    """Odometry and sensors for every frame; map -> odom back."""
+
+    def __init__(
+        self,
+        node: AnyNode,
+        mapper: Mapper,
+        robot: RobotFrame,
+        maps: MapPublisher,
+        broadcaster: GuardedBroadcaster,
+    ) -> None:
+        self.node, self.mapper, self.robot, self.maps = node, mapper, robot, maps
+        self.broadcaster = broadcaster
+        self.kind = value(node, "odom_source")
+        self.odometry = OdometrySource(node, self.kind, value(node, "odom_frame"), robot)
+        self.sensors = ScaleSensors(node, robot, mapper)
+        self.map_odom = MapToOdom(node, broadcaster)
+        self.without_odometry = 0  # frames
+
+    def close(self) -> None:
+        self.odometry.close()
+        self.sensors.close()
+
+    def see(self, frame: Frame, frame_id: str) -> None:
+        """Tells of an image that arrived."""
+        self.maps.frame_id = self.sensors.frame_id = frame_id
+        self.sensors.see(frame)
+
+    def complete(self, frame: Frame, *, wait: bool) -> Frame | None:
+        """The frame with the robot's odometry and its sensors; None while they may still come and
+        `wait` is set."""
+        T_base_cam = self.robot.T_base_cam(self.maps.frame_id)
+        if T_base_cam is None and wait:
+            return None
+        if value(self.node, "base_frame") and T_base_cam is not None and not self.mapper.submaps:
+            self.mapper.R_map_first = T_base_cam[:3, :3]  # the map's axes are those of the robot
+        if self.kind in ("topic", "tf"):
+            T_odom_cam = self.odometry.T_odom_cam(frame.stamp_ns, self.maps.frame_id)
+            if T_odom_cam is None and wait:
+                return None
+            self.without_odometry += T_odom_cam is None
+            frame = frame.with_odometry(T_odom_cam)
+        return self.sensors.complete(frame, wait=wait)
+
+    def correct(self, submap: Submap) -> None:
+        """map -> odom at the newest keyframe whose odometry is known."""
+        if self.maps.withheld:
+            return
+        if self.kind == "none":
+            self.maps.publish_odometry(submap, self.broadcaster)
+            return
+        newest: Any = zip(submap.stamps_ns, submap.T_submap_cam, strict=True)
+        for stamp_ns, T_submap_cam in reversed(list(newest)):
+            T_odom_cam = self.odometry.T_odom_cam(stamp_ns, self.maps.frame_id)
+            if T_odom_cam is not None:
+                T_map_cam = submap.T_map_submap.apply_pose(T_submap_cam)
+                self.map_odom.set(T_map_cam @ invert_pose(T_odom_cam))
+                return
+
+    def publish(self) -> None:
+        """map -> odom, once there is a map."""
+        if (self.mapper.submaps or self.map_odom.known) and not self.maps.withheld:
+            self.map_odom.publish()
