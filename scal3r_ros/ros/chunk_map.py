@@ -32,19 +32,20 @@ class ChunkMap:
         self.clouds = Clouds(Shelf())  # chunk frames
 
     def add_chunk(self, message: Any) -> None:
-        if message.map_session != self.session:
-            self.session, self.chunks = message.map_session, {}
-            self.clouds = Clouds(Shelf())
-        self.clouds[message.chunk_id] = message_to_cloud(message.points)
-        T_map_chunk = list_to_sim3(message.sim3)
+        """Raises ValueError on a malformed one, and changes nothing."""
+        cloud, T_map_chunk = message_to_cloud(message.points), list_to_sim3(message.sim3)
         T_map_cam = _poses(np.asarray(message.poses).reshape(-1, 7))
-        self.chunks[message.chunk_id] = MappedChunk(
+        chunk = MappedChunk(
             stamps_ns=[stamp_to_ns(s) for s in message.stamps],
             overlap=message.overlap,
             T_chunk_cam=T_map_chunk.inverse().apply_pose(T_map_cam),
             origins=np.asarray(message.origins, dtype=np.float64).reshape(-1, 3),
             T_map_chunk=T_map_chunk,
         )
+        if message.map_session != self.session:
+            self.session, self.chunks = message.map_session, {}
+            self.clouds = Clouds(Shelf())
+        self.chunks[message.chunk_id], self.clouds[message.chunk_id] = chunk, cloud
 
     def correct(self, message: Any) -> bool:
         """True where a chunk moved; corrections of other sessions are ignored."""

@@ -162,6 +162,11 @@ def cloud_to_message(cloud: Cloud, head: Header) -> PointCloud2:
 
 def message_to_cloud(message: Any) -> Cloud:
     """A cloud that `cloud_to_message` wrote (of rclpy or of rosbags)."""
+    if message.point_step != CLOUD_POINT.itemsize or len(message.data) % CLOUD_POINT.itemsize:
+        raise ValueError(
+            f"points of {CLOUD_POINT.itemsize} bytes expected, got {len(message.data)} bytes in "
+            f"steps of {message.point_step}"
+        )
     points = np.frombuffer(message.data, CLOUD_POINT)
     rgb = np.stack([(points["rgb"] >> shift) & 255 for shift in (16, 8, 0)], axis=1)
     return Cloud(points["xyz"].copy(), rgb.astype(np.uint8), points["confidence"].copy())
@@ -229,4 +234,6 @@ def sim3_to_list(T: Sim3) -> list[float]:
 
 def list_to_sim3(values: Any) -> Sim3:
     v = np.asarray(values, dtype=np.float64)
+    if v.shape != (8,) or not np.isfinite(v).all():
+        raise ValueError(f"8 finite numbers are a Sim(3), got {v.tolist()}")
     return Sim3(Rotation.from_quat(v[4:8]).as_matrix(), v[1:4], float(v[0]))

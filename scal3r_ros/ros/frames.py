@@ -7,6 +7,7 @@ from tf2_msgs.msg import TFMessage
 
 from scal3r_ros.ros.conversions import stamp_to_ns, transform_to_matrix
 from scal3r_ros.ros.fallback.tf import STATIC, TransformError, TransformTree
+from scal3r_ros.ros.listening import listen
 from scal3r_ros.ros.parameters import AnyNode
 
 
@@ -20,9 +21,7 @@ class RobotFrame:
         self.node, self.base_frame = node, base_frame
         self._tree = TransformTree()
         self._told = False
-        self._subscription = node.create_subscription(
-            TFMessage, "/tf_static", self._on_static, STATIC
-        )
+        self._subscription = listen(node, TFMessage, "/tf_static", self._on_static, STATIC)
 
     def close(self) -> None:
         self.node.destroy_subscription(self._subscription)

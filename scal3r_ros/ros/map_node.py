@@ -24,6 +24,7 @@ from scal3r_ros.ros.conversions import (
     to_ros_bytes,
 )
 from scal3r_ros.ros.interfaces import Chunk, Corrections, SaveMap
+from scal3r_ros.ros.listening import listen
 from scal3r_ros.ros.map_publisher import CHUNKS, LATCHED
 from scal3r_ros.ros.parameters import MAP, declare, value
 from scal3r_ros.ros.running import STEADY, spin
@@ -39,8 +40,8 @@ class MapNode(Node):
         self.map = ChunkMap()
         self._version = 0  # of the map, counts changes
         self._stamp_ns = 0
-        self.create_subscription(Chunk, "chunk", self._on_chunk, CHUNKS)
-        self.create_subscription(Corrections, "corrections", self._on_corrections, LATCHED)
+        listen(self, Chunk, "chunk", self._on_chunk, CHUNKS)
+        listen(self, Corrections, "corrections", self._on_corrections, LATCHED)
         self._cloud = self.create_publisher(PointCloud2, "map_cloud", LATCHED)
         self._keyframes = self.create_publisher(PoseArray, "keyframes", LATCHED)
         self._grid = self.create_publisher(OccupancyGrid, "map", LATCHED)

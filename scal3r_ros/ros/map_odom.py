@@ -12,6 +12,7 @@ from tf2_msgs.msg import TFMessage
 from scal3r_ros.mapping.trajectory import interpolate
 from scal3r_ros.ros.conversions import matrix_to_transform, stamp_to_ns
 from scal3r_ros.ros.fallback.tf import DYNAMIC, transform_broadcaster
+from scal3r_ros.ros.listening import listen
 from scal3r_ros.ros.parameters import AnyNode, value
 
 OWN_STAMPS = 2000  # remembered, to tell another publisher's from ours
@@ -28,7 +29,7 @@ class GuardedBroadcaster:
         self._children: set[str] = set()
         self._heard = None
         if guard:
-            self._heard = node.create_subscription(TFMessage, "/tf", self._on_transforms, DYNAMIC)
+            self._heard = listen(node, TFMessage, "/tf", self._on_transforms, DYNAMIC)
 
     def close(self) -> None:
         if self._heard is not None:

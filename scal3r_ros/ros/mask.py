@@ -13,6 +13,7 @@ from scal3r_ros.data.encodings import EncodingError
 from scal3r_ros.data.sequence import Undistorter
 from scal3r_ros.ros.conversions import image_to_rgb
 from scal3r_ros.ros.fallback.tf import STATIC
+from scal3r_ros.ros.listening import listen
 from scal3r_ros.ros.parameters import AnyNode
 
 COARSE = 16  # pixels of the image a pixel of the paint
@@ -28,7 +29,7 @@ class Mask:
         self._subscriptions = []
         if topic:  # latched ones and streams alike
             self._subscriptions = [
-                node.create_subscription(Image, topic, self._on_mask, qos) for qos in (STATIC, 5)
+                listen(node, Image, topic, self._on_mask, qos) for qos in (STATIC, 5)
             ]
 
     def close(self) -> None:

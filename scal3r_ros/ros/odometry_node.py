@@ -24,6 +24,7 @@ from scal3r_ros.ros.fallback.diagnostics import diagnostic_updater
 from scal3r_ros.ros.frames import RobotFrame
 from scal3r_ros.ros.health import Rates
 from scal3r_ros.ros.interfaces import Keyframe, Status
+from scal3r_ros.ros.listening import listen
 from scal3r_ros.ros.map_odom import GuardedBroadcaster
 from scal3r_ros.ros.map_publisher import LATCHED, RELIABLE
 from scal3r_ros.ros.odometry_publisher import OdometryPublisher
@@ -83,9 +84,7 @@ class OdometryNode(LifecycleNode):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         jumped = None if value(self, "on_time_jump") == "ignore" else self._start_again
         self.images = ImageInput(self, self._on_frame, self.counters, on_jump=jumped)
-        self._keyframes = self.create_subscription(
-            Keyframe, "keyframe", self._on_keyframe, RELIABLE
-        )
+        self._keyframes = listen(self, Keyframe, "keyframe", self._on_keyframe, RELIABLE)
         self._stop.clear()
         self._worker = threading.Thread(target=self._work, name="tracker", daemon=True)
         self._worker.start()

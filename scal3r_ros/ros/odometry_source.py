@@ -13,6 +13,7 @@ from scal3r_ros.geometry.sim3 import invert_pose
 from scal3r_ros.ros.conversions import pose_to_matrix, stamp_to_ns, transform_to_matrix
 from scal3r_ros.ros.fallback.tf import DYNAMIC, TransformError, TransformTree
 from scal3r_ros.ros.frames import RobotFrame
+from scal3r_ros.ros.listening import listen
 from scal3r_ros.ros.parameters import AnyNode
 
 # sensor data, deep enough for odometry that is much faster than images
@@ -79,7 +80,7 @@ class OdometrySource:
         return ways.get(self.kind, "odometry")
 
     def _listen(self, kind: Any, topic: str, callback: Any, qos: Any) -> None:
-        self._subscriptions.append(self._node.create_subscription(kind, topic, callback, qos))
+        self._subscriptions.append(listen(self._node, kind, topic, callback, qos))
 
     def _on_tracked(self, message: Odometry) -> None:
         self._remember(stamp_to_ns(message.header.stamp), pose_to_matrix(message.pose.pose))

@@ -22,6 +22,7 @@ from scal3r_ros.ros.conversions import (
 )
 from scal3r_ros.ros.fallback.filters import approximate_synchronizer, simple_filter
 from scal3r_ros.ros.frames import RobotFrame
+from scal3r_ros.ros.listening import listen
 from scal3r_ros.ros.parameters import AnyNode, value
 
 KEPT = 64  # pairs that wait for their image to be mapped
@@ -99,7 +100,7 @@ class ScaleSensors:
 
     def _listen(self, kind: Any, topic: str, callback: Any, *, depth: int = 30) -> None:
         qos = QoSProfile(depth=depth, reliability=ReliabilityPolicy.BEST_EFFORT)
-        self._subscriptions.append(self.node.create_subscription(kind, topic, callback, qos))
+        self._subscriptions.append(listen(self.node, kind, topic, callback, qos))
 
     def _on_pair(self, image: StampedFrame, other: Any) -> None:
         self._heard = True

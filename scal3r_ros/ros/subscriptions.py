@@ -19,6 +19,7 @@ from scal3r_ros.geometry.camera import Camera, intrinsics
 from scal3r_ros.mapping.types import Frame
 from scal3r_ros.ros.conversions import image_to_rgb, stamp_to_ns
 from scal3r_ros.ros.interfaces import Status
+from scal3r_ros.ros.listening import listen
 from scal3r_ros.ros.mask import Mask
 from scal3r_ros.ros.parameters import AnyNode, value
 from scal3r_ros.ros.running import STEADY
@@ -110,7 +111,7 @@ class ImageInput:
         self._told: set[str] = set()
         self._subscription: Any = None
         self._reliable: bool | None = None
-        self._info = node.create_subscription(CameraInfo, "camera_info", self._on_info, self.depth)
+        self._info = listen(node, CameraInfo, "camera_info", self._on_info, self.depth)
         self._mask = Mask(node, value(node, "mask_topic"), self._once)
         self._subscribe()
         self._timer = node.create_timer(RECHECK_S, self._recheck, clock=STEADY)
@@ -148,7 +149,7 @@ class ImageInput:
         policy = ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
         kind = Image if self.transport == "raw" else CompressedImage
         qos = QoSProfile(depth=self.depth, reliability=policy)
-        self._subscription = self.node.create_subscription(kind, self.topic, self._on_image, qos)
+        self._subscription = listen(self.node, kind, self.topic, self._on_image, qos)
 
     def _wanted(self) -> bool:
         """auto: reliable when every publisher is, because large best-effort images do not arrive

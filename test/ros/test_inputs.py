@@ -2,13 +2,16 @@
 
 import numpy as np
 import pytest
-from geometry_msgs.msg import PoseArray
-from sensor_msgs.msg import Image, PointCloud2
+from geometry_msgs.msg import PoseArray, TransformStamped
+from nav_msgs.msg import Odometry
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import Header
+from tf2_msgs.msg import TFMessage
 
 from scal3r_ros.ros.conversions import image_to_float, ns_to_stamp, rgb_to_image
+from scal3r_ros.ros.fallback.tf import STATIC
 from scal3r_ros.ros.interfaces import Chunk, Status
-from scal3r_ros.ros.map_publisher import LATCHED
+from scal3r_ros.ros.map_publisher import CHUNKS, LATCHED
 from test.ros.test_failures import FAKE, FAST, START_NS, Camera, camera, office  # noqa: F401
 from test.ros.test_nodes import latest
 
@@ -79,4 +82,36 @@ def test_who_listens_late_still_gets_the_map(nodes, node, camera, office):  # no
     poses = {stamp.nanosec + stamp.sec * 10**9 for c in chunks for stamp in c.stamps}
     assert clouds[-1].width > 0 and clouds[-1].header.frame_id == "map"
     assert len(keyframes[-1].poses) == len(poses)
+    assert nodes.stop() == {"map_node": 0, "mapping_node": 0}
+
+
+def test_malformed_messages_are_dropped_and_said_and_end_nothing(nodes, node, camera, office):  # noqa: F811
+    """A driver's odometry without orientation, a chunk of nonsense, corrections of wrong length."""
+    sent = {
+        "odom": (node.create_publisher(Odometry, "odom", 10), Odometry()),
+        "chunk": (node.create_publisher(Chunk, "chunk", CHUNKS), Chunk(poses=[1.0] * 5)),
+        "camera_info": (camera.infos, CameraInfo(width=4, height=4, k=[-1.0] * 9)),
+        "tf_static": (node.create_publisher(TFMessage, "/tf_static", STATIC), TFMessage()),
+    }
+    sent["tf_static"][1].transforms.append(TransformStamped(child_frame_id="camera"))
+    sent["tf_static"][1].transforms[0].transform.rotation.w = 0.0
+    sent["odom"][1].pose.pose.orientation.w = 0.0
+    nodes.start("map_node")
+    nodes.start("mapping_node", FAKE, odom_source="topic", **FAST)
+    camera.wait_for(1)
+    wanted = {
+        "map_node": ["/chunk is dropped"],
+        "mapping_node": ["/odom is dropped", "camera_info holds no calibration", "/tf_static is dropped"],
+    }
+
+    def all_said() -> bool:
+        for publisher, message in sent.values():
+            publisher.publish(message)
+        return all(text in nodes.said(name) for name, texts in wanted.items() for text in texts)
+
+    node.until(all_said, 60, "what is wrong with each")
+    chunks = latest(node, Chunk, "chunk", 20)
+    camera.play_until(
+        lambda: any(len(c.sim3) == 8 and c.points.width for c in chunks), office, START_NS, "a map"
+    )
     assert nodes.stop() == {"map_node": 0, "mapping_node": 0}
