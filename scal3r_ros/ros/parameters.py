@@ -120,7 +120,7 @@ BACK_END = (
     Parameter("loop_closure", True, "search and close loops"),
     Parameter("loop_min_gap", 24, "keyframes between two visits of a place", 1, 100000),
     Parameter("loop_min_score", 0.7, "likeness of two places, cosine", 0.0, 1.0),
-    Parameter("submaps_in_memory", 24, "newest ones; older lie on disk; 0: all", 0, 1000000),
+    Parameter("submaps_in_memory", 8, "newest ones; older lie on disk; 0: all", 0, 1000000),
     Parameter("storage_folder", "", "for those on disk; empty: the system's temporary folder"),
     Parameter("lost_reset_after", 0, "discarded chunks in a row before a reset; 0: never", 0, 1000),
     Parameter("map_folder", "", "folder of saved maps; empty: the working directory"),
