@@ -32,6 +32,11 @@ class Mask:
                 listen(node, Image, topic, self._on_mask, qos) for qos in (STATIC, 5)
             ]
 
+    @property
+    def awaited(self) -> bool:
+        """A mask was asked for and none has come: images would show the robot."""
+        return bool(self._subscriptions) and self._scene is None
+
     def close(self) -> None:
         for subscription in self._subscriptions:
             self.node.destroy_subscription(subscription)

@@ -70,7 +70,7 @@ IMAGES = (
         "ignore, or auto (reset under simulated time, else new_map)",
         choices=("auto", "reset", "new_map", "ignore"),
     ),
-    Parameter("mask_topic", "", "mono8 image, 0 where the robot itself is seen; empty: none"),
+    Parameter("mask_topic", "", "mono8, 0 where the robot itself is seen; waited for; empty: none"),
     Parameter("watchdog_period", 5.0, "s without images before a warning", 0.1, 600.0, live=True),
 )
 NETWORK = (

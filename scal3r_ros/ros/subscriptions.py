@@ -230,7 +230,7 @@ class ImageInput:
         if stamp_ns == 0 or (stamp_ns <= self._last_ns and not self._jumped(stamp_ns)):
             self._refuse("image stamps must be set and increase: images without are dropped")
             return
-        if self._waits_for_calibration() or self._too_soon(stamp_ns):
+        if self._waits_for_mask() or self._waits_for_calibration() or self._too_soon(stamp_ns):
             return
         try:
             image, K = self._undistorted(self._mask.hide(image_to_rgb(message)))
@@ -253,6 +253,12 @@ class ImageInput:
         if self._undistort is None:
             return image, None
         return self._undistort(image), self._undistort.K
+
+    def _waits_for_mask(self) -> bool:
+        if self._mask.awaited:
+            topic = self.node.resolve_topic_name(value(self.node, "mask_topic"))
+            self._once(f"no image is used before a mask comes on {topic}")
+        return self._mask.awaited
 
     def _waits_for_calibration(self) -> bool:
         return value(self.node, "use_camera_info") == "required" and not self.has_calibration

@@ -23,11 +23,13 @@ def test_what_a_mask_hides_is_not_mapped(nodes, node, camera, office):  # noqa: 
     mask = np.full((120, 160, 3), 255, np.uint8)
     mask[80:] = 0  # the robot's bumper
     sent = node.create_publisher(Image, "bumper", LATCHED)
-    sent.publish(rgb_to_image(mask, Header()))
     nodes.start("mapping_node", FAKE, mask_topic="bumper", **FAST)
     camera.wait_for(1)
-    node.until(lambda: sent.get_subscription_count() >= 1, 30, "the mask is heard")
-    camera.play(office[:20], scale=0.5)
+    camera.play(office[:2], START_NS - 10**9, scale=0.5)
+    wait = "no image is used before a mask comes on /bumper"
+    node.until(lambda: wait in nodes.said("mapping_node"), 30, "it waits")
+    sent.publish(rgb_to_image(mask, Header()))
+    camera.play(office[:30], scale=0.5, pause_s=0.1)
     node.until(lambda: depth, 60, "depth")
     known = image_to_float(depth[-1]) > 0
     below = int(np.ceil(known.shape[0] * 2 / 3))
@@ -101,7 +103,11 @@ def test_malformed_messages_are_dropped_and_said_and_end_nothing(nodes, node, ca
     camera.wait_for(1)
     wanted = {
         "map_node": ["/chunk is dropped"],
-        "mapping_node": ["/odom is dropped", "camera_info holds no calibration", "/tf_static is dropped"],
+        "mapping_node": [
+            "/odom is dropped",
+            "camera_info holds no calibration",
+            "/tf_static is dropped",
+        ],
     }
 
     def all_said() -> bool:
