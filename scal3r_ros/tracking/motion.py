@@ -7,6 +7,8 @@ from scipy.spatial.transform import Rotation
 
 from scal3r_ros.geometry.sim3 import invert_pose
 
+MAX_LOG_SCALE = 1.0  # of a change that is believed to be one
+
 
 def stretched(
     T: Float[ndarray, "*batch 4 4"], centre: Float[ndarray, " 3"], factor: float
@@ -30,3 +32,11 @@ def step_of(velocity: Float[ndarray, " 6"], seconds: float) -> Float[ndarray, "4
     T[:3, :3] = Rotation.from_rotvec(velocity[3:] * seconds).as_matrix()
     T[:3, 3] = velocity[:3] * seconds
     return T
+
+
+def let_through(log_jump: float | None, share: float) -> float:
+    """Odom over map units for a new keyframe: what tracked points say, less the share of their
+    difference that is let through."""
+    if log_jump is None:
+        return 1.0
+    return float(np.exp((1 - share) * np.clip(log_jump, -MAX_LOG_SCALE, MAX_LOG_SCALE)))

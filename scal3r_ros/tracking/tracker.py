@@ -18,14 +18,14 @@ from scal3r_ros.geometry.sim3 import invert_pose
 from scal3r_ros.tracking import camera_pose, two_view
 from scal3r_ros.tracking.features import Flow, find_corners, follow, sample_depth, small_grey
 from scal3r_ros.tracking.history import History, TrackedImage, velocity_between
-from scal3r_ros.tracking.motion import step_of, stretched
+from scal3r_ros.tracking.motion import let_through, step_of, stretched
 from scal3r_ros.tracking.points import Points, followed
 from scal3r_ros.tracking.types import TrackedPose, TrackerConfig
 
 FEW_SHARE = 0.3  # of the wanted points; where there are fewer, more are sought every PAUSE images
 PAUSE = 2
 REFILL = 0.9  # share of the points found last at which more are sought
-MAX_LOG_SCALE = 1.0  # of a change that is believed to be one
+GUESSED = 0.5  # relative deviation of a scale that nothing has told
 
 
 class Tracker:
@@ -44,6 +44,7 @@ class Tracker:
         self._solved: TrackedPose | None = None  # the last one that was measured
         self._velocity = np.zeros(6)  # translation, rotation vector in cam, a second
         self._median_depth = 1.0
+        self._doubt = 0.0  # relative deviation of the scale of what is known
         self._full = self._unsearched = 0  # points after corners were sought last, images since
         self._unit: float | None = None  # of the keyframes' map
 
@@ -79,7 +80,7 @@ class Tracker:
         depth = sample_depth(keyframe.depth, uv, grey.shape)
         uv, depth = uv[depth > 0], depth[depth > 0]
         jump = self._points.log_depth_ratio(keyframe.depth, T_odom_cam, K, grey.shape)
-        depth = depth * self._depth_scale(jump)
+        depth = depth * let_through(jump, self.config.scale_bleed)
         xyz = transform_points(T_odom_cam, unproject_pixels(uv, depth, K))
         points = replace(Points.born(uv, T_odom_cam), xyz_odom=xyz)
         source = TrackedImage(keyframe.stamp_ns, grey, T_odom_cam)
@@ -125,6 +126,7 @@ class Tracker:
         floor = self._covariance(None, source.T_odom_cam)
         self._last = TrackedPose(source.stamp_ns, source.T_odom_cam, floor, "tracking", len(points))
         self._points, self._source, self._solved = points, source, self._last
+        self._doubt = 0.0
         waiting = self._history.after(source.stamp_ns, 2 * self.config.catch_up)
         self._history.images = [source]
         for image in waiting:
@@ -170,15 +172,8 @@ class Tracker:
         T_shift = self._last.T_odom_cam @ invert_pose(solved.T_odom_cam)
         points = points.select(solved.inliers).shifted(T_shift)
         apart = self._points.apart_from(points, 0.015 * source.grey.shape[1])
-        self._points, self._source = points.joined(apart), source
+        self._points, self._source, self._doubt = points.joined(apart), source, 0.0
         return True
-
-    def _depth_scale(self, jump: float | None) -> float:
-        """Odom over map units: what tracked points say, less the share that is let through."""
-        if jump is None:
-            return 1.0
-        jump = float(np.clip(jump, -MAX_LOG_SCALE, MAX_LOG_SCALE))
-        return float(np.exp((1 - self.config.scale_bleed) * jump))
 
     def _repeated(self, grey: UInt8[ndarray, "h w"], stamp_ns: int) -> TrackedPose | None:
         """The very same image has the same pose. In the dark that says nothing."""
@@ -207,6 +202,8 @@ class Tracker:
         keep = ~known
         keep[known] = found.inliers
         T, covariance = found.T_odom_cam, self._covariance(found, found.T_odom_cam)
+        step = float(np.linalg.norm(T[:3, 3] - self._last.T_odom_cam[:3, 3]))
+        covariance = covariance + np.diag(np.repeat([(self._doubt * step) ** 2, 0.0], 3))
         self._arrive(TrackedImage(stamp_ns, grey, T), points.select(keep))
         self._solved = TrackedPose(stamp_ns, T, covariance, "tracking", int(found.inliers.sum()))
         return self._solved
@@ -219,20 +216,20 @@ class Tracker:
 
     def _directed(self, image: TrackedImage, flow: Flow) -> TrackedPose | None:
         """Too few known points for a pose: all that is followed tells rotation and direction of the
-        step, known points or the velocity its length; the deviation grows as if blind."""
+        step, known points or the usual depth its length; the deviation grows as if blind."""
         points, before = self._in_sight(image.grey, flow)
         source = self._source
         assert source is not None and source.T_odom_cam is not None
         if len(points) < self.config.min_inliers:
             return None
-        expected = self._predicted(image.stamp_ns)  # from the source, which may be another now
         xy = self._normalised(before), self._normalised(points.uv)
         step = two_view.directed_step(
-            source.T_odom_cam, expected, points.xyz_odom, *xy, self._focal
+            source.T_odom_cam, self._median_depth, points.xyz_odom, *xy, self._focal
         )
         if step is None:
             return None
         T, agree = step
+        self._doubt = GUESSED
         self._arrive(replace(image, T_odom_cam=T), points.select(agree))
         return replace(self._coasted(image.stamp_ns), T_odom_cam=T, inliers=int(agree.sum()))
 

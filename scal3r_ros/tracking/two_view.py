@@ -50,14 +50,14 @@ def relative_motion(
 
 def directed_step(
     T_odom_before: Float[ndarray, "4 4"],
-    T_odom_expected: Float[ndarray, "4 4"],
+    depth: float,
     xyz_odom: Float[ndarray, "n 3"],
     before: Float[ndarray, "n 2"],
     now: Float[ndarray, "n 2"],
     focal: float,
 ) -> Motion | None:
     """(T_odom_now, which points agree) from points of which some are known (the others NaN): the
-    length of the step is theirs, or what was expected."""
+    length of the step is theirs, or that of a scene `depth` away."""
     motion = relative_motion(before, now, focal)
     if motion is None:
         return None
@@ -66,7 +66,8 @@ def directed_step(
     xyz = transform_points(invert_pose(T_odom_before), xyz_odom[sure])
     length = step_length(T_step, xyz, now[sure])
     if length is None:
-        length = float(np.linalg.norm(T_odom_expected[:3, 3] - T_odom_before[:3, 3]))
+        assumed = depth * np.concatenate([before, np.ones((len(before), 1))], axis=1)
+        length = step_length(T_step, assumed[agree], now[agree]) or 0.0
     T_step[:3, 3] *= length
     return T_odom_before @ T_step, agree
 

@@ -59,18 +59,18 @@ def test_a_mere_turn_has_no_direction(rng):
 
 
 @pytest.mark.parametrize("known", [0, 8])
-def test_few_known_points_give_the_length_or_else_it_is_as_expected(rng, known):
+def test_few_known_points_give_the_length_or_else_the_usual_depth(rng, known):
     xyz, before, T = street(rng), pose(3, (2, 0, 5)), pose(5, (2, 0, 6.5))
     odom = xyz + [0, 0, 10]
     told = np.full_like(odom, np.nan)
     told[:known] = odom[:known]
     pixels = [seen(odom, P, rng) for P in (before, T)]
-    expected = pose(5, (2, 0, 5.9))
-    found = directed_step(before, expected, told, *pixels, FOCAL)
+    usual = float(np.median(odom[:, 2] - 5))
+    found = directed_step(before, usual, told, *pixels, FOCAL)
     assert found is not None
     T_now, _ = found
     length = np.linalg.norm(T_now[:3, 3] - before[:3, 3])
-    assert length == pytest.approx(1.5 if known else 0.9, rel=0.1)
+    assert length == pytest.approx(1.5, rel=0.1 if known else 0.7)
 
 
 def test_points_that_agree_on_nothing_are_refused(rng):
