@@ -30,7 +30,7 @@ from scal3r_ros.geometry.sim3 import Sim3
 from scal3r_ros.mapping.config import PoseGraphConfig, RegistrationConfig
 from scal3r_ros.mapping.loop_closure import loop_information
 from scal3r_ros.mapping.pose_graph import PoseGraph, from_gtsam, to_gtsam
-from scal3r_ros.mapping.registration import matched_points, overlap_edges, shared_frames
+from scal3r_ros.mapping.registration import overlap_edges, points_of, shared_frames
 from scal3r_ros.mapping.trajectory import keyframe_poses
 from scal3r_ros.mapping.types import Edge, Submap
 
@@ -177,10 +177,17 @@ def _neighbours(run: Run) -> tuple[list[Sim3], float]:
     began = time.perf_counter()
     found = []
     for target, source in zip(run.submaps, run.submaps[1:], strict=False):
-        pairs = shared_frames(source, target)
-        points = matched_points(source, target, pairs, RegistrationConfig())
-        ones = np.ones(len(points.target))
-        found.append(fit_neighbour(points.target, points.source, ones, ones))
+        i, j = (list(slots) for slots in zip(*shared_frames(source, target), strict=True))
+        _, xyz_i, confidence_i = points_of(source, i)
+        _, xyz_j, confidence_j = points_of(target, j)
+        found.append(
+            fit_neighbour(
+                xyz_j.reshape(-1, 3),
+                xyz_i.reshape(-1, 3),
+                confidence_j.reshape(-1),
+                confidence_i.reshape(-1),
+            )
+        )
     return found, time.perf_counter() - began
 
 

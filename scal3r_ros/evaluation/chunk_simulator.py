@@ -72,8 +72,7 @@ class ChunkSimulator:
         """The submap of some frames; its frame is the camera of the middle one."""
         rng, e = self.rng, self.errors
         if rng.random() < e.failed_chunks:
-            e = replace(e, **{name: FAILED * size for name, size in vars(e).items()})
-            e = replace(e, log_unit=self.errors.log_unit)
+            e = e.at(FAILED)
         s, middle = len(frames), (len(frames) - 1) // 2
         away = np.arange(s) - middle
         bare = np.stack([self._depth(i) for i in frames])  # m

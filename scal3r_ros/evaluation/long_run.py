@@ -5,7 +5,6 @@ else is what `scal3r map` runs: gate, chunker, refinement, registration, loops, 
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -13,6 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray
 
+from scal3r_ros.evaluation.report import resident_mb
 from scal3r_ros.geometry.camera import intrinsics, scale_intrinsics
 from scal3r_ros.mapping.config import MapperConfig
 from scal3r_ros.mapping.mapper import Mapper
@@ -97,14 +97,6 @@ def long_run(frames: int, config: MapperConfig, seed: int = 0) -> dict[str, Any]
         "memory_ratio": samples[-1]["memory_mb"] / begin["memory_mb"],
         "time_ratio": samples[-1]["chunk_s"] / begin["chunk_s"],
     }
-
-
-def resident_mb() -> float:
-    """Memory of this process that is in use now, MB. Linux."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmRSS"):
-            return int(line.split()[1]) / 1024
-    raise OSError("/proc/self/status does not tell VmRSS")
 
 
 def _camera() -> ndarray:

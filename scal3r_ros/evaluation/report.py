@@ -50,6 +50,14 @@ def peak_host_memory_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
+def resident_mb(pid: int | str = "self") -> float:
+    """Memory of a process that is in use now, MB; NaN where it has ended. Linux."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS"):
+            return int(line.split()[1]) / 1024
+    return float("nan")
+
+
 def peak_gpu_memory_mb() -> float:
     """Of this process; 0 without a GPU."""
     import sys

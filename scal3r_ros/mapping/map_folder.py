@@ -23,7 +23,7 @@ import numpy as np
 from numpy import ndarray
 
 from scal3r_ros.geometry.sim3 import Sim3
-from scal3r_ros.mapping.loop_closure import KeptKeyframe
+from scal3r_ros.mapping.loop_closure import NO_PIXELS, KeptKeyframe
 from scal3r_ros.mapping.map_file import write_atomically, write_ply
 from scal3r_ros.mapping.mapper import Mapper
 from scal3r_ros.mapping.point_map import submap_cloud
@@ -149,7 +149,8 @@ def _append(mapper: Mapper, stored: StoredMap, frames_from: int) -> None:
         graph.add_scale(index + first, log_scale, deviation)
     for kept in stored.keyframes:
         frame = replace(kept.frame, index=kept.frame.index + frames_from)
-        known = replace(kept, frame=frame, submap=kept.submap + first)
+        stored_here = mapper.shelf.put(jpeg=kept.jpeg)
+        known = replace(kept, frame=frame, stored=stored_here, submap=kept.submap + first)
         brought = stored.submaps[kept.submap]
         slot = brought.frame_indices.index(kept.frame.index)
         detector.take(known, brought.descriptors[slot])
@@ -234,8 +235,7 @@ def _read(folder: Path, facts: dict[str, Any]) -> StoredMap:
     keyframes = []
     for i, (index, stamp_ns, submap) in enumerate(kept["indices"].tolist()):
         K = kept["K"][i]
-        bare = np.zeros((0, 0, 3), np.uint8)
-        frame = Frame(index, stamp_ns, bare, K if np.isfinite(K).all() else None)
+        frame = Frame(index, stamp_ns, NO_PIXELS, K if np.isfinite(K).all() else None)
         begin, end = kept["begins"][i : i + 2]
         keyframes.append(KeptKeyframe(frame, shelf.put(jpeg=jpeg[begin:end]), submap))
     memory = folder / "memory.safetensors"

@@ -102,8 +102,8 @@ def matched_points(
     height, width = source.depth.shape[1:]
     step = max(1, int(np.sqrt(len(pairs) * height * width / config.max_points)))
     i, j = (list(slots) for slots in zip(*pairs, strict=True))
-    depth_i, xyz_i, confidence_i = _points(source, i, step)
-    depth_j, xyz_j, confidence_j = _points(target, j, step)
+    depth_i, xyz_i, confidence_i = points_of(source, i, step)
+    depth_j, xyz_j, confidence_j = points_of(target, j, step)
     valid = (depth_i > 0) & (depth_j > 0)
     weight = np.sqrt(confidence_i * confidence_j).clip(max=MAX_WEIGHT)
     weight = np.where(valid, weight, 0.0) / np.where(valid, depth_j, 1.0) ** 2
@@ -117,8 +117,8 @@ def matched_points(
     return MatchedPoints(xyz_i[valid], xyz_j[valid], weight[valid], np.array(log_ratios))
 
 
-def _points(
-    submap: Submap, slots: list[int], step: int
+def points_of(
+    submap: Submap, slots: list[int], step: int = 1
 ) -> tuple[Float[ndarray, "s n"], Float[ndarray, "s n 3"], Float[ndarray, "s n"]]:
     """Depth, place and confidence of every so many pixels of some frames."""
     depth = submap.depth[slots, ::step, ::step].astype(np.float64)

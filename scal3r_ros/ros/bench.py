@@ -25,6 +25,7 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo
 
+from scal3r_ros.evaluation.report import resident_mb
 from scal3r_ros.ros.conversions import (
     stamp_to_ns,
 )
@@ -130,7 +131,7 @@ def _measure(load: Load, names: list[str], running: dict[str, subprocess.Popen])
     while time.monotonic() - began < load.seconds:
         _spin(executor, 1.0)
         for name, process in running.items():
-            memory[name].append(_resident_mb(process.pid))
+            memory[name].append(resident_mb(process.pid))
         if camera.poll() is not None or any(p.poll() is not None for p in running.values()):
             raise RuntimeError("a process died under load")
     measuring[0] = False
@@ -206,13 +207,6 @@ def _memory(rows: list[float]) -> dict[str, float]:
     part = max(len(rows) // 10, 1)
     first, last = float(np.median(rows[:part])), float(np.median(rows[-part:]))
     return {"first": round(first, 1), "last": round(last, 1), "ratio": round(last / first, 3)}
-
-
-def _resident_mb(pid: int) -> float:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS"):
-            return int(line.split()[1]) / 1024
-    return float("nan")
 
 
 def table(result: dict[str, Any]) -> str:

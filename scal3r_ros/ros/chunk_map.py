@@ -26,10 +26,10 @@ class MappedChunk:
 class ChunkMap:
     """Clouds stay chunk-local, on disk; corrections re-pose them. A new session starts empty."""
 
-    def __init__(self) -> None:
-        self.session = -1
+    def __init__(self, storage_folder: str = "") -> None:
+        self.session, self._folder = -1, storage_folder
         self.chunks: dict[int, MappedChunk] = {}
-        self.clouds = Clouds(Shelf())  # chunk frames
+        self.clouds = Clouds(Shelf(storage_folder))  # chunk frames
 
     def add_chunk(self, message: Any) -> None:
         """Raises ValueError on a malformed one, and changes nothing."""
@@ -44,17 +44,18 @@ class ChunkMap:
         )
         if message.map_session != self.session:
             self.session, self.chunks = message.map_session, {}
-            self.clouds = Clouds(Shelf())
+            self.clouds = Clouds(Shelf(self._folder))
         self.chunks[message.chunk_id], self.clouds[message.chunk_id] = chunk, cloud
 
     def correct(self, message: Any) -> bool:
         """True where a chunk moved; corrections of other sessions are ignored."""
         if message.map_session != self.session:
             return False
-        places = np.asarray(message.sim3, dtype=np.float64).reshape(-1, 8)
-        for index, place in zip(message.chunk_ids, places, strict=True):
+        numbers = np.asarray(message.sim3, dtype=np.float64).reshape(-1, 8)
+        places = [list_to_sim3(place) for place in numbers]
+        for index, place in list(zip(message.chunk_ids, places, strict=True)):
             if index in self.chunks:
-                self.chunks[index].T_map_chunk = list_to_sim3(place)
+                self.chunks[index].T_map_chunk = place
         return len(places) > 0
 
     def cloud(self) -> Cloud:

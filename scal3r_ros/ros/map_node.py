@@ -37,7 +37,7 @@ class MapNode(Node):
     def __init__(self) -> None:
         super().__init__("map_node")
         declare(self, MAP)
-        self.map = ChunkMap()
+        self.map = ChunkMap(value(self, "storage_folder"))
         self._version = 0  # of the map, counts changes
         self._stamp_ns = 0
         listen(self, Chunk, "chunk", self._on_chunk, CHUNKS)

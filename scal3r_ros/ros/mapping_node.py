@@ -57,6 +57,7 @@ class MappingNode(LifecycleNode):
                 precision=value(self, "precision"),
                 settings=config.network,
             )
+            self.mapper = Mapper(predictor, config)
         except (ConfigError, ValueError, OSError) as error:
             self.get_logger().error(f"cannot configure: {error}")
             self.state, self.message = Status.ERROR, str(error)
@@ -64,7 +65,6 @@ class MappingNode(LifecycleNode):
         self.device, self.gpu_memory = str(predictor.device), predictor.gpu_memory
         if self.device == "cpu":  # odometry comes first where both want the cores
             os.setpriority(os.PRIO_PROCESS, 0, BEHIND)
-        self.mapper = Mapper(predictor, config)
         self.frames = FrameQueue(
             value(self, "max_pending_frames"), self.counters, value(self, "overload_policy")
         )

@@ -180,6 +180,7 @@ MAPPING = (
 ODOMETRY = (*IMAGES, *TRANSFORMS)
 MAP = (
     Parameter("map_frame", "map", "frame of the published map"),
+    Parameter("storage_folder", "", "for clouds; empty: the system's temporary folder"),
     Parameter("map_folder", "", "folder for saved maps; empty: the working directory"),
     Parameter("map_publish_period", 2.0, "s between publications", 0.1, 600.0),
     Parameter("map_voxel_size", 0.0, "map_cloud has one point each, map units; 0: all", 0.0, 5.0),

@@ -48,7 +48,7 @@ def spin(make: Callable[[], Node]) -> None:
         signal.signal(kind, lambda *_: stop.set())
     try:
         node = make()
-    except ParameterException as error:
+    except (ParameterException, OSError) as error:
         print(f"{make.__name__}: {error}", file=sys.stderr)
         rclpy.shutdown()
         sys.exit(2)

@@ -184,7 +184,8 @@ class Tracker:
 
     def _measured(self, grey: UInt8[ndarray, "h w"], stamp_ns: int) -> TrackedPose | None:
         source = self._source
-        if source is None or source.grey.shape != grey.shape:
+        assert source is not None
+        if source.grey.shape != grey.shape:
             return None
         expected = self._predicted(stamp_ns)
         uv, kept = follow(source.grey, grey, self._points.uv)
@@ -226,7 +227,7 @@ class Tracker:
         step = two_view.directed_step(
             source.T_odom_cam, self._median_depth, points.xyz_odom, *xy, self._focal
         )
-        if step is None:
+        if step is None or step[1].sum() < self.config.min_inliers:
             return None
         T, agree = step
         self._doubt = GUESSED

@@ -1,6 +1,7 @@
 """The long run measures what it says; the full length is a benchmark."""
 
-from scal3r_ros.evaluation.long_run import long_run, resident_mb
+from scal3r_ros.evaluation.long_run import long_run
+from scal3r_ros.evaluation.report import resident_mb
 from scal3r_ros.mapping.config import ChunkConfig, MapperConfig, RefinementConfig, StorageConfig
 
 

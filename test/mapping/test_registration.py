@@ -5,10 +5,10 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from scal3r_ros.geometry.align import AlignmentError
-from scal3r_ros.geometry.camera import intrinsics
+from scal3r_ros.geometry.camera import intrinsics, transform_points, unproject
 from scal3r_ros.geometry.sim3 import Sim3
 from scal3r_ros.mapping.config import RegistrationConfig
-from scal3r_ros.mapping.registration import register
+from scal3r_ros.mapping.registration import points_of, register
 from scal3r_ros.mapping.types import Submap
 
 FRAMES, HEIGHT, WIDTH = 12, 30, 40
@@ -90,3 +90,13 @@ def test_submaps_without_depth_are_refused(pair):
     source.depth[:] = 0
     with pytest.raises(AlignmentError, match="200 shared points are needed, got 0"):
         register(source, target, RegistrationConfig())
+
+
+def test_every_third_pixel_is_where_it_was_among_all(pair):
+    """Half a pixel would not show in a fit: both submaps would be off alike."""
+    submap = pair[0]
+    _, coarse, _ = points_of(submap, [0, 2], 3)
+    for row, slot in enumerate((0, 2)):
+        xyz = unproject(submap.depth[slot].astype(np.float64), submap.K[slot])[::3, ::3]
+        xyz = transform_points(submap.T_submap_cam[slot], xyz.reshape(-1, 3))
+        np.testing.assert_allclose(coarse[row], xyz, atol=1e-9)

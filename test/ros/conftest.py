@@ -15,6 +15,8 @@ pytest.importorskip("scal3r_ros.msg", reason="the messages are not built: make s
 
 from test.conftest import OFFICE, ROOT
 
+DEMO_IMAGES = 54
+
 
 class Nodes:
     """Starts executables, waits for them, ends them; what they said is kept for a failure."""
@@ -103,7 +105,7 @@ def demo(tmp_path_factory, domain) -> Path:
     """`make demo` on the first images: three nodes, publisher and recorder over DDS."""
     out = tmp_path_factory.mktemp("demo") / "out"
     command = [sys.executable, "-m", "scal3r_ros.cli", "demo", "--out", str(out)]
-    command += ["--sequence", str(OFFICE), "--frames", "44"]
+    command += ["--sequence", str(OFFICE), "--frames", str(DEMO_IMAGES)]
     environment = {**os.environ, "ROS_DOMAIN_ID": str(domain % 200 + 1), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=280
