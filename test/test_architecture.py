@@ -30,6 +30,7 @@ ROS = {
     "rclpy", "rcl_interfaces", "builtin_interfaces", "std_msgs", "std_srvs", "sensor_msgs",
     "geometry_msgs", "nav_msgs", "rosgraph_msgs", "lifecycle_msgs", "tf2_msgs", "tf2_ros",
     "ament_index_python", "diagnostic_msgs", "diagnostic_updater", "message_filters",
+    "cv_bridge", "grid_map_msgs",
 }  # fmt: skip
 EXCEPTIONS = {  # file -> what it alone may import in addition
     "mapping/predictor.py": {"torch", "network"},

@@ -150,15 +150,16 @@ def lay_sources() -> Path:
     skip = shutil.ignore_patterns("__pycache__")
     for name in ("msg", "srv", "scripts", "launch", "config", "scal3r_ros"):
         shutil.copytree(ROOT / name, package / name, ignore=skip)
-    if lacks("tf2_msgs"):
-        shutil.copytree(ROOT / "tools" / "overlay" / "tf2_msgs", sources / "tf2_msgs")
+    for name in ("tf2_msgs", "grid_map_msgs"):
+        if lacks(name):
+            shutil.copytree(ROOT / "tools" / "overlay" / name, sources / name)
     return sources
 
 
 def lacks(package: str) -> bool:
     """Whether the environment has no such ROS package."""
     if not has_own_ros():
-        return True  # no wheel of tf2_msgs exists
+        return True  # no wheel of them exists
     roots = os.environ.get("AMENT_PREFIX_PATH", "").split(":")
     index = "share/ament_index/resource_index/packages"
     return not any((Path(root) / index / package).exists() for root in roots if root)

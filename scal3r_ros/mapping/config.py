@@ -160,6 +160,7 @@ class NetworkConfig:
     memory: bool = True  # carried from chunk to chunk; without it each sees only itself
     forget: float = 1.0  # share of the memory kept from chunk to chunk
     memory_window: int = 0  # chunks that the memory holds, 0: all; each costs a gradient
+    reset_every: int = 0  # chunks after which the memory begins again; 0: never
     image_width: int = 0  # pixels; 0: what the weights were trained at
     max_gpu_memory: float = 0.9  # share of the GPU that chunks may fill
     compile: str = "off"  # torch.compile: off, on, graphs (CUDA graphs), auto (the fastest)
@@ -169,6 +170,7 @@ class NetworkConfig:
         _check(self.compile in known, f"compile must be one of {known}, got {self.compile}")
         _check(0 < self.forget <= 1, f"forget must be in (0, 1], got {self.forget}")
         _check(self.memory_window >= 0, f"memory_window must be >= 0, got {self.memory_window}")
+        _check(self.reset_every >= 0, f"reset_every must be >= 0, got {self.reset_every}")
         _check(self.image_width >= 0, f"image_width must be >= 0, got {self.image_width}")
         share = self.max_gpu_memory
         _check(0 < share <= 1, f"max_gpu_memory must be in (0, 1], got {share}")

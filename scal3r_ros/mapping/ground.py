@@ -1,5 +1,6 @@
 """The ground below the camera, and which way is up."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,6 +71,22 @@ def ground_plane(submap: Submap, seed: int = 0) -> GroundPlane | None:
 def ground_up(submap: Submap) -> Float[ndarray, " 3"] | None:
     plane = ground_plane(submap)
     return None if plane is None else plane.up
+
+
+def upright(
+    way: str,
+    R_camera: Float[ndarray, "3 3"],
+    submap: Submap,
+    imu_up: Callable[[Submap], Float[ndarray, " 3"] | None],
+) -> Float[ndarray, "3 3"] | None:
+    """R_map_submap of the first submap by one of ORIENTATIONS; None where nothing tells it.
+    `R_camera` is that of a camera whose mounting is known or taken to be level."""
+    if way == "raw_optical":
+        return np.eye(3)
+    if way in ("base", "camera_level"):
+        return R_camera
+    up = ground_up(submap) if way == "ground" else imu_up(submap)
+    return None if up is None else level(up)
 
 
 def level(up: Float[ndarray, " 3"]) -> Float[ndarray, "3 3"]:

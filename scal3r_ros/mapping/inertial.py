@@ -7,6 +7,7 @@ coupled alignment of Martinelli 2013 and of Qin et al. 2018, section V).
 
 import threading
 from collections import deque
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -16,9 +17,13 @@ from scipy.spatial.transform import Rotation
 
 KEPT_S = 120.0
 MIN_SAMPLES = 4  # between two keyframes
+LONGEST_NS = 50_000_000  # between two samples that say how the camera turned
 GRAVITY = 9.81  # m/s^2
 MAX_GRAVITY_ERROR = 0.1  # relative: else the fit is wrong
 MAX_DEVIATION = 0.2
+
+
+Sample = tuple[int, Float[ndarray, " 3"], Float[ndarray, " 3"]]  # stamp [ns], gyro, force
 
 
 class Span(NamedTuple):
@@ -33,7 +38,7 @@ class InertialLog:
     """Samples in the camera's axes, of the last two minutes. Thread-safe."""
 
     def __init__(self) -> None:
-        self._samples: deque[tuple[int, Float[ndarray, " 3"], Float[ndarray, " 3"]]] = deque()
+        self._samples: deque[Sample] = deque()
         self._lock = threading.Lock()
 
     def add(self, stamp_ns: int, gyro: Float[ndarray, " 3"], force: Float[ndarray, " 3"]) -> None:
@@ -61,21 +66,49 @@ class InertialLog:
 
     def between(self, begin_ns: int, end_ns: int) -> Span | None:
         """None where too few samples cover the time."""
-        with self._lock:
-            inside = [s for s in self._samples if begin_ns <= s[0] <= end_ns]
+        inside = self._inside(begin_ns, end_ns)
         if len(inside) < MIN_SAMPLES:
             return None
-        stamps = [begin_ns, *(s[0] for s in inside), end_ns]
-        held = [inside[0], *inside, inside[-1]]  # the ends are a fraction of a sample away
         R, dv, dp = np.eye(3), np.zeros(3), np.zeros(3)
-        for k in range(len(held) - 1):
-            dt = (stamps[k + 1] - stamps[k]) * 1e-9
-            gyro, force = (np.add(held[k][i], held[k + 1][i]) / 2 for i in (1, 2))
+        for dt, gyro, force in _steps(inside, begin_ns, end_ns):
             felt = R @ Rotation.from_rotvec(gyro * dt / 2).as_matrix() @ force
             dp = dp + dv * dt + felt * dt * dt / 2
             dv = dv + felt * dt
             R = R @ Rotation.from_rotvec(gyro * dt).as_matrix()
         return Span((end_ns - begin_ns) * 1e-9, dv, dp)
+
+    def turn(self, begin_ns: int, end_ns: int) -> Float[ndarray, "3 3"] | None:
+        """R_begin_end of the camera, by the gyroscope alone; None where samples are missing."""
+        inside = self._inside(begin_ns, end_ns)
+        stamps = [begin_ns, *(s[0] for s in inside), end_ns]
+        if not inside or max(np.diff(stamps)) > LONGEST_NS:
+            return None
+        R = Rotation.identity()
+        for dt, gyro, _ in _steps(inside, begin_ns, end_ns):
+            R = R * Rotation.from_rotvec(gyro * dt)
+        return R.as_matrix()
+
+    def _inside(self, begin_ns: int, end_ns: int) -> list[Sample]:
+        found = []
+        with self._lock:
+            for sample in reversed(self._samples):
+                if sample[0] < begin_ns:
+                    break
+                if sample[0] <= end_ns:
+                    found.append(sample)
+        return found[::-1]
+
+
+def _steps(
+    inside: list[Sample], begin_ns: int, end_ns: int
+) -> Iterator[tuple[float, Float[ndarray, " 3"], Float[ndarray, " 3"]]]:
+    """(seconds, mean angular velocity, mean force) from sample to sample; the ends are a fraction
+    of a sample away."""
+    stamps = [begin_ns, *(s[0] for s in inside), end_ns]
+    held = [inside[0], *inside, inside[-1]]
+    for k in range(len(held) - 1):
+        gyro, force = (np.add(held[k][i], held[k + 1][i]) / 2 for i in (1, 2))
+        yield (stamps[k + 1] - stamps[k]) * 1e-9, gyro, force
 
 
 def fit_scale(

@@ -2,6 +2,10 @@
 
 import logging
 
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+
 from scal3r_ros.geometry.align import AlignmentError
 from scal3r_ros.geometry.sim3 import Sim3
 from scal3r_ros.mapping.config import RegistrationConfig
@@ -19,8 +23,13 @@ class Localiser:
     def __init__(self, config: RegistrationConfig) -> None:
         self.config = config
         self.before: Submap | None = None
+        self._start: Float[ndarray, "4 4"] | None = None
         self.recognised = 0  # chunks
         self.unrecognised = 0  # chunks since the last that was
+
+    def begin_at(self, T_map_cam: Float[ndarray, "4 4"]) -> None:
+        """Somebody tells where the next chunk begins: believed until the map is recognised."""
+        self.before, self._start = None, T_map_cam
 
     def place(
         self,
@@ -34,9 +43,9 @@ class Localiser:
         T = self._recognised(chunk, submap, submaps, detector, graph)
         if T is None:
             self.unrecognised += 1
-            T = self._followed(submap)
+            T = self._told(submap, submaps) or self._followed(submap)
         else:
-            self.recognised, self.unrecognised = self.recognised + 1, 0
+            self.recognised, self.unrecognised, self._start = self.recognised + 1, 0, None
         if T is None:
             self.before = None
             return False
@@ -60,6 +69,15 @@ class Localiser:
             return None
         finally:
             detector.forget_from(first)
+
+    def _told(self, submap: Submap, submaps: list[Submap]) -> Sim3 | None:
+        """As large as the map is where it was told to be."""
+        start, self._start = self._start, None
+        if start is None:
+            return None
+        distances = [np.linalg.norm(s.T_map_submap.t - start[:3, 3]) for s in submaps]
+        near = submaps[int(np.argmin(distances))]
+        return submap.beginning_at(start, near.T_map_submap.s)
 
     def _followed(self, submap: Submap) -> Sim3 | None:
         if self.before is None:

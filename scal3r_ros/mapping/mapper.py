@@ -15,7 +15,7 @@ from scal3r_ros.geometry.sim3 import Sim3
 from scal3r_ros.mapping.carried import carried_from
 from scal3r_ros.mapping.config import MapperConfig
 from scal3r_ros.mapping.counters import Counters
-from scal3r_ros.mapping.ground import ground_up, level
+from scal3r_ros.mapping.ground import upright
 from scal3r_ros.mapping.localisation import Localiser
 from scal3r_ros.mapping.loop_closure import LoopDetector
 from scal3r_ros.mapping.point_map import PointMap
@@ -71,6 +71,7 @@ class Mapper:
         self.map_version = 0
         self.unit = 1.0  # of the map, against the one that the session began with
         self.trouble = ""  # what went wrong last, for people
+        self.start: Float[ndarray, "4 4"] | None = None  # T_map_cam of the next piece, if told
         self._newest: Frame | None = None
         self._carries = False  # whether the newest submap's poses are worth carrying over
 
@@ -85,6 +86,12 @@ class Mapper:
         """The next image begins a new piece of the map."""
         last = self.stream.end_piece()
         return self._map_chunk(last) if last else []
+
+    def adopt(self, config: MapperConfig) -> None:
+        """Other settings, of what may change while mapping runs: keyframes, loops, refinement."""
+        self.config = config
+        self.stream.adopt(config.keyframes)
+        self.loop_detector.config = config.loops
 
     def set_localising(self, localising: bool) -> list[MapUpdate]:
         """From here on the map stays as it is, or grows again."""
@@ -171,6 +178,9 @@ class Mapper:
 
     def _localise(self, chunk: Chunk, submap: Submap) -> list[MapUpdate]:
         """The map stays as it is: the submap only says where the camera is."""
+        start, self.start = self.start, None
+        if start is not None:
+            self.localiser.begin_at(start)
         known = self.localiser.place(chunk, submap, self.submaps, self.loop_detector, self.graph)
         if not known:
             self._troubled("the camera is not recognised in the map")
@@ -195,29 +205,19 @@ class Mapper:
         """The first submap is the map's origin; a later one continues where the camera was."""
         self.counters.components += 1
         if len(self.submaps) > 1:
-            before = self.submaps[-2]
+            before = self.submaps[-2].T_map_submap
             logger.warning("submap %d starts a new component", submap.index)
-            last = before.T_map_submap.apply_pose(before.T_submap_cam[-1])
-            first = np.linalg.inv(submap.T_submap_cam[0])
-            s = before.T_map_submap.s
-            submap.T_map_submap = Sim3.from_pose(last, s) @ Sim3.from_pose(first)
+            last = before.apply_pose(self.submaps[-2].T_submap_cam[-1])
+            start, self.start = self.start, None
+            submap.T_map_submap = submap.beginning_at(last if start is None else start, before.s)
         else:
-            R_map_submap = self._upright(submap)
+            way = self.config.orientation
+            R_map_submap = upright(way, self.R_map_first, submap, self.metric.sources.imu_up)
+            if R_map_submap is None:
+                self._troubled(f"map orientation {way}: nothing tells which way is up")
+                R_map_submap = self.R_map_first
             submap.T_map_submap = Sim3(R_map_submap, np.zeros(3), self.metric.estimator.scale)
         self.graph.add_submap(submap.index, submap.T_map_submap, fixed=True)
-
-    def _upright(self, submap: Submap) -> Float[ndarray, "3 3"]:
-        """R_map_submap of the first submap: the map's z is up, as far as anything tells it."""
-        way = self.config.orientation
-        if way == "raw_optical":
-            return np.eye(3)
-        if way in ("base", "camera_level"):
-            return self.R_map_first
-        up = ground_up(submap) if way == "ground" else self.metric.sources.imu_up(submap)
-        if up is None:
-            self._troubled(f"map orientation {way}: nothing tells which way is up")
-            return self.R_map_first
-        return level(up)
 
     def _optimise(self) -> set[int]:
         return self._take(self.graph.optimise())

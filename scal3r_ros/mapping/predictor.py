@@ -91,6 +91,19 @@ class NetworkPredictor:
         free, total = torch.cuda.mem_get_info(self.device)
         return total - free, total
 
+    def warm_up(self, frames: int, size: tuple[int, int] = (480, 640)) -> None:
+        """A blank chunk: kernels are loaded and chosen before the first real one waits for them.
+
+        What the device has no room for is found out by the first real chunk.
+        """
+        blank = np.zeros((*size, 3), np.uint8)
+        chunk = Chunk(0, tuple(Frame(i, i, blank) for i in range(frames)), 0, frames // 2)
+        try:
+            self.predict(chunk, self.initial_memory())
+        except ChunkTooLargeError as error:
+            logger.warning("warm-up: %s", error)
+        self._kept.clear()
+
     def initial_memory(self) -> GlobalContext:
         return GlobalContext()
 
@@ -127,6 +140,8 @@ class NetworkPredictor:
         self, chunk: Chunk, memory: GlobalContext, write: bool
     ) -> tuple[Prediction, GlobalContext]:
         settings = self.settings
+        if 0 < settings.reset_every <= memory.chunks:
+            memory = GlobalContext()
         before = memory if settings.memory else None
         inputs = self.prepare(chunk, chunk.overlap if before else 0)
         policy = MemoryPolicy(write=write, forget=settings.forget, window=settings.memory_window)

@@ -1,7 +1,7 @@
 """From a stream of images to chunks of keyframes: gate, chunker, where the stream breaks off."""
 
 from scal3r_ros.mapping.chunker import Chunker
-from scal3r_ros.mapping.config import MapperConfig
+from scal3r_ros.mapping.config import KeyframeConfig, MapperConfig
 from scal3r_ros.mapping.continuity import Continuity
 from scal3r_ros.mapping.counters import Counters
 from scal3r_ros.mapping.keyframes import KeyframeGate
@@ -31,6 +31,10 @@ class ChunkStream:
             self.counters.keyframes += 1
             due.append(self.chunker.add(frame))
         return [chunk for chunk in due if chunk is not None]
+
+    def adopt(self, config: KeyframeConfig) -> None:
+        """Other settings from the next image on."""
+        self.continuity.config = self.gate.config = config
 
     def end_piece(self) -> Chunk | None:
         """What waits, as a last chunk; nothing that comes later overlaps with it."""

@@ -121,6 +121,11 @@ class Submap:
     thumbnails: UInt8[ndarray, "s h w 3"]  # RGB at the depth's resolution
     T_map_submap: Sim3 = field(default_factory=Sim3.identity)
 
+    def beginning_at(self, T_map_cam: Float[ndarray, "4 4"], s: float) -> Sim3:
+        """The T_map_submap that puts the first camera there, at a scale."""
+        T_cam_submap = np.linalg.inv(self.T_submap_cam[0])
+        return Sim3.from_pose(T_map_cam, s) @ Sim3.from_pose(T_cam_submap)
+
     def shelve(self, shelf: Shelf) -> None:
         """Moves what is large to disk; from there it reads the same."""
         self._shelved = shelf.put(**{name: getattr(self, name) for name in BULKY})

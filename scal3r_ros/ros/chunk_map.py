@@ -58,11 +58,13 @@ class ChunkMap:
                 self.chunks[index].T_map_chunk = place
         return len(places) > 0
 
-    def cloud(self) -> Cloud:
-        """Everything, in the map frame."""
-        placed = []
+    def cloud(self, most: int = 0) -> Cloud:
+        """Everything, in the map frame; thinned evenly to `most` points, 0: all."""
+        placed, step = [], max(1, -(-self.clouds.points // most)) if most else 1
         for index, chunk in sorted(self.chunks.items()):
             cloud = self.clouds[index]
+            if step > 1:
+                cloud = Cloud(cloud.xyz[::step], cloud.rgb[::step], cloud.confidence[::step])
             xyz = chunk.T_map_chunk.apply(cloud.xyz.astype(np.float64))
             placed.append(Cloud(xyz.astype(np.float32), cloud.rgb, cloud.confidence))
         return join(placed)

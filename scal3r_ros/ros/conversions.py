@@ -7,6 +7,7 @@ the way out, and added on the way in by `data.rosbag.camera_of_info`.
 import array
 from typing import Any
 
+import cv2
 import numpy as np
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import Pose, TransformStamped
@@ -14,12 +15,13 @@ from jaxtyping import Float, Float32, UInt8
 from nav_msgs.msg import Odometry
 from numpy import ndarray
 from scipy.spatial.transform import Rotation
-from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, PointField
 from std_msgs.msg import Header
 
-from scal3r_ros.data.encodings import EncodingError, decode_compressed, decode_image
+from scal3r_ros.data.encodings import SUPPORTED, EncodingError, decode_compressed, decode_image
 from scal3r_ros.geometry.sim3 import Sim3
 from scal3r_ros.mapping.point_map import Cloud
+from scal3r_ros.ros.fallback.images import bridged
 
 CLOUD_POINT = np.dtype([("xyz", "<f4", 3), ("rgb", "<u4"), ("confidence", "<f4")])
 CLOUD_FIELDS = (("x", 0), ("y", 4), ("z", 8), ("rgb", 12), ("confidence", 16))
@@ -45,9 +47,12 @@ def header(stamp_ns: int, frame_id: str) -> Header:
 
 
 def image_to_rgb(message: Any) -> UInt8[ndarray, "h w 3"]:
-    """Pixels of an Image or a CompressedImage; raises EncodingError."""
+    """Pixels of an Image or a CompressedImage; raises EncodingError. Encodings that this package
+    does not know are left to cv_bridge, where that is installed."""
     if hasattr(message, "format"):
         return decode_compressed(message.data)
+    if message.encoding not in SUPPORTED and (rare := bridged(message)) is not None:
+        return rare
     return decode_image(
         message.encoding,
         message.height,
@@ -101,6 +106,18 @@ def image_to_float(message: Any) -> Float32[ndarray, "h w"]:
     rows = checked_rows(message, 4)
     pixels = np.ascontiguousarray(rows[:, : 4 * message.width]).view(order)
     return np.nan_to_num(pixels.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def depth_to_jpeg(depth: Float32[ndarray, "h w"], head: Header) -> CompressedImage:
+    """Near is red, far is blue, black is unknown; for people, over thin networks."""
+    known = depth > 0
+    near = 1 / np.where(known, depth, 1)
+    low, high = np.quantile(near[known], [0.02, 0.98]) if known.any() else (0.0, 1.0)
+    shades = np.clip((near - low) / max(high - low, 1e-9), 0, 1)
+    colours = cv2.applyColorMap((255 * shades).astype(np.uint8), cv2.COLORMAP_TURBO)
+    colours[~known] = 0
+    _, jpeg = cv2.imencode(".jpg", colours)
+    return CompressedImage(header=head, format="jpeg", data=to_ros_bytes(jpeg))
 
 
 def image_to_depth(message: Any) -> Float32[ndarray, "h w"]:

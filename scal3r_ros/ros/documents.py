@@ -22,8 +22,9 @@ TOPICS = {
         ("sub", "right/image", "sensor_msgs/Image", "sensor data", "rectified; `scale_source: stereo`"),
         ("sub", "right/camera_info", "sensor_msgs/CameraInfo", "sensor data", "baseline from P[3]"),
         ("sub", "imu", "sensor_msgs/Imu", "sensor data", "`scale_source: imu` or `map_orientation: imu`"),
+        ("sub", "initialpose", "geometry_msgs/PoseWithCovarianceStamped", "reliable 1", "where the robot is in the map (RViz: 2D Pose Estimate); believed until the map is recognised"),
         ("sub", "/tf, /tf_static", "tf2_msgs/TFMessage", "as tf2", "camera on the robot; `odom_source: tf`"),
-        ("pub", "chunk", "scal3r_ros/Chunk", "reliable 20", "always; for map_node and recorders"),
+        ("pub", "chunk", "scal3r_ros/Chunk", "reliable, all kept", "always; for map_node and recorders"),
         ("pub", "corrections", "scal3r_ros/Corrections", "reliable, latched", "loops, rescaling, loading"),
         ("pub", "keyframe", "scal3r_ros/Keyframe", "reliable 5", "for odometry_node"),
         ("pub", "status", "scal3r_ros/Status", "reliable, latched", "2 Hz"),
@@ -36,6 +37,7 @@ TOPICS = {
         ("pub", "depth/camera_info", "sensor_msgs/CameraInfo", "reliable 5", "same stamp and size as the depth"),
         ("pub", "depth/confidence", "sensor_msgs/Image", "reliable 5", "32FC1, at least 1"),
         ("pub", "depth/edge_certainty", "sensor_msgs/Image", "reliable 5", "32FC1, 0 to 1, of the gate"),
+        ("pub", "depth/preview/compressed", "sensor_msgs/CompressedImage", "reliable 5", "JPEG of the newest depth in colours, for thin networks"),
         ("pub", "odometry", "nav_msgs/Odometry", "reliable 50", "only `odom_source: none`: every keyframe, a chunk at a time"),
         ("pub", "/diagnostics", "diagnostic_msgs/DiagnosticArray", "reliable 10", "1 Hz"),
         ("pub", "/tf", "tf2_msgs/TFMessage", "reliable 100", "map -> odom; with `odom_source: none` odom -> base too"),
@@ -43,6 +45,7 @@ TOPICS = {
     "odometry_node": (
         ("sub", "image, camera_info", "as mapping_node", "", ""),
         ("sub", "keyframe", "scal3r_ros/Keyframe", "reliable 5", ""),
+        ("sub", "imu", "sensor_msgs/Imu", "sensor data", "`use_imu`; its frame by /tf_static"),
         ("pub", "odometry", "nav_msgs/Odometry", "reliable 50", "one for every image, stamp of the image; covariance grows while it coasts"),
         ("pub", "odometry_status", "scal3r_ros/Status", "reliable, latched", "2 Hz"),
         ("pub", "/diagnostics", "diagnostic_msgs/DiagnosticArray", "reliable 10", "1 Hz"),
@@ -53,6 +56,7 @@ TOPICS = {
         ("pub", "map_cloud", "sensor_msgs/PointCloud2", "reliable, latched", "the whole map, after a change and to whoever listens"),
         ("pub", "keyframes", "geometry_msgs/PoseArray", "reliable, latched", "camera poses of all keyframes"),
         ("pub", "map", "nav_msgs/OccupancyGrid", "reliable, latched", "-1 unknown, 0 free by a ray from a camera, 100 occupied"),
+        ("pub", "elevation", "grid_map_msgs/GridMap", "reliable, latched", "layer `elevation`, NaN unknown; where grid_map_msgs is installed"),
     ),
 }  # fmt: skip
 SERVICES = (
@@ -61,7 +65,11 @@ SERVICES = (
     ("mapping_node/flush", "std_srvs/Trigger", "maps what waits now, as a shorter chunk"),
     ("mapping_node/new_map", "std_srvs/Trigger", "a new piece of the map, joined where recognised"),
     ("mapping_node/save_map", "scal3r_ros/SaveMap", "everything needed to go on, as a folder"),
-    ("mapping_node/load_map", "scal3r_ros/LoadMap", "replace or merge; `localization_only`"),
+    (
+        "mapping_node/load_map",
+        "scal3r_ros/LoadMap",
+        "replace or merge; `localization_only`, `initial_pose`",
+    ),
     ("mapping_node/set_mode", "scal3r_ros/SetMode", "mapping, or localisation in a finished map"),
     ("mapping_node/set_scale", "scal3r_ros/SetScale", "metres per map unit; 0: estimate again"),
     ("mapping_node/get_trajectory", "scal3r_ros/GetTrajectory", "poses of all keyframes"),

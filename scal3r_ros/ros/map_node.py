@@ -13,7 +13,7 @@ from sensor_msgs.msg import PointCloud2
 
 from scal3r_ros.geometry.voxels import strongest_per_voxel
 from scal3r_ros.mapping.map_file import write_npz, write_pcd, write_ply
-from scal3r_ros.mapping.occupancy import Grid, occupancy_grid
+from scal3r_ros.mapping.occupancy import Grid, height_field, occupancy_grid
 from scal3r_ros.mapping.point_map import Cloud
 from scal3r_ros.ros.chunk_map import ChunkMap
 from scal3r_ros.ros.conversions import (
@@ -23,6 +23,7 @@ from scal3r_ros.ros.conversions import (
     stamp_to_ns,
     to_ros_bytes,
 )
+from scal3r_ros.ros.elevation import elevation_message, grid_map_type
 from scal3r_ros.ros.interfaces import Chunk, Corrections, SaveMap
 from scal3r_ros.ros.listening import listen
 from scal3r_ros.ros.map_publisher import CHUNKS, LATCHED
@@ -46,6 +47,10 @@ class MapNode(Node):
         self._keyframes = self.create_publisher(PoseArray, "keyframes", LATCHED)
         self._grid = self.create_publisher(OccupancyGrid, "map", LATCHED)
         self._told = dict.fromkeys((self._cloud, self._grid, self._keyframes), 0)
+        kind = grid_map_type()
+        self._elevation = kind and self.create_publisher(kind, "elevation", LATCHED)
+        if self._elevation:
+            self._told[self._elevation] = 0
         self.create_timer(value(self, "map_publish_period"), self._publish, clock=STEADY)
         self.create_service(SaveMap, "~/save_map", self._on_save)
 
@@ -61,8 +66,8 @@ class MapNode(Node):
         """What somebody listens to, where it changed since it was published last."""
         due = [
             publisher
-            for publisher in (self._cloud, self._grid, self._keyframes)
-            if publisher.get_subscription_count() and self._told[publisher] < self._version
+            for publisher, version in self._told.items()
+            if publisher.get_subscription_count() and version < self._version
         ]
         if not due or not self.map.chunks:
             return
@@ -73,11 +78,14 @@ class MapNode(Node):
             self._keyframes.publish(PoseArray(header=head, poses=poses))
         if due == [self._keyframes]:
             return
-        cloud = self.map.cloud()
+        cloud = self.map.cloud(value(self, "max_map_points"))
         if self._cloud in due:
             self._cloud.publish(cloud_to_message(self._thinned(cloud), head))
         if self._grid in due and len(cloud):
             self._grid.publish(self._grid_message(cloud, head))
+        if self._elevation in due and len(cloud):
+            field = height_field(cloud.xyz, resolution=value(self, "grid_resolution"))
+            self._elevation.publish(elevation_message(field, head))
 
     def _thinned(self, cloud: Cloud) -> Cloud:
         """One point a voxel, and no more than viewers bear."""
@@ -94,6 +102,7 @@ class MapNode(Node):
             resolution=value(self, "grid_resolution"),
             height_range=(value(self, "grid_min_height"), value(self, "grid_max_height")),
             min_hits=value(self, "grid_min_hits"),
+            ground=0.0 if value(self, "grid_height_frame") == "map" else None,
         )
         message = OccupancyGrid(header=head)
         message.info.resolution = grid.resolution

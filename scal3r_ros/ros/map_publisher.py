@@ -10,7 +10,7 @@ from nav_msgs.msg import Odometry, Path
 from numpy import ndarray
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 
 from scal3r_ros.geometry.camera import transform_points
 from scal3r_ros.geometry.sim3 import invert_pose
@@ -20,6 +20,7 @@ from scal3r_ros.mapping.types import MapUpdate, Submap
 from scal3r_ros.ros.conversions import (
     camera_to_info,
     cloud_to_message,
+    depth_to_jpeg,
     float_to_image,
     header,
     matrix_to_numbers,
@@ -63,6 +64,8 @@ class MapPublisher:
         self._depth_info = node.create_publisher(CameraInfo, "depth/camera_info", RELIABLE)
         self._confidence = node.create_publisher(Image, "depth/confidence", RELIABLE)
         self._certainty = node.create_publisher(Image, "depth/edge_certainty", RELIABLE)
+        preview = "depth/preview/compressed"
+        self._preview = node.create_publisher(CompressedImage, preview, RELIABLE)
         self._path = node.create_publisher(Path, "path", LATCHED)
         self._pose = node.create_publisher(PoseWithCovarianceStamped, "pose", RELIABLE)
         self._odometry = node.create_publisher(Odometry, "odometry", ODOMETRY)
@@ -212,8 +215,13 @@ class MapPublisher:
         return keep[:: max(1, -(-len(keep) // value(self.node, "max_points_per_msg")))]
 
     def _publish_depth(self, submap: Submap) -> None:
-        """Every new keyframe, in map units, with its own K."""
-        if not value(self.node, "publish_depth") or not self._depth.get_subscription_count():
+        """Every new keyframe, in map units, with its own K; a picture of the newest."""
+        if not value(self.node, "publish_depth"):
+            return
+        if self._preview.get_subscription_count():
+            head = header(submap.stamps_ns[-1], self.frame_id)
+            self._preview.publish(depth_to_jpeg(submap.depth[-1].astype(np.float32), head))
+        if not self._depth.get_subscription_count():
             return
         s = submap.T_map_submap.s
         for slot in range(submap.overlap, len(submap.depth)):

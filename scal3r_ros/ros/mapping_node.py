@@ -5,7 +5,6 @@ Callbacks convert and enqueue; one worker thread owns the mapper and the GPU.
 
 import os
 import time
-from typing import Any
 
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
@@ -17,10 +16,11 @@ from scal3r_ros.ros.health import MappingHealth
 from scal3r_ros.ros.interfaces import Corrections, Status
 from scal3r_ros.ros.map_odom import GuardedBroadcaster
 from scal3r_ros.ros.map_publisher import MapPublisher
-from scal3r_ros.ros.parameters import MAPPING, declare, mapper_config, value
+from scal3r_ros.ros.parameters import MAPPING, declare, value
 from scal3r_ros.ros.robot_link import RobotLink
 from scal3r_ros.ros.running import STEADY, said, spin
 from scal3r_ros.ros.services import MappingServices
+from scal3r_ros.ros.settings import mapper_config
 from scal3r_ros.ros.subscriptions import FrameCounters, FrameQueue, ImageInput
 from scal3r_ros.ros.worker import MapWorker
 
@@ -57,6 +57,8 @@ class MappingNode(LifecycleNode):
                 precision=value(self, "precision"),
                 settings=config.network,
             )
+            if value(self, "warmup") and str(predictor.device).startswith("cuda"):
+                predictor.warm_up(config.chunks.size)
             self.mapper = Mapper(predictor, config)
         except (ConfigError, ValueError, OSError) as error:
             self.get_logger().error(f"cannot configure: {error}")
@@ -86,10 +88,10 @@ class MappingNode(LifecycleNode):
 
     @said
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self.images = ImageInput(self, self._on_frame, self.counters, on_jump=self._jumped())
+        self.images = ImageInput(self, self._on_frame, self.counters, on_jump=self._back_in_time)
         self.worker.start()
         self._periodic = [
-            self.create_timer(STATUS_PERIOD_S, self.health.publish, clock=STEADY),
+            self.create_timer(STATUS_PERIOD_S, self._report, clock=STEADY),
             self.create_timer(1 / value(self, "tf_publish_rate"), self._publish_tf, clock=STEADY),
         ]
         self.active = True
@@ -157,16 +159,12 @@ class MappingNode(LifecycleNode):
         self.maps.reset()
         self.maps.publish_everything()
 
-    def _jumped(self) -> Any:
-        """What is done where time goes back."""
+    def _back_in_time(self) -> None:
+        """The images that come now begin a new piece of the map by themselves; a finished map in
+        which the camera is localised is never given up."""
         way = value(self, "on_time_jump")
         if way == "auto":
             way = "reset" if value(self, "use_sim_time") else "new_map"
-        return None if way == "ignore" else lambda: self._back_in_time(way)
-
-    def _back_in_time(self, way: str) -> None:
-        """The images that come now begin a new piece of the map by themselves; a finished map in
-        which the camera is localised is never given up."""
         if way == "reset" and not self.mapper.localising:
             self.start_again()
         else:
@@ -211,6 +209,15 @@ class MappingNode(LifecycleNode):
     def _failed(self, error: Exception) -> None:
         self.state, self.message = Status.ERROR, f"{type(error).__name__}: {error}"
         self.get_logger().fatal(f"mapping stopped: {self.message}")
+
+    def _report(self) -> None:
+        """Also takes over parameters that were changed."""
+        config = mapper_config(self)
+        if config != self.mapper.config:
+            self.worker.submit(lambda: self.mapper.adopt(config))
+        self.frames.limit = value(self, "max_pending_frames")
+        self.frames.policy = value(self, "overload_policy")
+        self.health.publish()
 
     def _publish_tf(self) -> None:
         self.health.watch()

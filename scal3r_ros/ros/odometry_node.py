@@ -13,6 +13,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
 from scal3r_ros.geometry.keyframe import Keyframe as MappedKeyframe
+from scal3r_ros.mapping.inertial import InertialLog
 from scal3r_ros.mapping.types import Frame
 from scal3r_ros.ros.conversions import (
     header,
@@ -23,6 +24,7 @@ from scal3r_ros.ros.conversions import (
 from scal3r_ros.ros.fallback.diagnostics import diagnostic_updater
 from scal3r_ros.ros.frames import RobotFrame
 from scal3r_ros.ros.health import Rates
+from scal3r_ros.ros.imu import ImuInput
 from scal3r_ros.ros.interfaces import Keyframe, Status
 from scal3r_ros.ros.listening import listen
 from scal3r_ros.ros.map_odom import GuardedBroadcaster
@@ -63,10 +65,12 @@ class OdometryNode(LifecycleNode):
 
     @said
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self.tracker = BackgroundTracker(TrackerConfig())
         self.frames = FrameQueue(MAX_PENDING, self.counters)
         self._status = self.create_publisher(Status, "odometry_status", LATCHED)
         self.robot = RobotFrame(self, value(self, "base_frame"))
+        turns = InertialLog()
+        self.imu = ImuInput(self, self.robot, turns) if value(self, "use_imu") else None
+        self.tracker = BackgroundTracker(TrackerConfig(), turns.turn if self.imu else None)
         self.odometry = OdometryPublisher(self, self.robot, GuardedBroadcaster(self))
         self.state = Status.WAITING
         return TransitionCallbackReturn.SUCCESS
@@ -76,14 +80,15 @@ class OdometryNode(LifecycleNode):
         self.destroy_publisher(self._status)
         assert self.odometry is not None
         self.odometry.close()
+        if self.imu is not None:
+            self.imu.close()
         self.robot.close()
         self.state = Status.UNCONFIGURED
         return super().on_cleanup(state)
 
     @said
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        jumped = None if value(self, "on_time_jump") == "ignore" else self._start_again
-        self.images = ImageInput(self, self._on_frame, self.counters, on_jump=jumped)
+        self.images = ImageInput(self, self._on_frame, self.counters, on_jump=self._start_again)
         self._keyframes = listen(self, Keyframe, "keyframe", self._on_keyframe, RELIABLE)
         self._stop.clear()
         self._worker = threading.Thread(target=self._work, name="tracker", daemon=True)
@@ -115,6 +120,8 @@ class OdometryNode(LifecycleNode):
 
     def _on_frame(self, frame: Frame, frame_id: str) -> None:
         self.frame_id = frame_id
+        if self.imu is not None:
+            self.imu.camera_frame = frame_id
         self.frames.put(frame)
 
     def _on_keyframe(self, message: Keyframe) -> None:

@@ -1,6 +1,7 @@
 """Every ROS parameter, declared once: name, default, meaning, range, choices."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from rcl_interfaces.msg import (
@@ -10,15 +11,7 @@ from rcl_interfaces.msg import (
     SetParametersResult,
 )
 
-from scal3r_ros.mapping.config import (
-    ORIENTATIONS,
-    SCALE_SOURCES,
-    ChunkConfig,
-    KeyframeConfig,
-    MapperConfig,
-    profile,
-    updated,
-)
+from scal3r_ros.mapping.config import ORIENTATIONS, SCALE_SOURCES
 
 AnyNode = Any  # rclpy's Node, or the OfflineNode of a replay
 
@@ -34,13 +27,15 @@ class Parameter:
     live: bool = False  # may change while the node runs
 
 
+Live = partial(Parameter, live=True)
+
 TRANSFORMS = (
     Parameter("map_frame", "map", "z-up world frame, may jump (REP 105)"),
     Parameter("odom_frame", "odom", "continuous frame of the odometry"),
     Parameter("base_frame", "", "frame of the robot below odom; empty: the frame of the images"),
     Parameter("camera_frame", "", "optical frame of the camera; empty: that of the image headers"),
-    Parameter("publish_tf", True, "broadcast transforms", live=True),
-    Parameter("tf_tolerance", 0.1, "s that map -> odom is stamped ahead", 0.0, 5.0, live=True),
+    Live("publish_tf", True, "broadcast transforms"),
+    Live("tf_tolerance", 0.1, "s that map -> odom is stamped ahead", 0.0, 5.0),
     Parameter("tf_publish_rate", 20.0, "Hz at which map -> odom is repeated", 1.0, 100.0),
 )
 IMAGES = (
@@ -52,18 +47,18 @@ IMAGES = (
         choices=("auto", "reliable", "best_effort"),
     ),
     Parameter("image_queue_depth", 10, "messages kept by the subscription", 1, 1000),
-    Parameter("rectify", True, "remove the lens distortion that camera_info tells"),
+    Live("rectify", True, "remove the lens distortion that camera_info tells"),
     Parameter(
         "use_camera_info",
         "auto",
         "auto (the network estimates until it arrives), required (wait for it) or never",
         choices=("auto", "required", "never"),
     ),
-    Parameter("camera_info_timeout", 5.0, "s without camera_info before a warning", 0.0, 600.0),
+    Live("camera_info_timeout", 5.0, "s without camera_info before a warning", 0.0, 600.0),
     Parameter("intrinsics", [0.0], "fx, fy, cx, cy in pixels instead of camera_info; [0]: none"),
-    Parameter("max_rate", 0.0, "Hz, images beyond it are passed over; 0: all", 0.0, 240.0),
+    Live("max_rate", 0.0, "Hz, images beyond it are passed over; 0: all", 0.0, 240.0),
     Parameter("autostart", True, "configure and activate at the start"),
-    Parameter(
+    Live(
         "on_time_jump",
         "auto",
         "when stamps go back: reset (start again), new_map (go on in a new piece of the map), "
@@ -71,7 +66,7 @@ IMAGES = (
         choices=("auto", "reset", "new_map", "ignore"),
     ),
     Parameter("mask_topic", "", "mono8, 0 where the robot itself is seen; waited for; empty: none"),
-    Parameter("watchdog_period", 5.0, "s without images before a warning", 0.1, 600.0, live=True),
+    Live("watchdog_period", 5.0, "s without images before a warning", 0.1, 600.0),
 )
 NETWORK = (
     Parameter(
@@ -83,10 +78,7 @@ NETWORK = (
     Parameter("checkpoint", "", "path of the weights; empty: those of the package"),
     Parameter("device", "auto", "auto, cpu or cuda:N"),
     Parameter(
-        "precision",
-        "auto",
-        "auto, fp32, fp16 or bf16",
-        choices=("auto", "fp32", "fp16", "bf16"),
+        "precision", "auto", "auto, fp32, fp16 or bf16", choices=("auto", "fp32", "fp16", "bf16")
     ),
     Parameter("image_size", 0, "image width in the network, pixels; 0: the model's own", 0, 1036),
     Parameter("chunk_size", 0, "keyframes of a chunk; 0: the model's profile", 0, 128),
@@ -94,6 +86,8 @@ NETWORK = (
     Parameter("ttt_update", True, "carry the test-time memory from chunk to chunk"),
     Parameter("ttt_forget", 1.0, "share of the memory kept from chunk to chunk", 0.5, 1.0),
     Parameter("ttt_window", 0, "chunks that the memory holds; 0: all", 0, 1000),
+    Parameter("ttt_reset_every", 0, "chunks after which it begins again; 0: never", 0, 100000),
+    Parameter("warmup", True, "on a GPU: run the network on a blank chunk while configuring"),
     Parameter("max_gpu_memory_fraction", 0.9, "share of the GPU that chunks may fill", 0.1, 1.0),
     Parameter(
         "compile",
@@ -103,12 +97,12 @@ NETWORK = (
     ),
 )
 KEYFRAMES = (
-    Parameter("keyframe_min_flow", 0.03, "motion between keyframes, share of the width", 0.0, 1.0),
-    Parameter("keyframe_max_interval", 1.0, "s between keyframes while moving", 0.0, 30.0),
-    Parameter("max_chunk_wait", 3.0, "s without images: map what waits", 0.1, 60.0, live=True),
-    Parameter("max_stamp_gap", 2.0, "s between images that end a piece of the map", 0.1, 3600.0),
-    Parameter("max_pending_frames", 256, "images that may wait before some are dropped", 8, 4096),
-    Parameter(
+    Live("keyframe_min_flow", 0.03, "motion between keyframes, share of the width", 0.0, 1.0),
+    Live("keyframe_max_interval", 1.0, "s between keyframes while moving", 0.0, 30.0),
+    Live("max_chunk_wait", 3.0, "s without images: map what waits", 0.1, 60.0),
+    Live("max_stamp_gap", 2.0, "s between images that end a piece of the map", 0.1, 3600.0),
+    Live("max_pending_frames", 256, "images that may wait before some are dropped", 8, 4096),
+    Live(
         "overload_policy",
         "thin",
         "which are dropped then: thin (every second one, evenly) or drop_oldest (less delay, gaps)",
@@ -116,15 +110,15 @@ KEYFRAMES = (
     ),
 )
 BACK_END = (
-    Parameter("refinement", True, "refine poses and depth with feature tracks"),
-    Parameter("loop_closure", True, "search and close loops"),
-    Parameter("loop_min_gap", 24, "keyframes between two visits of a place", 1, 100000),
-    Parameter("loop_min_score", 0.7, "likeness of two places, cosine", 0.0, 1.0),
+    Live("refinement", True, "refine poses and depth with feature tracks"),
+    Live("loop_closure", True, "search and close loops"),
+    Live("loop_min_gap", 24, "keyframes between two visits of a place", 1, 100000),
+    Live("loop_min_score", 0.7, "likeness of two places, cosine", 0.0, 1.0),
     Parameter("submaps_in_memory", 8, "newest ones; older lie on disk; 0: all", 0, 1000000),
     Parameter("storage_folder", "", "for those on disk; empty: the system's temporary folder"),
-    Parameter("lost_reset_after", 0, "discarded chunks in a row before a reset; 0: never", 0, 1000),
+    Live("lost_reset_after", 0, "discarded chunks in a row before a reset; 0: never", 0, 1000),
     Parameter("map_folder", "", "folder of saved maps; empty: the working directory"),
-    Parameter("autosave_path", "", "map saved at the end, below map_folder; empty: none"),
+    Live("autosave_path", "", "map saved at the end, below map_folder; empty: none"),
 )
 METRES = (
     Parameter("scale_source", "none", ", ".join(SCALE_SOURCES), choices=SCALE_SOURCES),
@@ -134,7 +128,7 @@ METRES = (
     Parameter("scale_window", 20, "observations that are looked at", 2, 1000),
     Parameter("scale_lock_after", 10, "observations before the scale is locked", 2, 1000),
     Parameter("scale_lock_tolerance", 0.05, "relative spread at which it is", 0.001, 1.0),
-    Parameter("require_metric", False, "publish poses and points once in metres", live=True),
+    Live("require_metric", False, "publish poses and points once in metres"),
     Parameter(
         "sensor_tolerance", 0.02, "s between an image and its depth or right image", 0.0, 1.0
     ),
@@ -152,20 +146,20 @@ ODOM = (
         "tracker (odometry_node), topic (nav_msgs/Odometry on odom), tf, or none (chunk rate)",
         choices=("tracker", "topic", "tf", "none"),
     ),
-    Parameter("tf_timeout", 0.5, "s that an image waits for the robot's odometry", 0.0, 10.0),
-    Parameter("correction_blend_time", 0.0, "s over which map -> odom moves", 0.0, 60.0, live=True),
+    Live("tf_timeout", 0.5, "s that an image waits for the robot's odometry", 0.0, 10.0),
+    Live("correction_blend_time", 0.0, "s over which map -> odom moves", 0.0, 60.0),
 )
 OUTPUT = (
-    Parameter("publish_points", True, "observation cloud of every chunk", live=True),
-    Parameter("publish_chunk_points", True, "new points of every chunk in the map", live=True),
-    Parameter("publish_depth", True, "depth images of the keyframes", live=True),
-    Parameter("min_confidence", 0.0, "of published points: 1 - 1/c", 0.0, 1.0, live=True),
-    Parameter("min_depth", 0.0, "of points, map units", 0.0, 1000.0, live=True),
-    Parameter("max_depth", 0.0, "of points, map units; 0: any", 0.0, 1000.0, live=True),
-    Parameter("point_stride", 1, "every n-th point is published", 1, 32, live=True),
-    Parameter("max_points_per_msg", 300000, "thinned evenly beyond", 1000, 5000000, live=True),
-    Parameter("path_max_poses", 1000, "poses in the published path", 2, 100000, live=True),
-    Parameter("min_position_stddev", 0.02, "of published poses, map units", 0.0, 100.0, live=True),
+    Live("publish_points", True, "observation cloud of every chunk"),
+    Live("publish_chunk_points", True, "new points of every chunk in the map"),
+    Live("publish_depth", True, "depth images of the keyframes"),
+    Live("min_confidence", 0.0, "of published points: 1 - 1/c", 0.0, 1.0),
+    Live("min_depth", 0.0, "of points, map units", 0.0, 1000.0),
+    Live("max_depth", 0.0, "of points, map units; 0: any", 0.0, 1000.0),
+    Live("point_stride", 1, "every n-th point is published", 1, 32),
+    Live("max_points_per_msg", 300000, "thinned evenly beyond", 1000, 5000000),
+    Live("path_max_poses", 1000, "poses in the published path", 2, 100000),
+    Live("min_position_stddev", 0.02, "of published poses, map units", 0.0, 100.0),
 )
 MAPPING = (
     *NETWORK,
@@ -177,20 +171,29 @@ MAPPING = (
     *IMAGES,
     *TRANSFORMS,
 )
-ODOMETRY = (*IMAGES, *TRANSFORMS)
+ODOMETRY = (
+    Parameter("use_imu", False, "the gyroscope on `imu` tells turns before images do"),
+    *IMAGES,
+    *TRANSFORMS,
+)
 MAP = (
     Parameter("map_frame", "map", "frame of the published map"),
     Parameter("storage_folder", "", "for clouds; empty: the system's temporary folder"),
     Parameter("map_folder", "", "folder for saved maps; empty: the working directory"),
     Parameter("map_publish_period", 2.0, "s between publications", 0.1, 600.0),
-    Parameter("map_voxel_size", 0.0, "map_cloud has one point each, map units; 0: all", 0.0, 5.0),
-    Parameter("max_map_points_published", 500000, "points of map_cloud", 1000, 20000000, live=True),
-    Parameter("grid_resolution", 0.05, "cell of the occupancy grid, map units", 0.001, 5.0),
-    Parameter("grid_min_height", 0.1, "lowest obstacle above the ground, map units", -100.0, 100.0),
-    Parameter(
-        "grid_max_height", 2.0, "highest obstacle above the ground, map units", -100.0, 100.0
+    Live("map_voxel_size", 0.0, "map_cloud has one point each, map units; 0: all", 0.0, 5.0),
+    Live("max_map_points", 20000000, "looked at for map_cloud, map, elevation", 1000, 1000000000),
+    Live("max_map_points_published", 500000, "points of map_cloud", 1000, 20000000),
+    Live("grid_resolution", 0.05, "cell of the occupancy grid, map units", 0.001, 5.0),
+    Live("grid_min_height", 0.1, "lowest obstacle above the ground, map units", -100.0, 100.0),
+    Live("grid_max_height", 2.0, "highest obstacle above the ground, map units", -100.0, 100.0),
+    Live(
+        "grid_height_frame",
+        "ground",
+        "heights count from: ground (the lowest points) or map (its z = 0)",
+        choices=("ground", "map"),
     ),
-    Parameter("grid_min_hits", 2, "points that make a cell occupied", 1, 1000),
+    Live("grid_min_hits", 2, "points that make a cell occupied", 1, 1000),
 )
 NODES = {"mapping_node": MAPPING, "odometry_node": ODOMETRY, "map_node": MAP}
 
@@ -224,54 +227,3 @@ def declare(node: AnyNode, parameters: tuple[Parameter, ...]) -> None:
 
 def value(node: AnyNode, name: str) -> Any:
     return node.get_parameter(name).value
-
-
-def mapper_config(node: AnyNode) -> MapperConfig:
-    """The library's settings from the parameters; ConfigError says what does not fit."""
-    base = profile(value(node, "model"))
-    size = value(node, "chunk_size") or base.chunks.size
-    overlap = value(node, "chunk_overlap") or min(base.chunks.overlap, size - 1)
-    first = min(ChunkConfig.first_size, size)
-    return updated(
-        base,
-        {
-            "chunks": {"size": size, "overlap": overlap, "first_size": first},
-            "keyframes": {
-                "max_gap_s": value(node, "max_stamp_gap"),
-                "min_flow": value(node, "keyframe_min_flow"),
-                "max_interval_s": value(node, "keyframe_max_interval"),
-                "standstill_flow": min(
-                    KeyframeConfig.standstill_flow, value(node, "keyframe_min_flow")
-                ),
-            },
-            "network": {
-                "memory": value(node, "ttt_update"),
-                "forget": value(node, "ttt_forget"),
-                "memory_window": value(node, "ttt_window"),
-                "max_gpu_memory": value(node, "max_gpu_memory_fraction"),
-                "compile": value(node, "compile"),
-                "image_width": value(node, "image_size"),
-            },
-            "loops": {
-                "enabled": value(node, "loop_closure"),
-                "min_gap": value(node, "loop_min_gap"),
-                "min_score": value(node, "loop_min_score"),
-            },
-            "refinement": {"enabled": value(node, "refinement")},
-            "scale": {
-                "source": value(node, "scale_source"),
-                "fixed": value(node, "fixed_scale"),
-                "camera_height": value(node, "camera_height"),
-                "min_baseline": value(node, "scale_min_baseline"),
-                "window": value(node, "scale_window"),
-                "lock_after": value(node, "scale_lock_after"),
-                "lock_tolerance": value(node, "scale_lock_tolerance"),
-            },
-            "storage": {
-                "in_memory": value(node, "submaps_in_memory"),
-                "folder": value(node, "storage_folder"),
-            },
-            "orientation": value(node, "map_orientation"),
-        },
-        "",
-    )

@@ -30,8 +30,9 @@ from scal3r_ros.ros.map_odom import GuardedBroadcaster
 from scal3r_ros.ros.map_publisher import MapPublisher
 from scal3r_ros.ros.odometry_publisher import OdometryPublisher
 from scal3r_ros.ros.offline_node import OfflineNode, parameters_of
-from scal3r_ros.ros.parameters import MAPPING, mapper_config, value
+from scal3r_ros.ros.parameters import MAPPING, value
 from scal3r_ros.ros.robot_link import RobotLink
+from scal3r_ros.ros.settings import mapper_config
 from scal3r_ros.ros.subscriptions import FrameCounters, ImageInput
 from scal3r_ros.tracking.tracker import Tracker
 from scal3r_ros.tracking.types import TrackerConfig

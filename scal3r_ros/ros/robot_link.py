@@ -5,6 +5,9 @@ mapping_node and replay run the same of this.
 
 from typing import Any
 
+from jaxtyping import Float
+from numpy import ndarray
+
 from scal3r_ros.geometry.sim3 import invert_pose
 from scal3r_ros.mapping.mapper import Mapper
 from scal3r_ros.mapping.types import Frame, Submap
@@ -34,15 +37,20 @@ class RobotLink:
         self.sensors = ScaleSensors(node, robot, mapper)
         self.map_odom = MapToOdom(node, broadcaster)
         self.without_odometry = 0  # frames
+        self._start: Float[ndarray, "4 4"] | None = None  # T_map_base of the next piece
 
     def close(self) -> None:
         self.odometry.close()
         self.sensors.close()
 
+    def begin_at(self, T_map_base: Float[ndarray, "4 4"]) -> None:
+        """Where the robot is when the next image comes; the camera's place on it may come later."""
+        self._start = T_map_base
+
     def see(self, frame: Frame, frame_id: str) -> None:
         """Tells of an image that arrived."""
-        self.maps.frame_id = self.sensors.frame_id = frame_id
-        self.sensors.see(frame)
+        self.maps.frame_id = frame_id
+        self.sensors.see(frame, frame_id)
 
     def complete(self, frame: Frame, *, wait: bool) -> Frame | None:
         """The frame with the robot's odometry and its sensors; None while they may still come and
@@ -50,6 +58,8 @@ class RobotLink:
         T_base_cam = self.robot.T_base_cam(self.maps.frame_id)
         if T_base_cam is None and wait:
             return None
+        if self._start is not None and T_base_cam is not None:
+            self.mapper.start, self._start = self._start @ T_base_cam, None
         if value(self.node, "base_frame") and T_base_cam is not None and not self.mapper.submaps:
             self.mapper.R_map_first = T_base_cam[:3, :3]  # the map's axes are those of the robot
         if self.kind in ("topic", "tf"):

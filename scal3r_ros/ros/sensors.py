@@ -4,11 +4,10 @@ from collections import OrderedDict
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float32
 from numpy import ndarray
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import CameraInfo, Image, Imu
+from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
 from scal3r_ros.data.encodings import EncodingError
@@ -22,6 +21,7 @@ from scal3r_ros.ros.conversions import (
 )
 from scal3r_ros.ros.fallback.filters import approximate_synchronizer, simple_filter
 from scal3r_ros.ros.frames import RobotFrame
+from scal3r_ros.ros.imu import ImuInput
 from scal3r_ros.ros.listening import listen
 from scal3r_ros.ros.parameters import AnyNode, value
 
@@ -42,7 +42,7 @@ class ScaleSensors:
     def __init__(self, node: AnyNode, robot: RobotFrame, mapper: Mapper) -> None:
         self.node, self.robot, self.mapper = node, robot, mapper
         self._subscriptions: list[Any] = []
-        self.frame_id = ""  # of the camera
+        self.imu: ImuInput | None = None
         self._baseline = 0.0
         self._heard = False  # pairs come at all
         self._pairs: OrderedDict[int, Any] = OrderedDict()  # stamp of the image -> message
@@ -59,16 +59,20 @@ class ScaleSensors:
             self._listen(Image, "right/image", self._others.signalMessage)
             self._listen(CameraInfo, "right/camera_info", self._on_right_info)
         if "imu" in (source, value(node, "map_orientation")):
-            self._listen(Imu, "imu", self._on_imu, depth=1000)  # 200 Hz and more
+            self.imu = ImuInput(node, robot, mapper.metric.sources.imu)
 
-    def see(self, frame: Frame) -> None:
+    def see(self, frame: Frame, frame_id: str) -> None:
         """Tells of an image that arrived, so that its depth or right image can be found."""
+        if self.imu is not None:
+            self.imu.camera_frame = frame_id
         if self.paired:
             self._images.signalMessage(StampedFrame(frame.stamp_ns))
 
     def close(self) -> None:
         for subscription in self._subscriptions:
             self.node.destroy_subscription(subscription)
+        if self.imu is not None:
+            self.imu.close()
 
     def complete(self, frame: Frame, *, wait: bool) -> Frame | None:
         """The frame with what was measured at its stamp, if anything was; None while it may still
@@ -98,8 +102,8 @@ class ScaleSensors:
             return None
         return depth
 
-    def _listen(self, kind: Any, topic: str, callback: Any, *, depth: int = 30) -> None:
-        qos = QoSProfile(depth=depth, reliability=ReliabilityPolicy.BEST_EFFORT)
+    def _listen(self, kind: Any, topic: str, callback: Any) -> None:
+        qos = QoSProfile(depth=QUEUE, reliability=ReliabilityPolicy.BEST_EFFORT)
         self._subscriptions.append(listen(self.node, kind, topic, callback, qos))
 
     def _on_pair(self, image: StampedFrame, other: Any) -> None:
@@ -116,23 +120,6 @@ class ScaleSensors:
             )
             return
         self._baseline = -info.p[3] / info.p[0]
-
-    def _on_imu(self, message: Imu) -> None:
-        R_cam_imu = self._R_cam_imu(message.header.frame_id)
-        if R_cam_imu is None:
-            return
-        gyro, force = (
-            R_cam_imu @ np.array([v.x, v.y, v.z])
-            for v in (message.angular_velocity, message.linear_acceleration)
-        )
-        if np.isfinite([gyro, force]).all():
-            self.mapper.metric.sources.imu.add(stamp_to_ns(message.header.stamp), gyro, force)
-
-    def _R_cam_imu(self, imu_frame: str) -> Float[ndarray, "3 3"] | None:
-        T = self.robot.between(self.frame_id, imu_frame) if self.frame_id else None
-        if T is None and self.frame_id:
-            self._once(f"/tf_static does not tell {self.frame_id} -> {imu_frame}: no use of imu")
-        return None if T is None else T[:3, :3]
 
     def _once(self, text: str) -> None:
         if text not in self._told:

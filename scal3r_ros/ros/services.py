@@ -4,11 +4,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from geometry_msgs.msg import PoseWithCovarianceStamped
 from std_srvs.srv import Trigger
 
 from scal3r_ros.mapping.map_folder import read_map, restore, save_map
-from scal3r_ros.ros.conversions import matrix_to_numbers, ns_to_stamp
+from scal3r_ros.mapping.mapper import R_MAP_OPTICAL
+from scal3r_ros.ros.conversions import matrix_to_numbers, ns_to_stamp, pose_to_matrix
 from scal3r_ros.ros.interfaces import GetTrajectory, LoadMap, SaveMap, SetMode, SetScale
+from scal3r_ros.ros.listening import listen
 from scal3r_ros.ros.parameters import value
 
 if TYPE_CHECKING:
@@ -24,6 +28,18 @@ def inside(folder: str, path: str) -> Path:
     if not path or wanted == root or not wanted.is_relative_to(root):
         raise ValueError(f"path must name something in {root}, got {path!r}")
     return wanted
+
+
+def checked_pose(pose: Any) -> Any:
+    """T_map_base of a message. Raises ValueError for one that is no pose."""
+    p, o = pose.position, pose.orientation
+    turn = np.array([o.x, o.y, o.z, o.w])
+    if not np.isfinite([p.x, p.y, p.z, *turn]).all() or not turn.any():
+        raise ValueError(
+            f"initial_pose must have finite numbers and a quaternion that is not zero, got "
+            f"{[p.x, p.y, p.z, *turn.tolist()]}"
+        )
+    return pose_to_matrix(pose)
 
 
 class MappingServices:
@@ -45,6 +61,7 @@ class MappingServices:
         node.create_service(SetMode, "~/set_mode", self._set_mode)
         node.create_service(SetScale, "~/set_scale", self._set_scale)
         node.create_service(GetTrajectory, "~/get_trajectory", self._trajectory)
+        listen(node, PoseWithCovarianceStamped, "initialpose", self._on_initial_pose, 1)
 
     def save(self, path: str, *, overwrite: bool) -> tuple[list[Path], int]:
         """Files and points. On the worker's thread."""
@@ -110,16 +127,37 @@ class MappingServices:
         def load() -> int:
             if request.mode not in ("", *MODES):
                 raise ValueError(f"mode must be one of {', '.join(MODES)}, got {request.mode!r}")
+            if request.use_initial_pose:
+                checked_pose(request.initial_pose)
             stored = read_map(inside(value(node, "map_folder"), request.path))
             restore(node.mapper, stored, merge=request.mode == "merge")
             node.mapper.localising = request.localization_only
             node.loaded()
+            if request.use_initial_pose:
+                node.link.begin_at(checked_pose(request.initial_pose))
             return len(stored.submaps)
 
         count = await self._answer(response, load)
         if count is not None:
             response.message = f"{count} submaps"
         return response
+
+    def _on_initial_pose(self, message: PoseWithCovarianceStamped) -> None:
+        """As RViz's tool tells it: level. Without base_frame it is a level camera that is there."""
+        node, frame = self.node, message.header.frame_id
+        if frame != value(node, "map_frame"):
+            wanted = value(node, "map_frame")
+            raise ValueError(f"initialpose must be in {wanted}, got {frame!r}")
+        T_map_base = checked_pose(message.pose.pose)
+        if not value(node, "base_frame"):
+            T_map_base[:3, :3] = T_map_base[:3, :3] @ R_MAP_OPTICAL
+
+        def begin() -> None:
+            node.worker.run(node.mapper.begin_piece)
+            node.link.begin_at(T_map_base)
+
+        if node.active:
+            node.worker.submit(begin)
 
     async def _set_mode(self, request: Any, response: Any) -> Any:
         if request.mode not in (SetMode.Request.MAPPING, SetMode.Request.LOCALIZATION):

@@ -276,7 +276,8 @@ class ImageInput:
 
     def _jumped(self, stamp_ns: int) -> bool:
         """Whether time itself went back, rather than this image being late or sent twice."""
-        if self.on_jump is None or stamp_ns == self._last_ns:
+        ignored = value(self.node, "on_time_jump") == "ignore"
+        if self.on_jump is None or ignored or stamp_ns == self._last_ns:
             return False
         self._late += 1
         if self._last_ns - stamp_ns < JUMP_NS and self._late < LATE_IN_A_ROW:

@@ -12,6 +12,7 @@ from jaxtyping import Float, UInt8
 from numpy import ndarray
 
 from scal3r_ros.geometry.keyframe import Keyframe
+from scal3r_ros.tracking.motion import Turn
 from scal3r_ros.tracking.tracker import Tracker
 from scal3r_ros.tracking.types import TrackedPose, TrackerConfig
 
@@ -29,8 +30,8 @@ class SeenImage(NamedTuple):
 class BackgroundTracker:
     """As `Tracker`, for one thread that tracks in real time."""
 
-    def __init__(self, config: TrackerConfig) -> None:
-        self._live = Tracker(config)
+    def __init__(self, config: TrackerConfig, turn: Turn | None = None) -> None:
+        self._live = Tracker(config, turn)
         self._copy: Tracker | None = None  # while a keyframe is taken over
         self._waiting: list[SeenImage] = []  # that the copy has not seen
         self._next: Keyframe | None = None  # came while another was taken over

@@ -1,5 +1,7 @@
 """Velocities, steps, and places in another unit of length."""
 
+from collections.abc import Callable
+
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
@@ -7,6 +9,8 @@ from scipy.spatial.transform import Rotation
 
 from scal3r_ros.geometry.sim3 import invert_pose
 
+# R_begin_end of the camera between two stamps [ns], by a gyroscope; None where it does not know
+Turn = Callable[[int, int], Float[ndarray, "3 3"] | None]
 MAX_LOG_SCALE = 1.0  # of a change that is believed to be one
 
 
@@ -32,6 +36,20 @@ def step_of(velocity: Float[ndarray, " 6"], seconds: float) -> Float[ndarray, "4
     T[:3, :3] = Rotation.from_rotvec(velocity[3:] * seconds).as_matrix()
     T[:3, 3] = velocity[:3] * seconds
     return T
+
+
+def carried_on(
+    T: Float[ndarray, "4 4"],
+    velocity: Float[ndarray, " 6"],
+    seconds: float,
+    decay_s: float,
+    turn: Float[ndarray, "3 3"] | None,
+) -> Float[ndarray, "4 4"]:
+    """A pose some time later, blind: the velocity fades to rest; a gyroscope knows the turn."""
+    step = step_of(velocity, decay_s * (1 - float(np.exp(-seconds / decay_s))))
+    if turn is not None:
+        step[:3, :3] = turn
+    return T @ step
 
 
 def let_through(log_jump: float | None, share: float) -> float:

@@ -18,7 +18,7 @@ from scal3r_ros.geometry.sim3 import invert_pose
 from scal3r_ros.tracking import camera_pose, two_view
 from scal3r_ros.tracking.features import Flow, find_corners, follow, sample_depth, small_grey
 from scal3r_ros.tracking.history import History, TrackedImage, velocity_between
-from scal3r_ros.tracking.motion import let_through, step_of, stretched
+from scal3r_ros.tracking.motion import Turn, carried_on, let_through, stretched
 from scal3r_ros.tracking.points import Points, followed
 from scal3r_ros.tracking.types import TrackedPose, TrackerConfig
 
@@ -31,8 +31,8 @@ GUESSED = 0.5  # relative deviation of a scale that nothing has told
 class Tracker:
     """Not thread-safe: `track` and `set_keyframe` belong to one thread."""
 
-    def __init__(self, config: TrackerConfig) -> None:
-        self.config = config
+    def __init__(self, config: TrackerConfig, turn: Turn | None = None) -> None:
+        self.config, self._turn = config, turn
         self.reset()
 
     def reset(self) -> None:
@@ -275,12 +275,13 @@ class Tracker:
         return points.joined(Points.born(uv, image.T_odom_cam))
 
     def _predicted(self, stamp_ns: int) -> Float[ndarray, "4 4"]:
-        """From the image whose corners were seen last, with a velocity that fades."""
+        """From the image whose corners were seen last."""
         source = self._source
         assert source is not None and source.T_odom_cam is not None
-        decay = self.config.coast_decay_s
-        seconds = decay * (1 - np.exp(-(stamp_ns - source.stamp_ns) * 1e-9 / decay))
-        return source.T_odom_cam @ step_of(self._velocity, seconds)
+        turn = self._turn(source.stamp_ns, stamp_ns) if self._turn else None
+        seconds = (stamp_ns - source.stamp_ns) * 1e-9
+        decay_s = self.config.coast_decay_s
+        return carried_on(source.T_odom_cam, self._velocity, seconds, decay_s, turn)
 
     def _coasted(self, stamp_ns: int) -> TrackedPose:
         """Velocity that fades; the deviation grows with the time since the last measured pose."""

@@ -153,3 +153,32 @@ def test_a_reset_ends_localisation_so_that_a_new_map_can_grow(folder, there_and_
     for frame in there_and_back.frames[:12]:
         again.add_frame(frame)
     assert again.submaps
+
+
+def test_a_told_place_is_believed_until_the_map_is_recognised(folder, walk):
+    again = Mapper(TruthPredictor(walk.clip), CONFIG)  # knows no place of that map
+    restore(again, read_map(folder))
+    again.localising = True
+    told = np.eye(4)
+    told[:3, 3] = 1.0, 2.0, 3.0
+    again.start = told
+    updates = [u for frame in walk.frames[:30] for u in again.add_frame(frame)]
+    assert len(updates) > 1
+    first = updates[0].submap
+    placed = first.T_map_submap.apply_pose(first.T_submap_cam[0])
+    np.testing.assert_allclose(placed, told, atol=1e-9)
+    assert again.localiser.recognised == 0
+
+
+def test_mapping_goes_on_from_a_told_place(folder, walk):
+    again = Mapper(TruthPredictor(walk.clip), CONFIG)
+    stored = read_map(folder)
+    restore(again, stored)
+    again.start = np.eye(4)
+    again.start[:3, 3] = 5.0, 0.0, 0.0
+    updates = [u for frame in walk.frames[:16] for u in again.add_frame(frame)]
+    first = updates[0].submap
+    placed = first.T_map_submap.apply_pose(first.T_submap_cam[0])
+    np.testing.assert_allclose(placed[:3, 3], [5.0, 0.0, 0.0], atol=1e-9)
+    assert again.start is None
+    assert len({again.graph.piece(s.index) for s in again.submaps}) == 2

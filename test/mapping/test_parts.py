@@ -17,7 +17,7 @@ from scal3r_ros.mapping.config import (
 )
 from scal3r_ros.mapping.keyframes import KeyframeGate
 from scal3r_ros.mapping.map_file import write_pcd, write_ply
-from scal3r_ros.mapping.occupancy import FREE, OCCUPIED, UNKNOWN, occupancy_grid
+from scal3r_ros.mapping.occupancy import FREE, OCCUPIED, UNKNOWN, height_field, occupancy_grid
 from scal3r_ros.mapping.point_map import Cloud
 from scal3r_ros.mapping.scale import ScaleEstimator
 from scal3r_ros.mapping.types import Frame
@@ -112,3 +112,23 @@ def test_shared_keyframes_hand_over_gradually():
     poses = blended({1: [(1.0, a), (3.0, b)], 0: [(0.25, a)]})
     assert list(poses) == [0, 1]
     assert poses[1][0, 3] == pytest.approx(3.0)  # the weighted mean
+
+
+def test_heights_by_hand():
+    """A step half a metre high, a point that flies over it, nothing seen beyond."""
+    x, y = (
+        part.ravel() for part in np.meshgrid(np.arange(0.05, 4, 0.02), np.arange(0.05, 2, 0.02))
+    )
+    floor = np.stack([x, y, np.where(x > 2, 0.5, 0.0)], 1)
+    floor = floor[(x < 3) | (y < 1)]  # a corner is missing
+    field = height_field(np.concatenate([floor, [[1.0, 1.0, 3.0]]]), resolution=0.2)
+
+    def height(x: float, y: float) -> float:
+        column, row = ((np.array([x, y]) - field.origin) / field.resolution).astype(int)
+        return float(field.heights[row, column])
+
+    assert height(1.0, 1.0) == 0.0
+    assert height(2.5, 1.5) == 0.5
+    assert np.isnan(height(3.5, 1.6))
+    with pytest.raises(ValueError, match="needs points"):
+        height_field(np.zeros((0, 3)), resolution=0.2)

@@ -81,3 +81,23 @@ def test_parts_come_over_in_one_piece_with_their_shapes():
         assert array.dtype == np.float32
         assert array.base is None or array.base.size == array.size  # keeps nothing else alive
         np.testing.assert_array_equal(array, part.float().numpy())
+
+
+def test_the_memory_begins_again_after_so_many_chunks(walk, chunk):
+    torch.manual_seed(0)
+    model = Scal3R(TINY)
+    settings = NetworkConfig(reset_every=2)
+    predictor = NetworkPredictor(model, device=torch.device("cpu"), settings=settings)
+    memory, counts = predictor.initial_memory(), []
+    for _ in range(5):
+        _, memory = predictor.predict(chunk, memory)
+        counts.append(memory.chunks)
+    assert counts == [1, 2, 1, 2, 1]
+
+
+def test_a_warm_up_leaves_nothing_behind(predictor, chunk):
+    before, _ = predictor.predict(chunk, predictor.initial_memory())
+    predictor.warm_up(3, size=(60, 80))
+    assert not predictor._kept
+    after, _ = predictor.predict(chunk, predictor.initial_memory())
+    np.testing.assert_array_equal(before.depth, after.depth)

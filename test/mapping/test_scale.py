@@ -208,3 +208,18 @@ def test_stereo_on_a_real_pair():
 def test_a_height_that_is_missing_is_refused():
     with pytest.raises(ConfigError, match="needs camera_height > 0"):
         ScaleConfig(source="camera_height")
+
+
+def test_a_gyroscope_tells_the_turn_between_two_stamps(rng):
+    log = InertialLog()
+    seconds = np.arange(0, 1.0, 0.005)
+    turns = CubicSpline(np.linspace(0, 1, 6), rng.uniform(-1, 1, (6, 3)))
+    for t in seconds:
+        now, later = Rotation.from_rotvec(turns(t)), Rotation.from_rotvec(turns(t + 1e-5))
+        log.add(int(t * 1e9), (now.inv() * later).as_rotvec() / 1e-5, np.zeros(3))
+    found = log.turn(int(0.303e9), int(0.437e9))  # between samples
+    R_a, R_b = (Rotation.from_rotvec(turns(t)) for t in (0.303, 0.437))
+    error = (Rotation.from_matrix(found).inv() * R_a.inv() * R_b).magnitude()
+    assert np.degrees(error) < 0.2
+    assert log.turn(int(0.9e9), int(1.2e9)) is None  # not heard yet
+    assert log.turn(int(5e9), int(6e9)) is None

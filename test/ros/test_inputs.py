@@ -4,18 +4,29 @@ import numpy as np
 import pytest
 from geometry_msgs.msg import PoseArray, TransformStamped
 from nav_msgs.msg import Odometry
-from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from scipy.spatial.transform import Rotation
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, Imu, PointCloud2
 from std_msgs.msg import Header
 from tf2_msgs.msg import TFMessage
 
-from scal3r_ros.ros.conversions import image_to_float, ns_to_stamp, rgb_to_image
+from scal3r_ros.data.encodings import decode_compressed
+from scal3r_ros.geometry.sim3 import invert_pose
+from scal3r_ros.ros.conversions import (
+    image_to_float,
+    ns_to_stamp,
+    pose_to_matrix,
+    rgb_to_image,
+    stamp_to_ns,
+)
 from scal3r_ros.ros.fallback.tf import STATIC
+from scal3r_ros.ros.imu import SENSOR
 from scal3r_ros.ros.interfaces import Chunk, Status
 from scal3r_ros.ros.map_publisher import CHUNKS, LATCHED
 from test.ros.test_failures import FAKE, FAST, START_NS, Camera, camera, office  # noqa: F401
 from test.ros.test_nodes import latest
 
 pytestmark = [pytest.mark.ros, pytest.mark.slow]
+STEP_NS = 100_000_000
 
 
 def test_what_a_mask_hides_is_not_mapped(nodes, node, camera, office):  # noqa: F811
@@ -121,3 +132,51 @@ def test_malformed_messages_are_dropped_and_said_and_end_nothing(nodes, node, ca
         lambda: any(len(c.sim3) == 8 and c.points.width for c in chunks), office, START_NS, "a map"
     )
     assert nodes.stop() == {"map_node": 0, "mapping_node": 0}
+
+
+def test_heights_and_a_picture_of_the_depth_for_who_wants_them(nodes, node, camera, office):  # noqa: F811
+    grid_map = pytest.importorskip("grid_map_msgs.msg", reason="grid_map_msgs is not built")
+    maps = latest(node, grid_map.GridMap, "elevation", LATCHED)
+    pictures = latest(node, CompressedImage, "depth/preview/compressed", 5)
+    nodes.start("map_node", map_publish_period=0.5)
+    nodes.start("mapping_node", FAKE, **FAST)
+    camera.wait_for(1)
+    camera.play_until(lambda: maps and pictures, office, START_NS, "both")
+    newest = maps[-1]
+    rows, columns = (round(length / newest.info.resolution) for length in
+                     (newest.info.length_x, newest.info.length_y))  # fmt: skip
+    heights = np.array(newest.data[0].data).reshape((rows, columns), order="F")
+    assert newest.layers == ["elevation"] and newest.header.frame_id == "map"
+    assert [d.size for d in newest.data[0].layout.dim] == [columns, rows]
+    # the fake's wall, 2 units ahead of the camera (x) and 1.7 high: its upper edge is up there
+    x, _ = newest.info.pose.position.x, newest.info.pose.position.y
+    assert abs(x - 2.0) < 0.2
+    assert np.isfinite(heights).any()
+    assert 0.3 < np.nanmax(heights) < 1.0
+    picture = decode_compressed(pictures[-1].data)
+    assert picture.shape == (168, 224, 3)
+
+
+def test_a_gyroscope_is_listened_to_where_that_is_asked_for(nodes, node, camera, office):  # noqa: F811
+    """Dark images, while the gyroscope says that the camera turns: odometry turns."""
+    odometry = latest(node, Odometry, "odometry", 200)
+    imu = node.create_publisher(Imu, "imu", SENSOR)
+    nodes.start("odometry_node", use_imu=True)
+    nodes.start("mapping_node", FAKE, **FAST)
+    camera.wait_for(2)
+    last_ns = camera.play_until(lambda: odometry, office, START_NS, "odometry")
+    before = odometry[-1]
+    dark = np.zeros_like(office[0].image)
+    message = Imu(header=Header(frame_id="camera_optical_frame"))
+    message.angular_velocity.y = 0.5
+    for k in range(1, 11):
+        for sample in range(10):
+            stamp_ns = last_ns + (k - 1) * STEP_NS + sample * STEP_NS // 10
+            message.header.stamp = ns_to_stamp(stamp_ns + 1)
+            imu.publish(message)
+        camera.send(rgb_to_image(dark, Header()), last_ns + k * STEP_NS, pause_s=0.1)
+    node.until(lambda: stamp_to_ns(odometry[-1].header.stamp) == last_ns + 10 * STEP_NS, 30, "all")
+    turned = invert_pose(pose_to_matrix(before.pose.pose)) @ pose_to_matrix(odometry[-1].pose.pose)
+    angles = Rotation.from_matrix(turned[:3, :3]).as_rotvec()
+    np.testing.assert_allclose(angles, [0, 0.5, 0], atol=0.12)  # rad, in a second
+    assert nodes.stop() == {"odometry_node": 0, "mapping_node": 0}

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from geometry_msgs.msg import TransformStamped
+from geometry_msgs.msg import PoseWithCovarianceStamped, TransformStamped
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from nav_msgs.msg import Odometry
@@ -96,9 +96,26 @@ def test_a_map_is_saved_loaded_localised_in_and_gone_on_with(nodes, node, camera
     camera.play(office[24:40], START_NS + 100 * STEP_NS)
     node.until(lambda: "not recognised" in status[-1].message, 60, "the fake knows no places")
     assert len(chunks) == count  # the map does not grow
+    poses = latest(node, PoseWithCovarianceStamped, "pose", 5)
+    nowhere = PoseWithCovarianceStamped(header=Header(frame_id="map"))
+    nowhere.pose.pose.position.x, nowhere.pose.pose.orientation.w = 7.0, 1.0
+    told = node.create_publisher(PoseWithCovarianceStamped, "initialpose", 1)
+    node.until(lambda: told.get_subscription_count(), 20, "it listens")
+    told.publish(nowhere)
+    camera.play_until(lambda: poses, office, START_NS + 120 * STEP_NS, "it is where it was told")
+    assert abs(poses[0].pose.pose.position.x - 7.0) < 1.0
+    request = LoadMap.Request(path="office", localization_only=True, use_initial_pose=True)
+    request.initial_pose.orientation.w = 0.0
+    assert "initial_pose" in call(node, LoadMap, load, request).message
+    request.initial_pose.position.y, request.initial_pose.orientation.w = -4.0, 1.0
+    assert call(node, LoadMap, load, request).success
+    poses.clear()
+    camera.play_until(lambda: poses, office, START_NS + 600 * STEP_NS, "where it was told")
+    assert abs(poses[0].pose.pose.position.y + 4.0) < 1.0
+    count = len(chunks)
     mode = SetMode.Request(mode=SetMode.Request.MAPPING)
     assert call(node, SetMode, "mapping_node/set_mode", mode).success
-    camera.play(office[:16], START_NS + 200 * STEP_NS)
+    camera.play(office[:16], START_NS + 1200 * STEP_NS)
     node.until(lambda: len(chunks) > count, 60, "it grows again")
     cloud = call(node, SaveMap, "map_node/save_map", SaveMap.Request(path="all.npz"))
     assert cloud.success and cloud.points > 0, cloud.message
@@ -152,6 +169,16 @@ def test_parameters_are_checked_at_the_start_and_live(nodes, node, camera, offic
     assert points[-1].width == 0  # the wall is 2 units away
     assert set_parameter(node, "max_depth", 0.0).successful
     camera.play_until(lambda: points[-1].width, office, START_NS + 900 * STEP_NS, "points")
+
+    status, used = latest(node, Status, "status"), []
+    assert set_parameter(node, "keyframe_min_flow", 1.0).successful
+    assert set_parameter(node, "keyframe_max_interval", 30.0).successful
+    camera.play(office[:12], START_NS + 2000 * STEP_NS)  # they are taken over meanwhile
+    node.until(lambda: status and not status[-1].pending_frames, 30, "all are taken")
+    used.append(status[-1].frames_used)
+    camera.play(office[12:36], START_NS + 2012 * STEP_NS)
+    node.until(lambda: not status[-1].pending_frames, 30, "all are taken")
+    assert status[-1].frames_used - used[0] <= 1  # nothing moves that much
 
 
 @pytest.mark.parametrize("source", ["tf", "topic"])

@@ -179,3 +179,37 @@ def test_in_the_background_no_image_waits_for_a_keyframe_and_nothing_jumps(walk)
     steps = np.linalg.norm(np.diff([T[:3, 3] for T in poses.values()], axis=0), axis=1)
     true = np.linalg.norm(np.diff(walk.T_world_cam[:, :3, 3], axis=0), axis=1)
     assert steps.max() < 2 * true.max()
+
+
+def test_a_gyroscope_carries_a_turn_that_images_cannot_follow():
+    """Half a second of darkness in which the camera turns by 30 degrees, then it sees again what
+    the keyframe showed: with the turn known it finds the points at once."""
+    photograph = cv2.cvtColor(cv2.imread(str(OFFICE / "images" / "000120.jpg")), cv2.COLOR_BGR2RGB)
+    height, width = photograph.shape[:2]
+    K = intrinsics(0.6 * width, 0.6 * width, width / 2, height / 2)
+    shift = intrinsics(1.0, 1.0, -0.5, -0.5)  # to cv2's pixels
+    depth = np.full((height, width), 3.0, np.float32)
+    angles = np.radians([0, 0, 0, 6, 12, 18, 24, 30, 30])
+
+    def run(turn) -> list[float]:
+        tracker, turned = Tracker(TrackerConfig(), turn), []
+        for i, angle in enumerate(angles):
+            R = Rotation.from_rotvec([0, angle, 0]).as_matrix()  # R_first_now
+            H = shift @ K @ R.T @ np.linalg.inv(shift @ K)
+            image = np.asarray(cv2.warpPerspective(photograph, H, (width, height)))
+            image = np.zeros_like(image) if 3 <= i < 7 else image
+            pose = tracker.track(image, K, 10**9 + i * 10**8)
+            if i == 0:
+                tracker.set_keyframe(Keyframe(0, 10**9, image, depth, K, np.eye(4), 0))
+            else:
+                turned.append(Rotation.from_matrix(pose.T_odom_cam[:3, :3]).as_rotvec()[1])
+        return turned
+
+    def gyroscope(begin_ns: int, end_ns: int) -> np.ndarray:
+        begin, end = np.interp([begin_ns, end_ns], 10**9 + np.arange(9) * 10**8, angles)
+        return Rotation.from_rotvec([0, end - begin, 0]).as_matrix()
+
+    blind, known = run(None), run(gyroscope)
+    assert abs(np.degrees(blind[5])) < 1.0  # the velocity was none
+    np.testing.assert_allclose(known, angles[1:], atol=np.radians(0.5))
+    assert np.degrees(abs(known[-1] - angles[-1])) < np.degrees(abs(blind[-1] - angles[-1]))
