@@ -6,7 +6,6 @@ from pathlib import Path
 from ament_index_python.packages import get_package_share_directory
 from launch.actions import (
     DeclareLaunchArgument,
-    ExecuteProcess,
     GroupAction,
     OpaqueFunction,
     SetEnvironmentVariable,
@@ -42,6 +41,7 @@ ARGUMENTS = {
     "map_orientation": ("camera_level", "base, imu, ground, camera_level or raw_optical"),
     "map_folder": ("", "folder of saved maps; empty: the working directory"),
     "autosave_path": ("", "map saved at the end, below map_folder"),
+    "namespaced_tf": ("false", "true: tf and tf_static below the namespace, for several robots"),
     "publish_tf": ("true", "broadcast map -> odom -> base_frame"),
     "map": ("true", "start map_node: map_cloud, occupancy grid, save_map"),
     "rviz": ("false", "start RViz"),
@@ -98,6 +98,8 @@ def start(context) -> list:
         "autosave_path": get["autosave_path"],
     }
     clock = {"use_sim_time": shared["use_sim_time"]}
+    if get["namespace"] and get["namespaced_tf"] == "true":
+        images += [("/tf", "tf"), ("/tf_static", "tf_static")]
     nodes = [
         PushRosNamespace(get["namespace"]),
         _node("mapping_node", get, shared | mapping, images + sensors),
@@ -114,14 +116,17 @@ def start(context) -> list:
                 executable="rviz2",
                 arguments=["-d", get["rviz_config"]],
                 parameters=[clock],
+                remappings=images[3:],
             )
         )
     if get["foxglove"] == "true":
         bridge = Node(package="foxglove_bridge", executable="foxglove_bridge", parameters=[clock])
         nodes.append(bridge)
     if get["bag"]:
-        play = ["ros2", "bag", "play", get["bag"], "--clock", "100", "--delay", "15"]
-        nodes.append(ExecuteProcess(cmd=play, output="screen"))
+        play = ["ros2", "bag", "play", get["bag"], "--clock", "100"]
+        nodes.append(
+            Node(package="scal3r_ros", executable="when_ready", arguments=play, output="screen")
+        )
     profile = str(CONFIG / "fastdds_large_data.xml")
     wanted = IfCondition(LaunchConfiguration("dds_profile"))
     old = os.environ.get("ROS_DISTRO") == "humble"  # later ones warn of the old name

@@ -42,9 +42,10 @@ def start(context) -> list:
         "camera_info": f"{image.rsplit('/', 1)[0]}/camera_info",
     }
     prefix = f"/{get['namespace'].strip('/')}".rstrip("/")
-    topics = [
-        inputs.get(t, t if t.startswith("/") else f"{prefix}/{t}") for t in profiles[get["profile"]]
-    ]
+    wanted = profiles[get["profile"]]
+    topics = [inputs.get(t, t if t.startswith("/") else f"{prefix}/{t}") for t in wanted]
+    if prefix:  # transforms may lie below the namespace
+        topics += [f"{prefix}{t}" for t in wanted if t.startswith("/tf")]
     record = ["ros2", "bag", "record", "--storage", "mcap", "--output", get["bag"]]
     record += ["--max-cache-size", str(512 * 2**20)]
     record += ["--qos-profile-overrides-path", str(CONFIG / "qos_overrides.yaml"), *topics]

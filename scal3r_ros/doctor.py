@@ -24,6 +24,9 @@ OPTIONAL_ROS = {
     "cv_bridge": "images are decoded by the package itself",
 }
 MIN_SHM_MB = 64  # one Fast DDS segment of config/fastdds_large_data.xml
+SHM = Path("/dev/shm")
+DRIVER = (Path("/proc/driver/nvidia/version"), Path("/dev/nvidia0"), Path("/dev/nvhost-gpu"))
+WEIGHTS = Path(__file__).parent / "weights" / "nano.safetensors"
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ def _device() -> list[Finding]:
         import torch
     except ImportError:
         return []
-    driver = Path("/proc/driver/nvidia/version").exists() or Path("/dev/nvidia0").exists()
+    driver = any(file.exists() for file in DRIVER)
     if not torch.cuda.is_available() and driver:
         built = torch.version.cuda or "no CUDA"
         text = (
@@ -94,9 +97,8 @@ def _device() -> list[Finding]:
 def _weights() -> list[Finding]:
     from scal3r_ros.network.checkpoint import load_model
 
-    path = Path(__file__).parent / "weights" / "nano.safetensors"
     try:
-        model = load_model(path)
+        model = load_model(WEIGHTS)
     except (OSError, ValueError, KeyError) as error:
         return [Finding("nano weights", False, f"{error}; install the package again")]
     count = sum(p.numel() for p in model.parameters()) / 1e6
@@ -135,9 +137,8 @@ def _transport() -> list[Finding]:
         "export FASTDDS_DEFAULT_PROFILES_FILE=config/fastdds_large_data.xml, also for the driver"
     )
     found = [Finding("fast dds profile", True, text)]
-    shm = Path("/dev/shm")
-    if shm.is_dir():
-        free = shutil.disk_usage(shm).free / 2**20
+    if SHM.is_dir():
+        free = shutil.disk_usage(SHM).free / 2**20
         ok = free >= MIN_SHM_MB
         said = f"{free:.0f} MB free" + ("" if ok else f", {MIN_SHM_MB} MB needed: --shm-size=1g")
         found.append(Finding("shared memory", ok, said))

@@ -30,6 +30,11 @@ PLAIN = {
 SUPPORTED = (*PLAIN, "nv12")
 
 
+MAX_PIXELS = 1 << 27  # of a compressed image
+MAX_HEADER = 1 << 20  # bytes in which a JPEG tells its size
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
 class EncodingError(ValueError):
     """An image that cannot be decoded; the message says what was expected."""
 
@@ -70,9 +75,26 @@ def _rows(
 
 
 def decode_compressed(data: object) -> UInt8[ndarray, "h w 3"]:
-    """RGB of a JPEG or PNG."""
+    """RGB of a JPEG or PNG. One that claims to be huge is refused before it is unpacked."""
     buffer = np.frombuffer(data, np.uint8)
+    width, height = claimed_size(buffer[:MAX_HEADER].tobytes())
+    if width * height > MAX_PIXELS:
+        raise EncodingError(f"images have at most {MAX_PIXELS} pixels, got {width} x {height}")
     pixels = cv2.imdecode(buffer, cv2.IMREAD_COLOR) if len(buffer) else None
     if pixels is None:
         raise EncodingError(f"compressed image of {len(buffer)} bytes cannot be decoded")
     return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB))
+
+
+def claimed_size(head: bytes) -> tuple[int, int]:
+    """(width, height) that a PNG or JPEG says it has; zeros where it says none."""
+    if head.startswith(PNG) and len(head) >= 24:
+        return int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
+    at = 2 if head.startswith(b"\xff\xd8") else len(head)
+    while at + 9 <= len(head) and head[at] == 0xFF:
+        marker, length = head[at + 1], int.from_bytes(head[at + 2 : at + 4], "big")
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # start of a frame
+            height, width = head[at + 5 : at + 7], head[at + 7 : at + 9]
+            return int.from_bytes(width, "big"), int.from_bytes(height, "big")
+        at += 2 + length if marker != 0xFF else 1
+    return 0, 0

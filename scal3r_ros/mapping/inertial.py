@@ -17,7 +17,8 @@ from scipy.spatial.transform import Rotation
 
 KEPT_S = 120.0
 MIN_SAMPLES = 4  # between two keyframes
-LONGEST_NS = 50_000_000  # between two samples that say how the camera turned
+NEAR_NS = 25_000_000  # between an image and the newest sample: no need to wait for more
+LONGEST_NS = 150_000_000  # that a sample stands for: it says how the camera turned
 GRAVITY = 9.81  # m/s^2
 MAX_GRAVITY_ERROR = 0.1  # relative: else the fit is wrong
 MAX_DEVIATION = 0.2
@@ -54,6 +55,11 @@ class InertialLog:
         with self._lock:
             self._samples.clear()
 
+    def reaches(self, stamp_ns: int) -> bool:
+        """Whether samples have come up to a stamp, but for a fraction of their distance."""
+        with self._lock:
+            return bool(self._samples) and stamp_ns - self._samples[-1][0] < NEAR_NS
+
     def up(self, stamp_ns: int, seconds: float = 1.0) -> Float[ndarray, " 3"] | None:
         """Direction of the mean specific force around a stamp: up, while it does not accelerate."""
         with self._lock:
@@ -78,15 +84,22 @@ class InertialLog:
         return Span((end_ns - begin_ns) * 1e-9, dv, dp)
 
     def turn(self, begin_ns: int, end_ns: int) -> Float[ndarray, "3 3"] | None:
-        """R_begin_end of the camera, by the gyroscope alone; None where samples are missing."""
-        inside = self._inside(begin_ns, end_ns)
-        stamps = [begin_ns, *(s[0] for s in inside), end_ns]
-        if not inside or max(np.diff(stamps)) > LONGEST_NS:
+        """R_begin_end of the camera, by the gyroscope alone; None where samples are missing. Those
+        that are still under way are taken to be like the last."""
+        inside = self._inside(begin_ns, end_ns) or self._last_before(begin_ns)
+        if not inside or max(np.diff([*(s[0] for s in inside), end_ns])) > LONGEST_NS:
             return None
+        if inside[0][0] - begin_ns > LONGEST_NS:
+            return None
+        inside = [(max(s[0], begin_ns), *s[1:]) for s in inside]
         R = Rotation.identity()
         for dt, gyro, _ in _steps(inside, begin_ns, end_ns):
             R = R * Rotation.from_rotvec(gyro * dt)
         return R.as_matrix()
+
+    def _last_before(self, stamp_ns: int) -> list[Sample]:
+        with self._lock:
+            return next(([s] for s in reversed(self._samples) if s[0] < stamp_ns), [])
 
     def _inside(self, begin_ns: int, end_ns: int) -> list[Sample]:
         found = []

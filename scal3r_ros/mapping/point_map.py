@@ -1,6 +1,6 @@
 """The dense map: filtered, voxelised clouds anchored to their submaps."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,9 +93,19 @@ class PointMap:
 
 
 def submap_cloud(submap: Submap, config: PointMapConfig) -> Cloud:
-    """Points of the submap's new frames that pass every filter, one per voxel, in company."""
+    """Points of the submap's new frames, in the submap's frame."""
     first = submap.overlap if submap.overlap < len(submap.depth) else 0
-    slots = range(first, len(submap.depth))
+    return _filtered_cloud(submap, range(first, len(submap.depth)), config)
+
+
+def newest_view(submap: Submap, config: PointMapConfig) -> Cloud:
+    """What the newest frame alone sees, in the submap's frame: a ray from its camera to every point
+    is free, as costmaps take it."""
+    return _filtered_cloud(submap, [len(submap.depth) - 1], config)
+
+
+def _filtered_cloud(submap: Submap, slots: Iterable[int], config: PointMapConfig) -> Cloud:
+    """Points of some frames that pass every filter, one per voxel, in company."""
     median = float(np.median(submap.depth[submap.depth > 0])) if (submap.depth > 0).any() else 1.0
     parts = [_frame_cloud(submap, slot, median, config) for slot in slots]
     cloud = join(parts)

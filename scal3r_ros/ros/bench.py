@@ -95,6 +95,10 @@ def _start(logs: Path, robot: str, node: str, load: Load) -> subprocess.Popen:
         "--ros-args",
         "-r",
         f"__ns:=/{robot}",
+        "-r",
+        "/tf:=tf",
+        "-r",
+        "/tf_static:=tf_static",
     ]
     if load.compressed and node != "map_node":
         command += ["-p", "image_transport:=compressed"]

@@ -19,6 +19,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, Poi
 from std_msgs.msg import Header
 
 from scal3r_ros.data.encodings import SUPPORTED, EncodingError, decode_compressed, decode_image
+from scal3r_ros.evaluation.render import colour_depth
 from scal3r_ros.geometry.sim3 import Sim3
 from scal3r_ros.mapping.point_map import Cloud
 from scal3r_ros.ros.fallback.images import bridged
@@ -110,12 +111,7 @@ def image_to_float(message: Any) -> Float32[ndarray, "h w"]:
 
 def depth_to_jpeg(depth: Float32[ndarray, "h w"], head: Header) -> CompressedImage:
     """Near is red, far is blue, black is unknown; for people, over thin networks."""
-    known = depth > 0
-    near = 1 / np.where(known, depth, 1)
-    low, high = np.quantile(near[known], [0.02, 0.98]) if known.any() else (0.0, 1.0)
-    shades = np.clip((near - low) / max(high - low, 1e-9), 0, 1)
-    colours = cv2.applyColorMap((255 * shades).astype(np.uint8), cv2.COLORMAP_TURBO)
-    colours[~known] = 0
+    colours = cv2.cvtColor(colour_depth(depth), cv2.COLOR_RGB2BGR)
     _, jpeg = cv2.imencode(".jpg", colours)
     return CompressedImage(header=head, format="jpeg", data=to_ros_bytes(jpeg))
 

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import Any
 
 import rclpy
@@ -21,6 +21,7 @@ from scal3r_ros.ros.fallback.tf import DYNAMIC, STATIC, TransformError, Transfor
 
 DISCOVERY_S = 5.0
 OLD_S = 1.0
+STEPS_BACK = 3  # of the stamps of one transform: a single publisher makes none
 KINDS = {"sensor_msgs/msg/Image": RAW, "sensor_msgs/msg/CompressedImage": COMPRESSED}
 
 
@@ -37,6 +38,8 @@ class Examination:
         self.infos: list[CameraInfo] = []
         self.clock = 0
         self.parents: dict[str, set[str]] = defaultdict(set)
+        self.steps_back: Counter[tuple[str, str]] = Counter()  # of the stamps of a transform
+        self._stamps: defaultdict[tuple[str, str], int] = defaultdict(int)
         self.tree = TransformTree()
 
     def listen(self, seconds: float) -> None:
@@ -100,7 +103,23 @@ class Examination:
             return [Finding(name, False, f"{len(publishers)} publishers ({kinds}) send nothing")]
         several = f"; {len(publishers)} publishers: is one too many?" if len(publishers) > 1 else ""
         text = f"{len(self.stamps)} arrived ({kinds}){several}"
-        return [Finding(name, len(publishers) == 1, text)]
+        return [Finding(name, len(publishers) == 1, text), *self._listeners(publishers)]
+
+    def _listeners(self, publishers: list[Any]) -> list[Finding]:
+        """Who asks for more than the camera gives hears nothing."""
+        unreliable = any(
+            p.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT for p in publishers
+        )
+        return [
+            Finding(
+                f"{s.node_name} listens to {self.image}",
+                False,
+                "it wants reliable images, the camera publishes best-effort: nothing arrives; "
+                "set its image_reliability to auto",
+            )
+            for s in self.node.get_subscriptions_info_by_topic(self.image)
+            if unreliable and s.qos_profile.reliability == ReliabilityPolicy.RELIABLE
+        ]
 
     def _calibration(self) -> list[Finding]:
         name = f"calibration on {self.info_topic}"
@@ -153,6 +172,15 @@ class Examination:
             for child, parents in self.parents.items()
             if len(parents) > 1
         ]
+        found += [
+            Finding(
+                f"transform {parent} -> {child}",
+                False,
+                "its stamps go to and fro: two nodes publish it, set publish_tf:=false in one",
+            )
+            for (parent, child), count in self.steps_back.items()
+            if count >= STEPS_BACK
+        ]
         if not self.base_frame or not self.frame_id:
             return found
         name = f"{self.base_frame} -> {self.frame_id}"
@@ -192,8 +220,12 @@ class Examination:
         for t in message.transforms:
             parent, child = t.header.frame_id, t.child_frame_id
             self.parents[child].add(parent)
+            stamp_ns = stamp_to_ns(t.header.stamp)
+            if not static:
+                self.steps_back[parent, child] += stamp_ns < self._stamps[parent, child]
+                self._stamps[parent, child] = stamp_ns
             T = transform_to_matrix(t.transform)
-            self.tree.set(parent, child, stamp_to_ns(t.header.stamp), T, static=static)
+            self.tree.set(parent, child, stamp_ns, T, static=static)
 
     def _spin(self, executor: SingleThreadedExecutor, seconds: float) -> None:
         end = time.monotonic() + seconds

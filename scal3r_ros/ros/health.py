@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from scal3r_ros.ros.mapping_node import MappingNode
 
 LOAD_PERIOD_S = 30.0
+SILENCE_PERIOD_S = 1.0  # how often the reason of a silence is looked for
 OLD_IMAGE_S = 1.0  # between an image's stamp and its arrival
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 
@@ -53,7 +54,8 @@ class MappingHealth:
         self._status: Any = None
         self._rates = Rates()
         self._seen = News(0, 0)
-        self._warned = False
+        self._silence = ""  # the reason that was told last
+        self._looked_s = 0.0
         self._dropped_told, self._load_told_s = 0, -LOAD_PERIOD_S
         self.updater = diagnostic_updater(node)  # once: it outlives the node's states
         for name, task in (
@@ -88,14 +90,18 @@ class MappingHealth:
         return News(now.discarded - before.discarded, now.interrupted - before.interrupted)
 
     def watch(self) -> None:
-        """Says once that no image comes, and now and then that images are thinned."""
+        """Says that no image comes, again where the reason is another one, and now and then that
+        images are thinned."""
         node = self.node
         if not node.idle_for(value(node, "watchdog_period")):
-            self._warned = False
-        elif not self._warned:
-            self._warned = True
+            self._silence = ""
+        elif time.monotonic() - self._looked_s > SILENCE_PERIOD_S:
+            self._looked_s = time.monotonic()
             seen = "images stopped" if node.counters.received else "no images yet"
-            node.get_logger().warning(f"{seen} on {node.images.why_silent()}")
+            silence = f"{seen} on {node.images.why_silent()}"
+            if silence != self._silence:
+                self._silence = silence
+                node.get_logger().warning(silence)
         dropped = node.counters.dropped_overload
         waited = time.monotonic() - self._load_told_s >= LOAD_PERIOD_S
         if dropped != self._dropped_told and waited:

@@ -1,5 +1,6 @@
 """An inertial unit on the robot: what it says, in the axes of the camera."""
 
+import time
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from scal3r_ros.ros.frames import RobotFrame
 from scal3r_ros.ros.listening import listen
 from scal3r_ros.ros.parameters import AnyNode
 
+PATIENCE_S, POLL_S = 0.03, 0.002
 SENSOR = QoSProfile(depth=1000, reliability=ReliabilityPolicy.BEST_EFFORT)  # 200 Hz and more
 
 
@@ -23,11 +25,17 @@ class ImuInput:
     def __init__(self, node: AnyNode, robot: RobotFrame, log: InertialLog) -> None:
         self.node, self.robot, self.log = node, robot, log
         self.camera_frame = ""
-        self._told = False
+        self._told = self._heard = False
         self._subscription: Any = listen(node, Imu, "imu", self._on_imu, SENSOR)
 
     def close(self) -> None:
         self.node.destroy_subscription(self._subscription)
+
+    def wait_for(self, stamp_ns: int) -> None:
+        """In a worker: an image may overtake the samples of its time, they get a moment."""
+        end = time.monotonic() + PATIENCE_S
+        while self._heard and not self.log.reaches(stamp_ns) and time.monotonic() < end:
+            time.sleep(POLL_S)
 
     def _on_imu(self, message: Imu) -> None:
         R_cam_imu = self._R_cam_imu(message.header.frame_id)
@@ -39,6 +47,7 @@ class ImuInput:
         )
         if np.isfinite([gyro, force]).all():
             self.log.add(stamp_to_ns(message.header.stamp), gyro, force)
+            self._heard = True
 
     def _R_cam_imu(self, imu_frame: str) -> Float[ndarray, "3 3"] | None:
         if not self.camera_frame:

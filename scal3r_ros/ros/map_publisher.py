@@ -15,7 +15,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from scal3r_ros.geometry.camera import transform_points
 from scal3r_ros.geometry.sim3 import invert_pose
 from scal3r_ros.mapping.mapper import Mapper
-from scal3r_ros.mapping.point_map import Cloud, submap_cloud
+from scal3r_ros.mapping.point_map import Cloud, newest_view, submap_cloud
 from scal3r_ros.mapping.types import MapUpdate, Submap
 from scal3r_ros.ros.conversions import (
     camera_to_info,
@@ -191,19 +191,27 @@ class MapPublisher:
         )
 
     def _publish_clouds(self, submap: Submap, cloud: Cloud) -> None:
-        """`chunk/points` in the map; `points` of the same submap seen from its newest camera."""
+        """`points` as the newest camera sees them; `chunk/points`, all that is new, in the map."""
         stamp_ns, T_map_submap = submap.stamps_ns[-1], submap.T_map_submap
-        T_cam_submap = invert_pose(submap.T_submap_cam[-1])
-        seen = transform_points(T_cam_submap, cloud.xyz.astype(np.float64)) * T_map_submap.s
-        keep = self._wanted(seen, cloud)
-        kept = Cloud(seen[keep].astype(np.float32), cloud.rgb[keep], cloud.confidence[keep])
         if value(self.node, "publish_points") and self._points.get_subscription_count():
+            view = newest_view(submap, self.mapper.config.points)
+            seen, keep = self._seen(submap, view)
+            kept = Cloud(seen[keep].astype(np.float32), view.rgb[keep], view.confidence[keep])
             self._points.publish(cloud_to_message(kept, header(stamp_ns, self.frame_id)))
         shown = value(self.node, "publish_chunk_points")
         if shown and self._chunk_points.get_subscription_count():
+            _, keep = self._seen(submap, cloud)
             xyz = T_map_submap.apply(cloud.xyz[keep].astype(np.float64)).astype(np.float32)
-            placed = Cloud(xyz, kept.rgb, kept.confidence)
+            placed = Cloud(xyz, cloud.rgb[keep], cloud.confidence[keep])
             self._chunk_points.publish(cloud_to_message(placed, header(stamp_ns, self.map_frame)))
+
+    def _seen(
+        self, submap: Submap, cloud: Cloud
+    ) -> tuple[Float[ndarray, "n 3"], Int[ndarray, " m"]]:
+        """In the newest camera, map units, and the rows that the parameters let through."""
+        T_cam_submap = invert_pose(submap.T_submap_cam[-1])
+        xyz = transform_points(T_cam_submap, cloud.xyz.astype(np.float64)) * submap.T_map_submap.s
+        return xyz, self._wanted(xyz, cloud)
 
     def _wanted(self, xyz_cam: Float[ndarray, "n 3"], cloud: Cloud) -> Int[ndarray, " m"]:
         """Rows of the points that the parameters let through."""

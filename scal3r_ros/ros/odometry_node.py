@@ -163,6 +163,8 @@ class OdometryNode(LifecycleNode):
         K = frame.K if frame.K is not None else getattr(self, "_K", None)
         if K is None:
             return  # neither camera_info nor a keyframe has told the intrinsics yet
+        if self.imu is not None:
+            self.imu.wait_for(frame.stamp_ns)
         pose = self.tracker.track(frame.image, K, frame.stamp_ns)
         if pose is not None:
             assert self.odometry is not None

@@ -14,10 +14,17 @@ from scal3r_ros.data.tum import write_trajectory
 from scal3r_ros.evaluation.render import render_depth, render_map
 from scal3r_ros.mapping.loop_closure import thumbnail
 from scal3r_ros.mapping.map_file import write_ply
+from scal3r_ros.mapping.point_map import Cloud
 from scal3r_ros.mapping.trajectory import camera_trajectory
 from scal3r_ros.ros.chunk_map import ChunkMap
-from scal3r_ros.ros.conversions import image_to_float, pose_to_matrix, stamp_to_ns
+from scal3r_ros.ros.conversions import (
+    image_to_float,
+    message_to_cloud,
+    pose_to_matrix,
+    stamp_to_ns,
+)
 from scal3r_ros.ros.recorder import typestore
+from scal3r_ros.ros.topics_picture import render_topics
 
 DEPTH_ROWS = 5
 
@@ -30,6 +37,8 @@ class Recording:
     odometry: dict[int, Float[ndarray, "4 4"]] = field(default_factory=dict)  # stamp -> T_odom_cam
     depth: dict[int, Float[ndarray, "h w"]] = field(default_factory=dict)  # stamp -> map units
     certainty: dict[int, Float[ndarray, "h w"]] = field(default_factory=dict)
+    points: tuple[int, Cloud] | None = None  # the last observation cloud, with its stamp
+    grid: Any = None  # the last OccupancyGrid
     status: Any = None  # the last of mapping_node
     odometry_status: Any = None
     peak_gpu_memory: int = 0  # bytes, the most that any status told
@@ -59,6 +68,10 @@ def _take(recording: Recording, topic: str, full: str, message: Any) -> None:
         recording.depth[stamp_to_ns(message.header.stamp)] = image_to_float(message)
     elif topic == "edge_certainty":
         recording.certainty[stamp_to_ns(message.header.stamp)] = image_to_float(message)
+    elif full.endswith("/points") and not full.endswith("chunk/points"):
+        recording.points = stamp_to_ns(message.header.stamp), message_to_cloud(message)
+    elif topic == "map":
+        recording.grid = message
     elif topic == "status":
         recording.status = message
         recording.peak_gpu_memory = max(recording.peak_gpu_memory, int(message.gpu_memory_used))
@@ -78,17 +91,19 @@ def trajectory(recording: Recording, stamps_ns: list[int]) -> dict[int, Float[nd
 
 
 def write_results(recording: Recording, sequence: Path, out: Path, images: int = 0) -> int:
-    """map.ply, trajectory.txt, keyframes.txt, odometry.txt, map.png, depth.png; points written."""
+    """map.ply, trajectory.txt, keyframes.txt, odometry.txt, map.png, depth.png, topics.png; the
+    number of points."""
     cloud = recording.map.cloud()
     write_ply(out / "map.ply", cloud)
     frames = {}
     wanted = _chosen(sorted(recording.depth))
+    last = recording.points[0] if recording.points else None
     stamps = []
     for frame in open_sequence(sequence):
         if images and len(stamps) >= images:
             break
         stamps.append(frame.stamp_ns)
-        if frame.stamp_ns in wanted:
+        if frame.stamp_ns in wanted or frame.stamp_ns == last:
             frames[frame.stamp_ns] = frame.image
     write_trajectory(out / "trajectory.txt", trajectory(recording, stamps))
     keyframes = recording.map.keyframe_poses()
@@ -103,6 +118,17 @@ def write_results(recording: Recording, sequence: Path, out: Path, images: int =
             [thumbnail(frames[s], *recording.depth[s].shape) for s in shown],
             [recording.depth[s].astype(np.float64) for s in shown],
             [recording.certainty[s].astype(np.float64) for s in shown],
+        )
+    if len(cloud) and last in frames and last in recording.depth and recording.points:
+        render_topics(
+            out / "topics.png",
+            image=frames[last],
+            depth=recording.depth[last].astype(np.float64),
+            points=recording.points[1],
+            map_cloud=cloud,
+            keyframes=np.stack(list(keyframes.values())),
+            odometry=np.array([T[:3, 3] for T in recording.odometry.values()]).reshape(-1, 3),
+            grid=recording.grid,
         )
     return len(cloud)
 

@@ -4,7 +4,12 @@ import cv2
 import numpy as np
 import pytest
 
-from scal3r_ros.data.encodings import EncodingError, decode_compressed, decode_image
+from scal3r_ros.data.encodings import (
+    EncodingError,
+    claimed_size,
+    decode_compressed,
+    decode_image,
+)
 
 H, W = 8, 12
 
@@ -90,3 +95,18 @@ def test_compressed_images(rgb):
     np.testing.assert_array_equal(decode_compressed(png), rgb)
     with pytest.raises(EncodingError, match="cannot be decoded"):
         decode_compressed(b"\xff\xd8broken")
+
+
+@pytest.mark.parametrize("ending", [".png", ".jpg"])
+def test_a_compressed_image_that_claims_to_be_huge_is_not_unpacked(rng, ending):
+    pixels = rng.integers(0, 256, (48, 64, 3)).astype(np.uint8)
+    data = cv2.imencode(ending, pixels)[1].tobytes()
+    assert claimed_size(data) == (64, 48)
+    size = (48).to_bytes(2, "big") + (64).to_bytes(2, "big")
+    if ending == ".png":
+        size = (64).to_bytes(4, "big") + (48).to_bytes(4, "big")
+    assert data.count(size) == 1
+    huge = data.replace(size, b"\xf0" * len(size) if ending == ".jpg" else b"\0\xff\xff\xff" * 2)
+    with pytest.raises(EncodingError, match="at most 134217728 pixels, got"):
+        decode_compressed(huge)
+    assert claimed_size(b"") == claimed_size(b"\xff\xd8\xff") == (0, 0)

@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 from geometry_msgs.msg import TransformStamped
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
@@ -34,8 +35,8 @@ def doctor(nodes, *options: str) -> dict[str, tuple[bool, str]]:
 class Driver:
     """A camera driver that publishes while the doctor looks."""
 
-    def __init__(self, node, *, calibrated: bool = True, stamps: str = "now") -> None:
-        self.images = node.create_publisher(Image, "/cam/image_raw", 10)
+    def __init__(self, node, *, calibrated: bool = True, stamps: str = "now", qos=10) -> None:
+        self.images = node.create_publisher(Image, "/cam/image_raw", qos)
         self.infos = node.create_publisher(CameraInfo, "/cam/camera_info", 10)
         self.K, self.stamps = K if calibrated else np.zeros((3, 3)), stamps
         self.stop = threading.Event()
@@ -101,3 +102,29 @@ def test_no_calibration_no_stamps_no_transform_two_parents(nodes, node):
     assert "nobody publishes /clock" in found["clock"][1]
     assert "odom and world" in found["transform to base_link"][1]
     assert "not connected" in found["base_link -> cam_optical"][1]
+
+
+def test_who_asks_for_more_than_the_camera_gives_and_a_transform_of_two_nodes(nodes, node):
+    best = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
+    wants = node.create_subscription(Image, "/cam/image_raw", lambda _: None, 10)
+    with Driver(node, qos=best):
+        broadcaster, stop = transform_broadcaster(node), threading.Event()
+
+        def two_nodes() -> None:
+            while not stop.wait(0.1):
+                now = time.time_ns()
+                for stamp_ns in (now, now - 50_000_000):
+                    t = TransformStamped(child_frame_id="base_link")
+                    t.header.frame_id, t.transform.rotation.w = "odom", 1.0
+                    t.header.stamp = ns_to_stamp(stamp_ns)
+                    broadcaster.sendTransform(t)
+
+        thread = threading.Thread(target=two_nodes, daemon=True)
+        thread.start()
+        found = doctor(nodes, "--image", "/cam/image_raw")
+        stop.set()
+        thread.join()
+    assert found["images on /cam/image_raw"][0], found
+    assert "the camera publishes best-effort" in found["test listens to /cam/image_raw"][1]
+    assert "two nodes publish it" in found["transform odom -> base_link"][1]
+    node.destroy_subscription(wants)

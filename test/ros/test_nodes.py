@@ -1,5 +1,8 @@
 """Nodes one by one: failures that are said, services, a robot's base frame, odometry alone."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from geometry_msgs.msg import TransformStamped
@@ -113,3 +116,15 @@ def test_without_a_tracker_the_mapper_gives_odometry_of_every_keyframe(nodes, no
     stamps = [m.header.stamp.sec * 10**9 + m.header.stamp.nanosec for m in odometry]
     assert stamps == sorted(set(stamps))
     assert np.isfinite([m.pose.pose.position.x for m in odometry]).all()
+
+
+def test_a_command_waits_until_the_mapper_is_there(nodes, node, tmp_path):
+    command = [sys.executable, "-m", "scal3r_ros.ros.when_ready", "touch", str(tmp_path / "played")]
+    waiting = subprocess.Popen(
+        [*command, "--ros-args", "-r", "__node:=waiter"], env=nodes.environment
+    )
+    with pytest.raises(subprocess.TimeoutExpired):
+        waiting.wait(timeout=5)
+    nodes.start("mapping_node")
+    assert waiting.wait(timeout=60) == 0
+    assert (tmp_path / "played").exists()

@@ -1,0 +1,116 @@
+"""The launch files, with the real launch system where it is installed."""
+
+import importlib.util
+
+import pytest
+
+from test.conftest import ROOT
+
+launch = pytest.importorskip("launch", reason="launch is not installed")
+launch_ros = pytest.importorskip("launch_ros", reason="launch_ros is not installed")
+
+OTHERS = {  # arguments that leave their default, and what must be seen for it
+    "namespace": "robot",
+    "namespaced_tf": "true",
+    "odom_source": "topic",
+    "bag": "some_bag",
+    "rviz": "true",
+    "foxglove": "true",
+    "image_topic": "/front/image_rect",
+    "image_transport": "compressed",
+    "scale_source": "fixed",
+    "fixed_scale": "2.5",
+    "autosave_path": "office",
+}
+
+
+def description(name: str):
+    path = ROOT / "launch" / name
+    spec = importlib.util.spec_from_file_location(path.stem.replace(".", "_"), path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def entities(name: str, given: dict[str, str]) -> list:
+    """Everything that a launch file starts, with its arguments."""
+    module = description(name)
+    context = launch.LaunchContext()
+    for action in module.generate_launch_description().entities:
+        if isinstance(action, launch.actions.DeclareLaunchArgument):
+            value = given.get(action.name)
+            if value is None:
+                assert action.default_value is not None, f"{action.name} has no default"
+                value = launch.utilities.perform_substitutions(context, action.default_value)
+            context.launch_configurations[action.name] = value
+    found = []
+
+    def walk(actions: list) -> None:
+        for action in actions:
+            found.append(action)
+            if isinstance(action, launch.actions.GroupAction):
+                walk(action.get_sub_entities())
+
+    walk(module.start(context))
+    return found
+
+
+def executables(found: list) -> list[str]:
+    return [a.node_executable for a in found if isinstance(a, launch_ros.actions.Node)]
+
+
+def remapped(node) -> dict[str, str]:
+    context = launch.LaunchContext()
+    perform = launch.utilities.perform_substitutions
+    pairs = node._Node__remappings
+    return {perform(context, list(a)): perform(context, list(b)) for a, b in pairs}
+
+
+def test_mapping_by_default_starts_three_nodes_on_the_usual_topics():
+    found = entities("mapping.launch.py", {})
+    assert executables(found) == ["mapping_node", "odometry_node", "map_node"]
+    nodes = [a for a in found if isinstance(a, launch_ros.actions.Node)]
+    names = remapped(nodes[0])
+    assert names["image"] == "/camera/image_raw"
+    assert names["camera_info"] == "/camera/camera_info"
+    assert "/tf" not in names
+
+
+def test_mapping_with_every_argument():
+    found = entities("mapping.launch.py", OTHERS)
+    assert executables(found) == [
+        "mapping_node", "map_node", "rviz2", "foxglove_bridge", "when_ready",
+    ]  # fmt: skip
+    nodes = [a for a in found if isinstance(a, launch_ros.actions.Node)]
+    names = remapped(nodes[0])
+    assert names["image/compressed"] == "/front/image_rect/compressed"
+    assert names["camera_info"] == "/front/camera_info"
+    assert names["/tf"] == "tf"  # two robots do not share a tree
+    declared = description("mapping.launch.py").ARGUMENTS
+    assert set(OTHERS) <= set(declared)
+
+
+def test_record_knows_its_profiles_and_replay_needs_a_bag():
+    command = entities("record.launch.py", {"profile": "outputs", "namespace": "robot"})[0]
+    context = launch.LaunchContext()
+    words = [launch.utilities.perform_substitutions(context, part) for part in command.cmd]
+    assert words[:3] == ["ros2", "bag", "record"]
+    assert {"/robot/chunk", "/robot/corrections", "/tf", "/robot/tf"} <= set(words)
+    with pytest.raises(ValueError, match="profile must be one of"):
+        entities("record.launch.py", {"profile": "all"})
+    with pytest.raises(ValueError, match="bag:=PATH is needed"):
+        entities("replay.launch.py", {})
+
+
+@pytest.mark.parametrize("name", sorted(p.name for p in (ROOT / "launch").glob("*.launch.py")))
+def test_every_launch_file_describes_itself(name):
+    if name == "nav2.launch.py":
+        packages = pytest.importorskip("ament_index_python.packages")
+        try:
+            packages.get_package_share_directory("nav2_bringup")
+        except LookupError:
+            pytest.skip("nav2_bringup is not installed")
+    actions = description(name).generate_launch_description().entities
+    arguments = [a for a in actions if isinstance(a, launch.actions.DeclareLaunchArgument)]
+    needed = {a.name for a in arguments if a.default_value is None}
+    assert needed <= {"sequence"}
