@@ -46,6 +46,7 @@ TOPICS = {
         ("sub", "image, camera_info", "as mapping_node", "", ""),
         ("sub", "keyframe", "scal3r_ros/Keyframe", "reliable 5", ""),
         ("sub", "imu", "sensor_msgs/Imu", "sensor data", "`use_imu`; its frame by /tf_static"),
+        ("sub", "/tf, /tf_static", "tf2_msgs/TFMessage", "as tf2", "camera on the robot; whether somebody else publishes odom -> base"),
         ("pub", "odometry", "nav_msgs/Odometry", "reliable 50", "one for every image, stamp of the image; covariance grows while it coasts"),
         ("pub", "odometry_status", "scal3r_ros/Status", "reliable, latched", "2 Hz"),
         ("pub", "/diagnostics", "diagnostic_msgs/DiagnosticArray", "reliable 10", "1 Hz"),

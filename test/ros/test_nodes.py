@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import time
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -10,9 +12,10 @@ from nav_msgs.msg import Odometry
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from std_srvs.srv import Trigger
 
+from scal3r_ros.ros.documents import TOPICS
 from scal3r_ros.ros.fallback.tf import static_transform_broadcaster
 from scal3r_ros.ros.interfaces import Chunk, SaveMap, Status
-from test.conftest import OFFICE
+from test.conftest import OFFICE, ROOT
 
 pytestmark = [pytest.mark.ros, pytest.mark.slow]
 LATCHED = QoSProfile(
@@ -123,8 +126,65 @@ def test_a_command_waits_until_the_mapper_is_there(nodes, node, tmp_path):
     waiting = subprocess.Popen(
         [*command, "--ros-args", "-r", "__node:=waiter"], env=nodes.environment
     )
-    with pytest.raises(subprocess.TimeoutExpired):
-        waiting.wait(timeout=5)
-    nodes.start("mapping_node")
-    assert waiting.wait(timeout=60) == 0
+    try:
+        with pytest.raises(subprocess.TimeoutExpired):
+            waiting.wait(timeout=5)
+        nodes.start("mapping_node")
+        assert waiting.wait(timeout=60) == 0
+    finally:
+        waiting.kill()
     assert (tmp_path / "played").exists()
+
+
+EVERYWHERE = {"rosout", "parameter_events", "clock"}  # of every node
+REMAPPED = {"image": "camera/image_raw", "camera_info": "camera/camera_info"}
+
+
+def test_what_nodes_do_is_documented_and_allowed_by_the_policy(nodes, node):
+    """Every topic and service of a running node is in docs/interface.md's table and in the SROS 2
+    policy, and the policy allows no topic that the table does not have."""
+    profiles = ElementTree.parse(ROOT / "config" / "sros2_policy.xml").getroot().iter("profile")
+    policy = {p.get("node"): p for p in profiles}
+    nodes.start("odometry_node", use_imu=True)
+    nodes.start("mapping_node", map_orientation="imu", scale_source="stereo", mask_topic="mask")
+    nodes.start("map_node")
+
+    def is_up(name: str) -> bool:
+        return name in node.get_node_names() and bool(published(name, "sub"))
+
+    def published(name: str, way: str) -> set[str]:
+        ask = "get_publisher_names_and_types_by_node"
+        ask = ask if way == "pub" else "get_subscriber_names_and_types_by_node"
+        found = {topic.removeprefix("/") for topic, _ in getattr(node, ask)(name, "/")}
+        return {t for t in found if not t.endswith("transition_event")}
+
+    for name, topics in TOPICS.items():
+        node.until(lambda n=name: is_up(n), 60, f"{name} is there")
+        active = "odometry_status" if name == "odometry_node" else "status"
+        node.until(
+            lambda n=name, a=active: n == "map_node" or a in published(n, "pub"), 60, "active"
+        )
+        time.sleep(1.0)  # discovery of the last ones
+        for way, verb in (("pub", "publish"), ("sub", "subscribe")):
+            table = {
+                part.strip().removeprefix("/")
+                for kind, names, *_ in topics
+                if kind == way
+                for part in names.split(",")
+            } | {"mask"}
+            done = published(name, way) - EVERYWHERE
+            assert done <= table | {"tf"}, f"{name} {verb}: {done - table} is not documented"
+            lists = [e for e in policy[name].iter("topics") if verb in e.attrib]
+            allowed = {t.text for e in lists for t in e.iter("topic")}
+            wanted = {REMAPPED.get(t, t) for t in done}
+            assert wanted <= allowed, f"{name} {verb}: {wanted - allowed} is not allowed"
+            spare = allowed - {REMAPPED.get(t, t) for t in table} - EVERYWHERE
+            spare -= {"camera/image_raw/compressed", f"{name}/transition_event", "tf", "tf_static"}
+            assert not spare, f"{name} {verb}: {spare} is allowed and not documented"
+        offered = {
+            s.removeprefix(f"/{name}/")
+            for s, _ in node.get_service_names_and_types_by_node(name, "/")
+        }
+        services = {s.text.removeprefix("~/") for s in policy[name].iter("service")}
+        assert offered <= services, f"{name}: {offered - services} is not allowed"
+    assert nodes.stop() == dict.fromkeys(TOPICS, 0)
