@@ -146,7 +146,7 @@ class ScaleConfig:
 class StorageConfig:
     """Where the map lies while it grows."""
 
-    in_memory: int = 8  # submaps whose images stay in memory, the newest; 0: all
+    in_memory: int = 4  # submaps whose images stay in memory, the newest; 0: all
     folder: str = ""  # for those that do not; empty: the system's temporary folder
 
     def __post_init__(self) -> None:

@@ -33,7 +33,7 @@ from scal3r_ros.ros.interfaces import Chunk, Status
 from scal3r_ros.ros.map_publisher import CHUNKS, LATCHED
 
 NODES = ("mapping_node", "odometry_node", "map_node")
-WARM_UP_S = 20.0  # until the nodes run and the first chunk is mapped
+WARM_UP_CHUNKS, WARM_UP_S = 6, 120.0  # until as many submaps are in memory as there may be
 SETTLE_NS = 2_000_000_000  # the newest images may still be under way
 PROFILE = Path(__file__).parents[2] / "config" / "fastdds_large_data.xml"
 
@@ -127,7 +127,11 @@ def _measure(load: Load, names: list[str], running: dict[str, subprocess.Popen])
         if time.monotonic() > end or any(p.poll() is not None for p in running.values()):
             camera.kill()
             raise RuntimeError("the nodes did not begin to track in 120 s")
-    _spin(executor, WARM_UP_S)
+    end = time.monotonic() + WARM_UP_S
+    while min(r.chunks for r in seen.values()) < WARM_UP_CHUNKS and time.monotonic() < end:
+        executor.spin_once(timeout_sec=0.1)
+    for robot in seen.values():
+        robot.chunks = 0
     before = {name: r.odometry_status for name, r in seen.items()}
     measuring[0] = True
     memory: dict[str, list[float]] = {name: [] for name in running}
@@ -162,7 +166,7 @@ def _listen(node: Node, name: str, index: int, seen: RobotSeen, measuring: list[
             seen.foreign += stamp_ns % 1000 != index
 
     def chunk(message: Chunk) -> None:
-        seen.chunks += measuring[0]
+        seen.chunks += 1
         seen.foreign += sum(s.nanosec % 1000 != index for s in message.stamps)
 
     def image(message: CameraInfo) -> None:

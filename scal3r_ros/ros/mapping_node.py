@@ -18,7 +18,7 @@ from scal3r_ros.ros.map_odom import GuardedBroadcaster
 from scal3r_ros.ros.map_publisher import MapPublisher
 from scal3r_ros.ros.parameters import MAPPING, declare, value
 from scal3r_ros.ros.robot_link import RobotLink
-from scal3r_ros.ros.running import STEADY, said, spin
+from scal3r_ros.ros.running import STEADY, give_memory_back, said, spin
 from scal3r_ros.ros.services import MappingServices
 from scal3r_ros.ros.settings import mapper_config
 from scal3r_ros.ros.subscriptions import FrameCounters, FrameQueue, ImageInput
@@ -235,6 +235,7 @@ class MappingNode(LifecycleNode):
 
 
 def main() -> None:
+    give_memory_back()
     spin(MappingNode)
 
 

@@ -18,6 +18,7 @@ from scal3r_ros.tracking.types import TrackedPose, TrackerConfig
 
 NEAR = 2  # images that the present thread catches up with itself
 MOST = 60  # images that may wait for the copy: beyond, the keyframe is given up
+LONGEST_WAIT_S = 0.2  # for the present thread
 STEPS = 8  # images at most in which the copy crosses what waits
 
 
@@ -37,6 +38,8 @@ class BackgroundTracker:
         self._next: Keyframe | None = None  # came while another was taken over
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
+        self._idle = threading.Event()  # no image is tracked
+        self._idle.set()
         self.given_up = 0  # keyframes
 
     def reset(self) -> None:
@@ -50,6 +53,7 @@ class BackgroundTracker:
             self._next = keyframe
             return
         copy = self._live.clone()
+        copy.pause = self._wait_for_turn
         with self._lock:
             self._copy, self._waiting = copy, []
         self._thread = threading.Thread(
@@ -61,7 +65,11 @@ class BackgroundTracker:
         self, image: UInt8[ndarray, "h w 3"], K: Float[ndarray, "3 3"], stamp_ns: int
     ) -> TrackedPose | None:
         self._swap()
-        pose = self._live.track(image, K, stamp_ns)
+        self._idle.clear()
+        try:
+            pose = self._live.track(image, K, stamp_ns)
+        finally:
+            self._idle.set()
         with self._lock:
             if self._copy is not None:
                 self._waiting.append(SeenImage(image, K, stamp_ns))
@@ -78,7 +86,12 @@ class BackgroundTracker:
                     return
                 step = max(1, len(self._waiting) // STEPS)
                 seen, self._waiting = self._waiting[step - 1], self._waiting[step:]
+            self._wait_for_turn()
             copy.track(*seen)
+
+    def _wait_for_turn(self) -> None:
+        """The interpreter runs one of both: an image that has come goes first."""
+        self._idle.wait(LONGEST_WAIT_S)
 
     def _swap(self) -> None:
         """Where the copy has caught up, it goes on from here."""
@@ -92,6 +105,7 @@ class BackgroundTracker:
             for seen in rest:
                 copy.track(*seen)
             copy.continue_from(self._live)
+            copy.pause = self._live.pause
             self._live = copy
         following, self._next = self._next, None
         if following is not None:

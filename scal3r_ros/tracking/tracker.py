@@ -33,6 +33,7 @@ class Tracker:
 
     def __init__(self, config: TrackerConfig, turn: Turn | None = None) -> None:
         self.config, self._turn = config, turn
+        self.pause: Callable[[], object] = lambda: None  # between two images of the past
         self.reset()
 
     def reset(self) -> None:
@@ -123,13 +124,14 @@ class Tracker:
 
     def _replay(self, points: Points, source: TrackedImage) -> None:
         """Starts at the keyframe and measures the images since it, again where they were blind."""
-        floor = self._covariance(None, source.T_odom_cam)
+        floor = camera_pose.covariance_in_odom(None, source.T_odom_cam, self._floors)
         self._last = TrackedPose(source.stamp_ns, source.T_odom_cam, floor, "tracking", len(points))
         self._points, self._source, self._solved = points, source, self._last
         self._doubt = 0.0
         waiting = self._history.after(source.stamp_ns, 2 * self.config.catch_up)
         self._history.images = [source]
         for image in waiting:
+            self.pause()
             pose = self._measured(image.grey, image.stamp_ns) or self._coasted(image.stamp_ns)
             self._last = pose
             self._history.add(replace(image, T_odom_cam=pose.T_odom_cam))
@@ -156,13 +158,13 @@ class Tracker:
             self._shift(other._last.T_odom_cam @ invert_pose(self._last.T_odom_cam))
 
     def _hand_over(self, points: Points, source: TrackedImage) -> bool:
-        """Continuous: the new points are moved so that the present pose stays. False where too few
-        corners of the keyframe are still in sight."""
+        """Moves the new points so that the present pose stays. False: too few are still seen."""
         assert self._last is not None
         for image in self._history.after(source.stamp_ns, self.config.catch_up):
             if image.grey.shape != source.grey.shape:
                 return False
             assert image.T_odom_cam is not None
+            self.pause()
             guess = points.projected(image.T_odom_cam, self._K)
             points = followed(points, source, image.grey, guess)
             source = image
@@ -202,7 +204,8 @@ class Tracker:
                 return directed
         keep = ~known
         keep[known] = found.inliers
-        T, covariance = found.T_odom_cam, self._covariance(found, found.T_odom_cam)
+        T = found.T_odom_cam
+        covariance = camera_pose.covariance_in_odom(found, T, self._floors)
         step = float(np.linalg.norm(T[:3, 3] - self._last.T_odom_cam[:3, 3]))
         covariance = covariance + np.diag(np.repeat([(self._doubt * step) ** 2, 0.0], 3))
         self._arrive(TrackedImage(stamp_ns, grey, T), points.select(keep))
@@ -292,8 +295,6 @@ class Tracker:
         covariance = self._solved.covariance + growth
         return TrackedPose(stamp_ns, self._predicted(stamp_ns), covariance, "coasting", 0)
 
-    def _covariance(
-        self, found: camera_pose.CameraPose | None, T_odom_cam: Float[ndarray, "4 4"]
-    ) -> Float[ndarray, "6 6"]:
-        floors = self.config.floor_translation * self._median_depth, self.config.floor_rotation_rad
-        return camera_pose.covariance_in_odom(found, T_odom_cam, floors)
+    @property
+    def _floors(self) -> tuple[float, float]:
+        return self.config.floor_translation * self._median_depth, self.config.floor_rotation_rad
