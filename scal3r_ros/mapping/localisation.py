@@ -73,7 +73,7 @@ class Localiser:
     def _told(self, submap: Submap, submaps: list[Submap]) -> Sim3 | None:
         """As large as the map is where it was told to be."""
         start, self._start = self._start, None
-        if start is None:
+        if start is None or not submaps:
             return None
         distances = [np.linalg.norm(s.T_map_submap.t - start[:3, 3]) for s in submaps]
         near = submaps[int(np.argmin(distances))]

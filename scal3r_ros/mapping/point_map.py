@@ -1,7 +1,7 @@
 """The dense map: filtered, voxelised clouds anchored to their submaps."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
@@ -101,7 +101,8 @@ def submap_cloud(submap: Submap, config: PointMapConfig) -> Cloud:
 def newest_view(submap: Submap, config: PointMapConfig) -> Cloud:
     """What the newest frame alone sees, in the submap's frame: a ray from its camera to every point
     is free, as costmaps take it."""
-    return _filtered_cloud(submap, [len(submap.depth) - 1], config)
+    alone = replace(config, crowd=0)  # the points of one frame keep little company
+    return _filtered_cloud(submap, [len(submap.depth) - 1], alone)
 
 
 def _filtered_cloud(submap: Submap, slots: Iterable[int], config: PointMapConfig) -> Cloud:

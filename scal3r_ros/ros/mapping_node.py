@@ -59,7 +59,7 @@ class MappingNode(LifecycleNode):
             )
             if value(self, "warmup") and str(predictor.device).startswith("cuda"):
                 predictor.warm_up(config.chunks.size)
-            self.mapper = Mapper(predictor, config)
+            self.mapper, self._wanted = Mapper(predictor, config), config
         except (ConfigError, ValueError, OSError) as error:
             self.get_logger().error(f"cannot configure: {error}")
             self.state, self.message = Status.ERROR, str(error)
@@ -213,7 +213,8 @@ class MappingNode(LifecycleNode):
     def _report(self) -> None:
         """Also takes over parameters that were changed."""
         config = mapper_config(self)
-        if config != self.mapper.config:
+        if config != self._wanted:
+            self._wanted = config
             self.worker.submit(lambda: self.mapper.adopt(config))
         self.frames.limit = value(self, "max_pending_frames")
         self.frames.policy = value(self, "overload_policy")

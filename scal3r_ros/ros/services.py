@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from geometry_msgs.msg import PoseWithCovarianceStamped
+from jaxtyping import Float
+from numpy import ndarray
 from std_srvs.srv import Trigger
 
 from scal3r_ros.mapping.map_folder import read_map, restore, save_map
@@ -30,7 +32,7 @@ def inside(folder: str, path: str) -> Path:
     return wanted
 
 
-def checked_pose(pose: Any) -> Any:
+def checked_pose(pose: Any) -> Float[ndarray, "4 4"]:
     """T_map_base of a message. Raises ValueError for one that is no pose."""
     p, o = pose.position, pose.orientation
     turn = np.array([o.x, o.y, o.z, o.w])
