@@ -204,11 +204,11 @@ class Mapper:
     def _start_component(self, submap: Submap) -> None:
         """The first submap is the map's origin; a later one continues where the camera was."""
         self.counters.components += 1
+        start, self.start = self.start, None
         if len(self.submaps) > 1:
             before = self.submaps[-2].T_map_submap
             logger.warning("submap %d starts a new component", submap.index)
             last = before.apply_pose(self.submaps[-2].T_submap_cam[-1])
-            start, self.start = self.start, None
             submap.T_map_submap = submap.beginning_at(last if start is None else start, before.s)
         else:
             way = self.config.orientation

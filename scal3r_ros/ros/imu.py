@@ -1,6 +1,7 @@
 """An inertial unit on the robot: what it says, in the axes of the camera."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,9 @@ SENSOR = QoSProfile(depth=1000, reliability=ReliabilityPolicy.BEST_EFFORT)  # 20
 
 
 class ImuInput:
-    """Fills a log from the topic `imu`."""
+    """Fills a log from the topic `imu`; which one is asked every time: a reset begins a new one."""
 
-    def __init__(self, node: AnyNode, robot: RobotFrame, log: InertialLog) -> None:
+    def __init__(self, node: AnyNode, robot: RobotFrame, log: Callable[[], InertialLog]) -> None:
         self.node, self.robot, self.log = node, robot, log
         self.camera_frame = ""
         self._told = self._heard = False
@@ -34,8 +35,9 @@ class ImuInput:
     def wait_for(self, stamp_ns: int) -> None:
         """In a worker: an image may overtake the samples of its time, they get a moment."""
         end = time.monotonic() + PATIENCE_S
-        while self._heard and not self.log.reaches(stamp_ns) and time.monotonic() < end:
+        while self._heard and not self.log().reaches(stamp_ns):
             time.sleep(POLL_S)
+            self._heard = time.monotonic() < end  # who has fallen silent is not waited for again
 
     def _on_imu(self, message: Imu) -> None:
         R_cam_imu = self._R_cam_imu(message.header.frame_id)
@@ -46,7 +48,7 @@ class ImuInput:
             for v in (message.angular_velocity, message.linear_acceleration)
         )
         if np.isfinite([gyro, force]).all():
-            self.log.add(stamp_to_ns(message.header.stamp), gyro, force)
+            self.log().add(stamp_to_ns(message.header.stamp), gyro, force)
             self._heard = True
 
     def _R_cam_imu(self, imu_frame: str) -> Float[ndarray, "3 3"] | None:

@@ -68,9 +68,11 @@ class OdometryNode(LifecycleNode):
         self.frames = FrameQueue(MAX_PENDING, self.counters)
         self._status = self.create_publisher(Status, "odometry_status", LATCHED)
         self.robot = RobotFrame(self, value(self, "base_frame"))
-        turns = InertialLog()
-        self.imu = ImuInput(self, self.robot, turns) if value(self, "use_imu") else None
-        self.tracker = BackgroundTracker(TrackerConfig(), turns.turn if self.imu else None)
+        self.turns = InertialLog()
+        self.imu = (
+            ImuInput(self, self.robot, lambda: self.turns) if value(self, "use_imu") else None
+        )
+        self.tracker = BackgroundTracker(TrackerConfig(), self.turns.turn if self.imu else None)
         self.odometry = OdometryPublisher(self, self.robot, GuardedBroadcaster(self))
         self.state = Status.WAITING
         return TransitionCallbackReturn.SUCCESS
@@ -113,6 +115,7 @@ class OdometryNode(LifecycleNode):
     def _start_again(self) -> None:
         """Time went back: nothing that was tracked is known any more."""
         self.frames.clear()
+        self.turns.clear()
         with self._lock:
             self._keyframe = None
             self._resets += 1

@@ -59,7 +59,7 @@ class ScaleSensors:
             self._listen(Image, "right/image", self._others.signalMessage)
             self._listen(CameraInfo, "right/camera_info", self._on_right_info)
         if "imu" in (source, value(node, "map_orientation")):
-            self.imu = ImuInput(node, robot, mapper.metric.sources.imu)
+            self.imu = ImuInput(node, robot, lambda: mapper.metric.sources.imu)
 
     def see(self, frame: Frame, frame_id: str) -> None:
         """Tells of an image that arrived, so that its depth or right image can be found."""

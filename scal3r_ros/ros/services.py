@@ -136,7 +136,7 @@ class MappingServices:
             node.mapper.localising = request.localization_only
             node.loaded()
             if request.use_initial_pose:
-                node.link.begin_at(checked_pose(request.initial_pose))
+                self._begin_at(checked_pose(request.initial_pose))
             return len(stored.submaps)
 
         count = await self._answer(response, load)
@@ -154,12 +154,13 @@ class MappingServices:
         if not value(node, "base_frame"):
             T_map_base[:3, :3] = T_map_base[:3, :3] @ R_MAP_OPTICAL
 
-        def begin() -> None:
-            node.worker.run(node.mapper.begin_piece)
-            node.link.begin_at(T_map_base)
-
         if node.active:
-            node.worker.submit(begin)
+            node.worker.submit(lambda: self._begin_at(T_map_base))
+
+    def _begin_at(self, T_map_base: Float[ndarray, "4 4"]) -> None:
+        """What comes next is a piece of its own, at a told place. On the worker's thread."""
+        self.node.worker.run(self.node.mapper.begin_piece)
+        self.node.link.begin_at(T_map_base)
 
     async def _set_mode(self, request: Any, response: Any) -> Any:
         if request.mode not in (SetMode.Request.MAPPING, SetMode.Request.LOCALIZATION):

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from scal3r_ros.mapping.config import KeyframeConfig, LoopConfig, MapperConfig, RefinementConfig
 from scal3r_ros.mapping.map_folder import MapFolderError, read_map, restore, save_map
@@ -160,6 +161,7 @@ def test_a_told_place_is_believed_until_the_map_is_recognised(folder, walk):
     restore(again, read_map(folder))
     again.localising = True
     told = np.eye(4)
+    told[:3, :3] = Rotation.from_rotvec([0.3, -0.5, 1.1]).as_matrix()
     told[:3, 3] = 1.0, 2.0, 3.0
     again.start = told
     updates = [u for frame in walk.frames[:30] for u in again.add_frame(frame)]

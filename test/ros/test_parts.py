@@ -7,10 +7,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rclpy.serialization import serialize_message
 from scipy.spatial.transform import Rotation
+from sensor_msgs.msg import Imu
 from std_msgs.msg import Header
 
 from scal3r_ros.data.rosbag import camera_of_info
+from scal3r_ros.mapping.config import MapperConfig
+from scal3r_ros.mapping.mapper import Mapper
+from scal3r_ros.mapping.occupancy import HeightField
 from scal3r_ros.mapping.point_map import Cloud
 from scal3r_ros.mapping.types import Frame
 from scal3r_ros.ros.conversions import (
@@ -30,12 +35,16 @@ from scal3r_ros.ros.conversions import (
     to_ros_bytes,
 )
 from scal3r_ros.ros.documents import interface_text, yaml_text
+from scal3r_ros.ros.elevation import elevation_message
 from scal3r_ros.ros.fallback.tf import TransformError, TransformTree
+from scal3r_ros.ros.frames import RobotFrame
 from scal3r_ros.ros.mask import painted_over
-from scal3r_ros.ros.parameters import NODES
+from scal3r_ros.ros.offline_node import OfflineNode
+from scal3r_ros.ros.parameters import MAPPING, NODES
+from scal3r_ros.ros.sensors import ScaleSensors
 from scal3r_ros.ros.subscriptions import FrameCounters, FrameQueue
 from scal3r_ros.tracking.features import find_corners
-from test.conftest import ROOT, random_sim3
+from test.conftest import ROOT, TruthPredictor, random_sim3
 
 pytestmark = pytest.mark.ros
 IMAGE = np.zeros((2, 2, 3), np.uint8)
@@ -191,3 +200,27 @@ def test_nodes_hide_no_attribute_of_rclpys_node():
             if isinstance(target, ast.Attribute) and isinstance(target.ctx, ast.Store)
         }
         assert not written & taken, module.__name__
+
+
+def test_heights_lie_in_grid_maps_order():
+    """Cell (0, 0) is at the largest x and y, rows run along x."""
+    pytest.importorskip("grid_map_msgs.msg", reason="grid_map_msgs is not built")
+    heights = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, np.nan]], np.float32)  # y by x, from low
+    message = elevation_message(HeightField(heights, (10.0, 20.0), 0.5), Header(frame_id="map"))
+    cells = np.array(message.data[0].data).reshape((3, 2), order="F")
+    np.testing.assert_array_equal(cells, [[np.nan, 3.0], [5.0, 2.0], [4.0, 1.0]])
+    info = message.info
+    assert (info.length_x, info.length_y) == (1.5, 1.0)
+    assert (info.pose.position.x, info.pose.position.y) == (10.75, 20.5)
+
+
+def test_an_imu_is_heard_after_a_reset_too(walk, tmp_path):
+    node = OfflineNode(MAPPING, {"scale_source": "imu"}, tmp_path / "bag")
+    mapper = Mapper(TruthPredictor(walk.clip), MapperConfig())
+    sensors = ScaleSensors(node, RobotFrame(node, ""), mapper)
+    sensors.imu.camera_frame = "camera"
+    mapper.reset()
+    message = Imu(header=Header(frame_id="camera", stamp=ns_to_stamp(10**9)))
+    node.hear("/imu", serialize_message(message))
+    assert mapper.metric.sources.imu.reaches(10**9)
+    node.close()
