@@ -82,6 +82,7 @@ class OdometryNode(LifecycleNode):
         self.destroy_publisher(self._status)
         assert self.odometry is not None
         self.odometry.close()
+        self.tracker.close()
         if self.imu is not None:
             self.imu.close()
         self.robot.close()
@@ -191,6 +192,7 @@ class OdometryNode(LifecycleNode):
         status.add("images per second", f"{rate:.2f}")
         status.add("tracked", str(self.tracked))
         status.add("coasted", str(self.coasted))
+        status.add("keyframes given up", str(self.tracker.given_up))
         status.add("dropped, overload", str(self.counters.dropped_overload))
         status.add("dropped, invalid", str(self.counters.dropped_invalid))
         return status

@@ -5,6 +5,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
 from numpy import ndarray
 
+from scal3r_ros.geometry.camera import scale_intrinsics
+
 Flow = tuple[Float[ndarray, "n 2"], Bool[ndarray, " n"]]  # where corners went, which are believed
 
 WINDOW = (13, 13)  # pixels of the Lucas-Kanade template
@@ -14,13 +16,17 @@ MIN_CONTRAST = 4.0  # grey levels, standard deviation of an image in which anyth
 CELLS = (6, 8)  # rows and columns over which corners are spread
 
 
-def small_grey(image: UInt8[ndarray, "h w 3"], max_width: int) -> UInt8[ndarray, "h2 w2"]:
+def small_grey(
+    image: UInt8[ndarray, "h w 3"], K: Float[ndarray, "3 3"], max_width: int
+) -> tuple[UInt8[ndarray, "h2 w2"], Float[ndarray, "3 3"]]:
+    """Grey, at most so wide, and the intrinsics in its pixels."""
     grey = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
     height, width = grey.shape
     if width <= max_width:
-        return grey
+        return grey, K
     size = (max_width, round(height * max_width / width))
-    return np.asarray(cv2.resize(grey, size, interpolation=cv2.INTER_AREA))
+    grey = np.asarray(cv2.resize(grey, size, interpolation=cv2.INTER_AREA))
+    return grey, scale_intrinsics(K, (height, width), grey.shape)
 
 
 def find_corners(

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from numpy import ndarray
 
-from scal3r_ros.geometry.camera import scale_intrinsics, transform_points, unproject_pixels
+from scal3r_ros.geometry.camera import transform_points, unproject_pixels
 from scal3r_ros.geometry.keyframe import Keyframe
 from scal3r_ros.geometry.sim3 import invert_pose
 from scal3r_ros.tracking import camera_pose, two_view
@@ -32,8 +32,7 @@ class Tracker:
     """Not thread-safe: `track` and `set_keyframe` belong to one thread."""
 
     def __init__(self, config: TrackerConfig, turn: Turn | None = None) -> None:
-        self.config, self._turn = config, turn
-        self.pause: Callable[[], object] = lambda: None  # between two images of the past
+        self.config, self.turn = config, turn
         self.reset()
 
     def reset(self) -> None:
@@ -53,11 +52,15 @@ class Tracker:
         self, image: UInt8[ndarray, "h w 3"], K: Float[ndarray, "3 3"], stamp_ns: int
     ) -> TrackedPose | None:
         """Pose of an image; None before the first keyframe."""
+        return self.track_small(*small_grey(image, K, self.config.max_width), stamp_ns)
+
+    def track_small(
+        self, grey: UInt8[ndarray, "h w"], K: Float[ndarray, "3 3"], stamp_ns: int
+    ) -> TrackedPose | None:
         newest = self._history.newest
         if newest is not None and stamp_ns <= newest.stamp_ns:
             raise ValueError(f"stamps must increase, got {stamp_ns} after {newest.stamp_ns}")
-        grey = small_grey(image, self.config.max_width)
-        self._K = scale_intrinsics(K, image.shape[:2], grey.shape)
+        self._K = K
         if self._last is None:
             self._history.add(TrackedImage(stamp_ns, grey, None))
             return None
@@ -73,8 +76,7 @@ class Tracker:
         if self._unit is not None and self._unit != keyframe.unit:
             self._rescale(keyframe.unit / self._unit)
         self._unit = keyframe.unit
-        grey = small_grey(keyframe.image, self.config.max_width)
-        K = scale_intrinsics(keyframe.K, keyframe.image.shape[:2], grey.shape)
+        grey, K = small_grey(keyframe.image, keyframe.K, self.config.max_width)
         first = self._last is None
         T_odom_cam = keyframe.T_map_cam if first else self._history.pose_at(keyframe.stamp_ns)
         uv = find_corners(grey, np.zeros((0, 2)), self.config.features)
@@ -131,7 +133,6 @@ class Tracker:
         waiting = self._history.after(source.stamp_ns, 2 * self.config.catch_up)
         self._history.images = [source]
         for image in waiting:
-            self.pause()
             pose = self._measured(image.grey, image.stamp_ns) or self._coasted(image.stamp_ns)
             self._last = pose
             self._history.add(replace(image, T_odom_cam=pose.T_odom_cam))
@@ -164,7 +165,6 @@ class Tracker:
             if image.grey.shape != source.grey.shape:
                 return False
             assert image.T_odom_cam is not None
-            self.pause()
             guess = points.projected(image.T_odom_cam, self._K)
             points = followed(points, source, image.grey, guess)
             source = image
@@ -281,7 +281,7 @@ class Tracker:
         """From the image whose corners were seen last."""
         source = self._source
         assert source is not None and source.T_odom_cam is not None
-        turn = self._turn(source.stamp_ns, stamp_ns) if self._turn else None
+        turn = self.turn(source.stamp_ns, stamp_ns) if self.turn else None
         seconds = (stamp_ns - source.stamp_ns) * 1e-9
         decay_s = self.config.coast_decay_s
         return carried_on(source.T_odom_cam, self._velocity, seconds, decay_s, turn)
