@@ -72,3 +72,21 @@ def world(
     from scal3r_ros.training.validate import validate
 
     _show(validate(weights, clips), json_path)
+
+
+@app.command()
+def claims(
+    out: Annotated[Path, typer.Option(help="Folder for runs; what is there is not run again.")],
+    parts: Annotated[str, typer.Option(help="heads, memory, filters")] = "heads,memory,filters",
+    seeds: Annotated[str, typer.Option(help="Of the runs, with commas.")] = "1,2,3,4,5",
+    steps: Annotated[int, typer.Option(help="Training steps of one head.")] = 1200,
+    report: Annotated[Path | None, typer.Option(help="Page to write, beside a picture.")] = None,
+    report_only: Annotated[bool, typer.Option(help="Run nothing.")] = False,
+) -> None:
+    """Does a mixture sharpen depth, does memory reduce drift? Trains and maps for hours."""
+    from scal3r_ros.claims import report as write_page
+    from scal3r_ros.claims import run_claims
+
+    if not report_only:
+        run_claims(out, tuple(parts.split(",")), tuple(int(s) for s in seeds.split(",")), steps)
+    write_page(out, report or out / "claims.md")

@@ -20,7 +20,10 @@ ROOMS = {
     "mapping": ({"geometry"}, {"scipy", "cv2", "gtsam", "yaml"}),
     "data": ({"geometry", "mapping"}, {"cv2", "rosbags", "yaml", "scipy"}),
     "evaluation": ({"geometry", "mapping", "tracking", "data"}, {"scipy", "cv2", "tqdm"}),
-    "training": ({"network", "data", "geometry"}, {"torch", "scipy", "tqdm", "einops"}),
+    "training": (
+        {"network", "data", "geometry", "evaluation"},
+        {"torch", "scipy", "tqdm", "einops"},
+    ),
     "ros": (
         {"geometry", "mapping", "tracking", "data", "evaluation", "doctor"},
         {"cv2", "scipy", "rosbags", "tqdm", "yaml"},

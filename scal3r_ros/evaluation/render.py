@@ -59,7 +59,7 @@ def overview(
     """Of raised views over the shoulder of some keyframes, the one that shows most map and path."""
     picks = np.linspace(0, len(poses) - 1, min(len(poses), CANDIDATES)).astype(int)
     views = [
-        over_the_shoulder(cloud, poses, i, (back, up), width, height)
+        over_the_shoulder(cloud, poses, int(i), (back, up), width, height)
         for i in picks
         for back, up in ((0.6, 0.35), (1.0, 0.6), (1.6, 1.0))
     ]

@@ -3,7 +3,6 @@
 A process of its own, so that a large publication never delays an image.
 """
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -29,17 +28,16 @@ from scal3r_ros.ros.interfaces import Chunk, Corrections, SaveMap
 from scal3r_ros.ros.listening import listen
 from scal3r_ros.ros.map_publisher import CHUNKS, LATCHED
 from scal3r_ros.ros.parameters import MAP, declare, value
-from scal3r_ros.ros.running import STEADY, spin
+from scal3r_ros.ros.running import STEADY, spin, stand_back
 from scal3r_ros.ros.services import inside
 
-BEHIND = 10  # nice value
 WRITERS = {"ply": write_ply, "pcd": write_pcd, "npz": write_npz}
 
 
 class MapNode(Node):
     def __init__(self) -> None:
         super().__init__("map_node")
-        os.setpriority(os.PRIO_PROCESS, 0, BEHIND)  # odometry of the next image comes first
+        stand_back()  # odometry of the next image comes first
         declare(self, MAP)
         self.map = ChunkMap(value(self, "storage_folder"))
         self._version = 0  # of the map, counts changes

@@ -3,7 +3,6 @@
 Callbacks convert and enqueue; one worker thread owns the mapper and the GPU.
 """
 
-import os
 import time
 
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
@@ -18,7 +17,7 @@ from scal3r_ros.ros.map_odom import GuardedBroadcaster
 from scal3r_ros.ros.map_publisher import MapPublisher
 from scal3r_ros.ros.parameters import MAPPING, declare, value
 from scal3r_ros.ros.robot_link import RobotLink
-from scal3r_ros.ros.running import STEADY, give_memory_back, said, spin
+from scal3r_ros.ros.running import STEADY, give_memory_back, said, spin, stand_back
 from scal3r_ros.ros.services import MappingServices
 from scal3r_ros.ros.settings import mapper_config
 from scal3r_ros.ros.subscriptions import FrameCounters, FrameQueue, ImageInput
@@ -26,7 +25,6 @@ from scal3r_ros.ros.worker import MapWorker
 
 OK, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 STATUS_PERIOD_S = 0.5
-BEHIND = 19  # nice value
 
 
 class MappingNode(LifecycleNode):
@@ -66,7 +64,7 @@ class MappingNode(LifecycleNode):
             return FAILURE
         self.device, self.gpu_memory = str(predictor.device), predictor.gpu_memory
         if self.device == "cpu":  # odometry comes first where both want the cores
-            os.setpriority(os.PRIO_PROCESS, 0, BEHIND)
+            stand_back()
         self.frames = FrameQueue(
             value(self, "max_pending_frames"), self.counters, value(self, "overload_policy")
         )

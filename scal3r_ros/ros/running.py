@@ -1,6 +1,7 @@
 """How every node starts and ends: one executor thread, clean shutdown on SIGINT and SIGTERM."""
 
 import ctypes
+import os
 import signal
 import sys
 import threading
@@ -46,6 +47,13 @@ def give_memory_back() -> None:
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, LARGE)
         mallopt(M_ARENA_MAX, ARENAS)
+
+
+def stand_back() -> None:
+    """This thread, and those that it starts from here on, run when nobody else wants to: images
+    interrupt them at once, where a nice value would let them finish their slice (Linux)."""
+    if hasattr(os, "SCHED_IDLE"):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 def spin(make: Callable[[], Node]) -> None:

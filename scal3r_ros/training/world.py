@@ -4,7 +4,8 @@ A scene is a set of textured boxes and balls; rays are cast against all of them 
 are metres, world axes x right, y down, z forward.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from scal3r_ros.training.scenes import FAMILIES, Ball, Builder, build_scene
 from scal3r_ros.training.textures import TILE, TILES, texture_tiles
 
 NEAR, FAR = 0.15, 200.0
+RAYS = 4096  # cast at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,11 +71,13 @@ def render_clip(
     family: str = "",
     augment: bool = True,
     stride: float = 1.0,
+    path: Callable[[np.random.Generator, int], Float[np.ndarray, "s 4 4"]] | None = None,
 ) -> WorldClip:
-    """A clip of one scene; any family where none is named, degraded like a camera's images."""
+    """A clip of one scene; any family where none is named, degraded like a camera's images. `path`
+    makes the poses, else the family has its own way to move."""
     rng = np.random.default_rng(seed)
     family = family or str(rng.choice(FAMILIES))
-    poses = camera_path(family, rng, frames, stride)
+    poses = path(rng, frames) if path else camera_path(family, rng, frames, stride)
     scene = scene_tensors(build_scene(family, rng, poses[:, :3, 3]), rng)
     K = random_intrinsics(rng, height, width)
     v, u = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
@@ -126,7 +130,13 @@ def scene_tensors(b: Builder, rng: np.random.Generator) -> Scene:
 
 
 def cast(scene: Scene, origin: Float[Tensor, " 3"], directions: Float[Tensor, "n 3"]) -> Hits:
-    """Nearest of boxes and balls."""
+    """Nearest of boxes and balls, for as many rays at a time as caches hold."""
+    parts = [_cast(scene, origin, part) for part in directions.split(RAYS)]
+    names = [f.name for f in fields(Hits)]
+    return Hits(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
+
+
+def _cast(scene: Scene, origin: Float[Tensor, " 3"], directions: Float[Tensor, "n 3"]) -> Hits:
     box, ball = _cast_boxes(scene, origin, directions), _cast_balls(scene, origin, directions)
     nearer = ball.t < box.t
     return Hits(

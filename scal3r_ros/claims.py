@@ -1,0 +1,217 @@
+"""`scal3r eval claims`: what the two papers claim, measured with our own means.
+
+Every finished run leaves a file in `out`: an interrupted evaluation goes on, and several processes
+may share the work. The rules by which the claims are judged stand in `claims_report` and were fixed
+before the first run.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from numpy import ndarray
+
+from scal3r_ros.claims_report import COUNTS, write_report
+from scal3r_ros.data.tum import Trajectory, read_trajectory, write_trajectory
+from scal3r_ros.evaluation.boundary import edge_kinds, on_one_scale
+from scal3r_ros.evaluation.trajectory import associate, evaluate
+from scal3r_ros.geometry.align import umeyama
+from scal3r_ros.mapping.config import PointMapConfig, profile
+from scal3r_ros.mapping.point_map import frame_filter
+from scal3r_ros.mapping.predictor import NetworkPredictor
+from scal3r_ros.mapping.submap import submap_of
+from scal3r_ros.mapping.types import Chunk, Frame
+from scal3r_ros.offline import OfflineRun
+from scal3r_ros.offline import run as map_offline
+from scal3r_ros.training.head_trial import ARMS, run_trial, test_views, training_views
+from scal3r_ros.training.paths import tour
+from scal3r_ros.training.scenes import FAMILIES
+from scal3r_ros.training.world import WorldClip, render_clip
+
+PARTS = ("heads", "memory", "filters")
+TRAIN_VIEWS, TEST_VIEWS = 1024, 192
+TOUR_SEED, FILTER_SEED = 700_000, 600_000  # worlds; training worlds lie far above
+TOUR_SIZE, TOUR_HZ = (126, 168), 10
+CHUNKS = (1, 4, 16, 64)  # of a tour
+MODES = {"none": ("causal", False), "causal": ("causal", True), "offline": ("offline", True)}
+TOUR_SETTINGS = """# every image is a keyframe, no loop is closed
+keyframes: {min_flow: 0.0, standstill_flow: 0.0}
+loops: {enabled: false}
+"""
+FILTER_FRAMES, FILTER_CLIPS = 8, 4  # of a clip, of a family
+OFF = PointMapConfig(
+    drop_confidence=0.0,
+    drop_certainty=0.0,
+    max_depth=1e9,
+    isolation=-1,
+    grazing_cos=-1.0,
+    consistency=1e9,
+    min_support=0,
+)
+
+
+def run_claims(out: Path, parts: tuple[str, ...], seeds: tuple[int, ...], steps: int) -> None:
+    """Raises ValueError for a part that is not known."""
+    for part in parts:
+        if part not in PARTS:
+            raise ValueError(f"parts must be among {PARTS}, got {part}")
+    out.mkdir(parents=True, exist_ok=True)
+    if "heads" in parts:
+        run_heads(out, seeds, steps)
+    if "memory" in parts:
+        run_memory(out, seeds)
+    if "filters" in parts:
+        _once(out / "filters.json", filter_rows)
+
+
+def report(out: Path, path: Path) -> None:
+    """Everything that has been run so far."""
+    rows: dict[str, list[dict[str, Any]]] = {part: [] for part in PARTS}
+    for part in PARTS:
+        for file in sorted(out.glob(f"{part}*.json")):
+            rows[part] += json.loads(file.read_text())
+    write_report(rows, path)
+
+
+def _once(file: Path, make: Callable[[], list[dict[str, Any]]]) -> None:
+    """What has been made is not made again."""
+    if not file.exists():
+        part = file.with_suffix(f".{os.getpid()}")
+        part.write_text(json.dumps(make(), indent=1) + "\n")
+        os.replace(part, file)
+
+
+def run_heads(out: Path, seeds: tuple[int, ...], steps: int) -> None:
+    train = training_views(out / "views", TRAIN_VIEWS)
+    test = test_views(out / "views", TEST_VIEWS)
+    for seed in seeds:
+        for arm in ARMS:
+            name = f"heads_{arm.head}_{arm.recipe}_{seed}.json"
+            _once(out / name, lambda a=arm, s=seed: run_trial(a, s, steps, train, test))
+
+
+def run_memory(out: Path, seeds: tuple[int, ...]) -> None:
+    """Rendered tours through rooms that nobody has seen, with loops switched off."""
+    config = out / "tours.yaml"
+    config.write_text(TOUR_SETTINGS)
+    for seed in seeds:
+        for chunks in CHUNKS:
+            for mode in MODES:
+                file = out / f"memory_{seed}_{chunks}_{mode}.json"
+                _once(file, lambda s=seed, c=chunks, m=mode: [_toured(out, config, s, c, m)])
+
+
+def _toured(out: Path, config: Path, seed: int, chunks: int, mode: str) -> dict[str, Any]:
+    folder = tour_folder(out / "tours", seed, chunks)
+    schedule, memory = MODES[mode]
+    made = out / "maps" / f"{seed}_{chunks}_{mode}"
+    map_offline(
+        OfflineRun(
+            source=folder,
+            out=made,
+            schedule=schedule,
+            memory=memory,
+            config=config,
+            track=False,
+            device="cpu",
+            overwrite=True,
+        )
+    )
+    truth = read_trajectory(folder / "groundtruth.txt")
+    estimate = read_trajectory(made / "keyframes.txt")
+    errors = evaluate(truth, estimate)
+    return {
+        "seed": seed,
+        "chunks": chunks,
+        "mode": mode,
+        "path_m": errors.path_length,
+        "ate_m": errors.ate_rmse,
+        "scale_drift": scale_drift(truth, estimate),
+    }
+
+
+def scale_drift(truth: Trajectory, estimate: Trajectory, parts: int = 8) -> float:
+    """Spread (standard deviation) of the log scale of pieces of the path, each aligned alone."""
+    true, found, _ = associate(truth, estimate)
+    pieces = np.array_split(np.arange(len(true)), min(parts, max(len(true) // 8, 1)))
+    scales = [umeyama(found[i, :3, 3], true[i, :3, 3], np.ones(len(i))).s for i in pieces]
+    return float(np.std(np.log(scales)))
+
+
+def tour_folder(folder: Path, seed: int, chunks: int) -> Path:
+    """Images, times and truth of a tour that makes so many chunks of the nano network."""
+    made = folder / f"{seed}_{chunks}"
+    if (made / "groundtruth.txt").exists():
+        return made
+    window = profile("nano").chunks
+    frames = window.overlap + chunks * (window.size - window.overlap)
+    clip = render_clip(TOUR_SEED + seed, frames, *TOUR_SIZE, family="room", path=tour)
+    (made / "images").mkdir(parents=True, exist_ok=True)
+    truth = {}
+    for i, image in enumerate(clip.images.numpy()):
+        cv2.imwrite(str(made / "images" / f"{i:06d}.png"), image[..., ::-1])
+        truth[(i + 1) * 10**9 // TOUR_HZ] = clip.T_world_cam[i].double().numpy()
+    (made / "times.txt").write_text("".join(f"{stamp * 1e-9:.9f}\n" for stamp in truth))
+    write_trajectory(made / "groundtruth.txt", truth)
+    return made
+
+
+def filter_rows() -> list[dict[str, Any]]:
+    """Which points each filter of the map takes away: those in the air, or good ones?"""
+    predictor = NetworkPredictor.load("nano", device="cpu")
+    usual = PointMapConfig()
+    filters = {
+        "confidence": replace(OFF, drop_confidence=usual.drop_confidence),
+        "gate certainty": replace(OFF, drop_certainty=usual.drop_certainty),
+        "grazing angle": replace(OFF, grazing_cos=usual.grazing_cos),
+        "isolation": replace(OFF, isolation=usual.isolation),
+        "other views": replace(OFF, consistency=usual.consistency, min_support=usual.min_support),
+        "all": usual,
+    }
+    rows = []
+    for k, family in enumerate(FAMILIES):
+        for i in range(FILTER_CLIPS):
+            seed = FILTER_SEED + 1000 * k + i
+            clip = render_clip(seed, FILTER_FRAMES, *TOUR_SIZE, family=family, stride=0.8)
+            rows += _filtered(predictor, clip, filters)
+    return rows
+
+
+def _filtered(
+    predictor: NetworkPredictor, clip: WorldClip, filters: dict[str, PointMapConfig]
+) -> list[dict[str, Any]]:
+    """Counts over one clip. Flying: between the two surfaces of an edge, or outside both."""
+    frames = tuple(
+        Frame(i, (i + 1) * 10**8, image.numpy(), clip.K[i].double().numpy())
+        for i, image in enumerate(clip.images)
+    )
+    chunk = Chunk(0, frames, overlap=0, reference=(len(frames) + 1) // 2 - 1)
+    prediction, _ = predictor.predict(chunk, predictor.initial_memory())
+    submap = submap_of(chunk, prediction, 0)
+    median = float(np.median(submap.depth[submap.depth > 0]))
+    rows = []
+    for name, config in filters.items():
+        counts = np.zeros(len(COUNTS), int)
+        for slot in range(len(frames)):
+            kept = frame_filter(submap, slot, median, config)
+            truth = clip.depth[slot].numpy().astype(np.float64)
+            counts += _counts(truth, submap.depth[slot].astype(np.float64), kept)
+        found = dict(zip(COUNTS, counts.tolist(), strict=True))
+        rows.append({"filter": name, "family": clip.family} | found)
+    return rows
+
+
+def _counts(
+    truth: Float[ndarray, "h w"], depth: Float[ndarray, "h w"], kept: Bool[ndarray, "h w"]
+) -> Int[ndarray, " 6"]:
+    """In the order of COUNTS."""
+    at_edge, (between, _, outside) = edge_kinds(truth, on_one_scale(truth, depth))
+    flying = between | outside
+    sets = (np.ones_like(kept), kept, at_edge, at_edge & kept, flying, flying & kept)
+    return np.array([int(x.sum()) for x in sets])

@@ -1,0 +1,106 @@
+"""The experiments of `scal3r eval claims`, as small as they run."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from scal3r_ros import claims, claims_report
+from scal3r_ros.data.sequence import open_sequence
+from scal3r_ros.training import head_trial
+from scal3r_ros.training.head_trial import ARMS, Arm, parameters, run_trial
+from scal3r_ros.training.paths import TOUR_REACH, TOUR_STEP, tour
+
+
+@pytest.fixture(scope="module")
+def views(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("views")
+    return head_trial.training_views(folder, 10), head_trial.test_views(folder, 6)
+
+
+def test_all_heads_have_equally_many_parameters():
+    counts = {head: parameters(head_trial.matched_net(head)) for head in ("single", "B", "C", "Z")}
+    assert max(counts.values()) / min(counts.values()) < 1.005, counts
+
+
+def test_the_held_out_family_is_tested_and_never_trained_on(views):
+    train, test = views
+    assert not any(train.held_out)
+    assert sum(test.held_out) == 1
+
+
+def test_a_view_is_smooth_in_colour_and_sharp_in_depth(views):
+    train, _ = views
+    assert train.images.shape == (10, 3, 64, 64)
+    assert train.depth.shape == (10, 64, 64)
+    coarse = train.inputs(torch.arange(10), torch.Generator())[:, 3] * 3
+    seen = train.depth > 0
+    error = (coarse - train.depth.clamp_min(1e-3).log()).abs()[seen]
+    assert float(error.median()) < 0.1
+
+
+@pytest.mark.parametrize("arm", [ARMS[0], ARMS[3], ARMS[-1]], ids=lambda a: a.name)
+def test_an_arm_learns_and_is_judged(arm, views):
+    train, test = views
+    before, after = (run_trial(arm, 1, steps, train, test) for steps in (1, 15))
+    assert after[0]["abs_rel_interior"] < before[0]["abs_rel_interior"]
+    assert all(0 <= row["flying"] <= 1 for row in after)
+    assert {row["decoding"] for row in after} == set(arm.decodings)
+
+
+def test_the_same_seed_gives_the_same_result(views):
+    a, b = (run_trial(Arm("Z", "likelihood"), 3, 4, *views) for _ in range(2))
+    assert a == b
+
+
+def test_a_tour_stays_in_the_room_and_is_steady():
+    T = tour(np.random.default_rng(1), 520)
+    assert np.abs(T[:, :3, 3]).max() <= TOUR_REACH
+    steps = np.linalg.norm(np.diff(T[:, :3, 3], axis=0), axis=1)
+    assert steps.max() < 2 * TOUR_STEP
+    np.testing.assert_allclose(
+        T[:, :3, :3] @ T[:, :3, :3].transpose(0, 2, 1), np.tile(np.eye(3), (520, 1, 1)), atol=1e-9
+    )
+
+
+def test_memory_and_filters_leave_rows_and_a_page(tmp_path, monkeypatch, views):
+    monkeypatch.setattr(claims, "CHUNKS", (1,))
+    monkeypatch.setattr(claims, "FILTER_CLIPS", 1)
+    monkeypatch.setattr(claims, "FAMILIES", ("room",))
+    claims.run_claims(tmp_path, ("memory", "filters"), (1,), steps=0)
+    rows = [json.loads(f.read_text())[0] for f in tmp_path.glob("memory_*.json")]
+    assert {(r["seed"], r["mode"]) for r in rows} == {(1, m) for m in claims.MODES}
+    assert all(0 <= r["ate_m"] < 1 for r in rows)
+    assert len(list(open_sequence(tmp_path / "tours" / "1_1"))) == 16
+    filters = json.loads((tmp_path / "filters.json").read_text())
+    every = {r["filter"]: r for r in filters}
+    assert every["all"]["kept"] < min(every[n]["kept"] for n in every if n != "all")
+    for seed in (1, 2):
+        for arm in ARMS[:2]:
+            rows = run_trial(arm, seed, 2, *views)
+            (tmp_path / f"heads_{arm.head}_{seed}.json").write_text(json.dumps(rows))
+    claims.report(tmp_path, tmp_path / "claims.md")
+    page = (tmp_path / "claims.md").read_text()
+    assert (tmp_path / "claims.png").stat().st_size > 1000
+    for word in ("| single |", "| B, mean | soft |", "held-out family", "| gate certainty |"):
+        assert word in page
+
+
+def test_what_has_run_is_not_run_again(tmp_path, monkeypatch):
+    (tmp_path / "filters.json").write_text("[]")
+    monkeypatch.setattr(claims, "filter_rows", lambda: pytest.fail("run again"))
+    claims.run_claims(tmp_path, ("filters",), (1,), steps=0)
+
+
+def test_a_part_that_is_not_known_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="among .*heads.*got tails"):
+        claims.run_claims(tmp_path, ("tails",), (1,), steps=0)
+
+
+def test_verdicts_follow_the_rule():
+    good = {"flying": 0.7, "abs_rel_interior": 1.0, "boundary_f1": 1.01}
+    assert claims_report.verdict(good, 0.5) == "holds"
+    assert claims_report.verdict(good, 0.99) == "gate collapsed: failed"
+    assert claims_report.verdict(good | {"flying": 0.8}, 0.5) == "does not hold"
+    assert claims_report.verdict(good | {"boundary_f1": 0.9}, 0.5) == "a trade: costs boundary F1"
