@@ -18,7 +18,7 @@ demo: setup
 	@$(ENV) && python -m scal3r_ros.cli demo $(DEMO_ARGS)
 
 test: setup
-	@$(ENV) && python -m pytest $(TEST_ARGS)
+	@$(ENV) && python tools/run_tests.py $(TEST_ARGS)
 
 lint: setup
 	@$(ENV) && ruff check . && ruff format --check . && pyright

@@ -4,6 +4,7 @@ import ctypes
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 
@@ -23,6 +24,10 @@ def pytest_configure() -> None:
     path = libusb_package.get_library_path()
     if path is not None:
         ctypes.CDLL(str(path), ctypes.RTLD_GLOBAL)
+
+
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
 
 
 @pytest.fixture

@@ -202,21 +202,25 @@ class Mapper:
         return self._optimise()
 
     def _start_component(self, submap: Submap) -> None:
-        """The first submap is the map's origin; a later one continues where the camera was."""
+        """The first submap is the map's origin, a later one continues where the camera was: unless
+        its place was told."""
         self.counters.components += 1
         start, self.start = self.start, None
+        s = self.metric.estimator.scale
         if len(self.submaps) > 1:
-            before = self.submaps[-2].T_map_submap
             logger.warning("submap %d starts a new component", submap.index)
-            last = before.apply_pose(self.submaps[-2].T_submap_cam[-1])
-            submap.T_map_submap = submap.beginning_at(last if start is None else start, before.s)
+            before = self.submaps[-2]
+            last = before.T_map_submap.apply_pose(before.T_submap_cam[-1])
+            start, s = last if start is None else start, before.T_map_submap.s
+        if start is not None:
+            submap.T_map_submap = submap.beginning_at(start, s)
         else:
             way = self.config.orientation
             R_map_submap = upright(way, self.R_map_first, submap, self.metric.sources.imu_up)
             if R_map_submap is None:
                 self._troubled(f"map orientation {way}: nothing tells which way is up")
                 R_map_submap = self.R_map_first
-            submap.T_map_submap = Sim3(R_map_submap, np.zeros(3), self.metric.estimator.scale)
+            submap.T_map_submap = Sim3(R_map_submap, np.zeros(3), s)
         self.graph.add_submap(submap.index, submap.T_map_submap, fixed=True)
 
     def _optimise(self) -> set[int]:

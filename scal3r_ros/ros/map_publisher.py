@@ -14,6 +14,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 
 from scal3r_ros.geometry.camera import transform_points
 from scal3r_ros.geometry.sim3 import invert_pose
+from scal3r_ros.geometry.voxels import strongest_per_voxel
 from scal3r_ros.mapping.mapper import Mapper
 from scal3r_ros.mapping.point_map import Cloud, newest_view, submap_cloud
 from scal3r_ros.mapping.types import MapUpdate, Submap
@@ -219,6 +220,8 @@ class MapPublisher:
         limit = value(self.node, "max_depth") or np.inf
         sure = 1 - 1 / np.maximum(cloud.confidence, 1) >= value(self.node, "min_confidence")
         keep = np.flatnonzero((far >= value(self.node, "min_depth")) & (far <= limit) & sure)
+        if (size := value(self.node, "voxel_size")) > 0:
+            keep = keep[strongest_per_voxel(xyz_cam[keep], size, cloud.confidence[keep])]
         keep = keep[:: value(self.node, "point_stride")]
         return keep[:: max(1, -(-len(keep) // value(self.node, "max_points_per_msg")))]
 

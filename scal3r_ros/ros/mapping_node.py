@@ -17,7 +17,7 @@ from scal3r_ros.ros.map_odom import GuardedBroadcaster
 from scal3r_ros.ros.map_publisher import MapPublisher
 from scal3r_ros.ros.parameters import MAPPING, declare, value
 from scal3r_ros.ros.robot_link import RobotLink
-from scal3r_ros.ros.running import STEADY, give_memory_back, said, spin, stand_back
+from scal3r_ros.ros.running import STEADY, give_memory_back, said, spin
 from scal3r_ros.ros.services import MappingServices
 from scal3r_ros.ros.settings import mapper_config
 from scal3r_ros.ros.subscriptions import FrameCounters, FrameQueue, ImageInput
@@ -63,8 +63,6 @@ class MappingNode(LifecycleNode):
             self.state, self.message = Status.ERROR, str(error)
             return FAILURE
         self.device, self.gpu_memory = str(predictor.device), predictor.gpu_memory
-        if self.device == "cpu":  # odometry comes first where both want the cores
-            stand_back()
         self.frames = FrameQueue(
             value(self, "max_pending_frames"), self.counters, value(self, "overload_policy")
         )
@@ -79,6 +77,7 @@ class MappingNode(LifecycleNode):
             mapped=self._mapped,
             failed=self._failed,
             idle=lambda: self.idle_for(value(self, "max_chunk_wait")),
+            behind=self.device == "cpu",  # odometry comes first where both want the cores
         )
         self.health.open()
         self.state = Status.WAITING

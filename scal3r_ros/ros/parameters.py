@@ -156,6 +156,7 @@ OUTPUT = (
     Live("min_confidence", 0.0, "of published points: 1 - 1/c", 0.0, 1.0),
     Live("min_depth", 0.0, "of points, map units", 0.0, 1000.0),
     Live("max_depth", 0.0, "of points, map units; 0: any", 0.0, 1000.0),
+    Live("voxel_size", 0.0, "published points have one each, map units; 0: all", 0.0, 5.0),
     Live("point_stride", 1, "every n-th point is published", 1, 32),
     Live("max_points_per_msg", 300000, "thinned evenly beyond", 1000, 5000000),
     Live("path_max_poses", 1000, "poses in the published path", 2, 100000),

@@ -161,6 +161,10 @@ class MappingServices:
         """What comes next is a piece of its own, at a told place. On the worker's thread."""
         self.node.worker.run(self.node.mapper.begin_piece)
         self.node.link.begin_at(T_map_base)
+        x, y, z = T_map_base[:3, 3]
+        self.node.get_logger().info(
+            f"told to be at ({x:.2f}, {y:.2f}, {z:.2f}) with the next image"
+        )
 
     async def _set_mode(self, request: Any, response: Any) -> Any:
         if request.mode not in (SetMode.Request.MAPPING, SetMode.Request.LOCALIZATION):

@@ -13,6 +13,7 @@ from rclpy.task import Future
 
 from scal3r_ros.mapping.mapper import Mapper
 from scal3r_ros.mapping.types import Frame, MapUpdate
+from scal3r_ros.ros.running import stand_back
 from scal3r_ros.ros.subscriptions import FrameQueue
 
 TURN_S = 0.1  # how often a waiting worker looks whether it should stop
@@ -31,9 +32,12 @@ class MapWorker:
         mapped: Callable[[list[MapUpdate]], None],
         failed: Callable[[Exception], None],
         idle: Callable[[], bool],
+        behind: bool = False,
     ) -> None:
+        """`behind`: it takes only the time that nobody else wants."""
         self.mapper, self.frames = mapper, frames
         self._complete, self._mapped, self._failed, self._idle = complete, mapped, failed, idle
+        self._behind = behind
         self._commands: list[tuple[Callable[[], Any], Future]] = []
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -73,6 +77,8 @@ class MapWorker:
             self._mapped(updates)
 
     def _work(self) -> None:
+        if self._behind:
+            stand_back()
         while not self._stop.is_set():
             frame = self.frames.get(TURN_S)
             try:

@@ -18,10 +18,15 @@ from scal3r_ros.ros.conversions import (
     matrix_to_transform,
     message_to_cloud,
     ns_to_stamp,
+    pose_to_matrix,
     rgb_to_image,
     to_ros_bytes,
 )
-from scal3r_ros.ros.fallback.tf import DYNAMIC, transform_broadcaster
+from scal3r_ros.ros.fallback.tf import (
+    DYNAMIC,
+    static_transform_broadcaster,
+    transform_broadcaster,
+)
 from scal3r_ros.ros.interfaces import (
     Chunk,
     Corrections,
@@ -48,6 +53,13 @@ def diagnosis(node, name: str) -> list[DiagnosticStatus]:
 
     node.create_subscription(DiagnosticArray, "/diagnostics", take, 10)
     return found
+
+
+def tell(nodes, node, place: PoseWithCovarianceStamped) -> None:
+    told = node.create_publisher(PoseWithCovarianceStamped, "initialpose", 1)
+    node.until(lambda: told.get_subscription_count(), 20, "it listens")
+    told.publish(place)
+    node.until(lambda: "told to be at" in nodes.said("mapping_node"), 20, "it has heard")
 
 
 def set_parameter(node, name: str, number: float | str):
@@ -99,9 +111,7 @@ def test_a_map_is_saved_loaded_localised_in_and_gone_on_with(nodes, node, camera
     poses = latest(node, PoseWithCovarianceStamped, "pose", 5)
     nowhere = PoseWithCovarianceStamped(header=Header(frame_id="map"))
     nowhere.pose.pose.position.x, nowhere.pose.pose.orientation.w = 7.0, 1.0
-    told = node.create_publisher(PoseWithCovarianceStamped, "initialpose", 1)
-    node.until(lambda: told.get_subscription_count(), 20, "it listens")
-    told.publish(nowhere)
+    tell(nodes, node, nowhere)
     camera.play_until(lambda: poses, office, START_NS + 120 * STEP_NS, "it is where it was told")
     assert abs(poses[0].pose.pose.position.x - 7.0) < 1.0
     request = LoadMap.Request(path="office", localization_only=True, use_initial_pose=True)
@@ -121,6 +131,26 @@ def test_a_map_is_saved_loaded_localised_in_and_gone_on_with(nodes, node, camera
     assert cloud.success and cloud.points > 0, cloud.message
     assert nodes.stop() == {"map_node": 0, "mapping_node": 0}
     assert (tmp_path / "at_the_end" / "map.json").exists()
+
+
+def test_a_told_place_is_that_of_the_robot(nodes, node, camera, office):  # noqa: F811
+    """The camera looks ahead from a mast, the robot stands where it was told, looking left."""
+    poses = latest(node, PoseWithCovarianceStamped, "pose", 5)
+    T_base_cam = np.eye(4)
+    T_base_cam[:3, :3] = [[0, 0, 1], [-1, 0, 0], [0, -1, 0]]
+    T_base_cam[:3, 3] = [0.3, 0, 0.5]
+    mast = matrix_to_transform(T_base_cam, 0, "base_link", "camera_optical_frame")
+    static_transform_broadcaster(node).sendTransform(mast)
+    nodes.start("mapping_node", FAKE, base_frame="base_link", **FAST)
+    camera.wait_for(1)
+    there = PoseWithCovarianceStamped(header=Header(frame_id="map"))
+    there.pose.pose.position.x = 7.0
+    there.pose.pose.orientation.z = there.pose.pose.orientation.w = 0.5**0.5
+    tell(nodes, node, there)
+    camera.play_until(lambda: poses, office, START_NS, "a pose")
+    T_map_base = pose_to_matrix(poses[0].pose.pose)
+    np.testing.assert_allclose(T_map_base[:3, 3], [7, 0, 0], atol=0.5)
+    np.testing.assert_allclose(T_map_base[:3, 0], [0, 1, 0], atol=0.3)
 
 
 def test_a_told_scale_a_new_piece_and_a_pause(nodes, node, camera, office):  # noqa: F811
@@ -169,6 +199,11 @@ def test_parameters_are_checked_at_the_start_and_live(nodes, node, camera, offic
     assert points[-1].width == 0  # the wall is 2 units away
     assert set_parameter(node, "max_depth", 0.0).successful
     camera.play_until(lambda: points[-1].width, office, START_NS + 900 * STEP_NS, "points")
+    assert points[-1].width > 8
+    assert set_parameter(node, "voxel_size", 5.0).successful
+    few = START_NS + 1400 * STEP_NS
+    camera.play_until(lambda: points[-1].width <= 8, office, few, "one point in a cube of 5")
+    assert points[-1].width > 0
 
     status, used = latest(node, Status, "status"), []
     assert set_parameter(node, "keyframe_min_flow", 1.0).successful
