@@ -162,9 +162,7 @@ class MappingServices:
         self.node.worker.run(self.node.mapper.begin_piece)
         self.node.link.begin_at(T_map_base)
         x, y, z = T_map_base[:3, 3]
-        self.node.get_logger().info(
-            f"told to be at ({x:.2f}, {y:.2f}, {z:.2f})"
-        )
+        self.node.get_logger().info(f"told to be at ({x:.2f}, {y:.2f}, {z:.2f})")
 
     async def _set_mode(self, request: Any, response: Any) -> Any:
         if request.mode not in (SetMode.Request.MAPPING, SetMode.Request.LOCALIZATION):
