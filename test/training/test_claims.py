@@ -99,8 +99,8 @@ def test_a_part_that_is_not_known_is_refused(tmp_path):
 
 
 def test_verdicts_follow_the_rule():
-    good = {"flying": 0.7, "abs_rel_interior": 1.0, "boundary_f1": 1.01}
+    good = {"air": 0.7, "abs_rel_interior": 1.0, "boundary_f1": 1.01}
     assert claims_report.verdict(good, 0.5) == "holds"
     assert claims_report.verdict(good, 0.99) == "gate collapsed: failed"
-    assert claims_report.verdict(good | {"flying": 0.8}, 0.5) == "does not hold"
+    assert claims_report.verdict(good | {"air": 0.8}, 0.5) == "does not hold"
     assert claims_report.verdict(good | {"boundary_f1": 0.9}, 0.5) == "a trade: costs boundary F1"
