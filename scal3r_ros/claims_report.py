@@ -135,18 +135,21 @@ COUNTS = ("points", "kept", "edge", "edge_kept", "flying", "flying_kept")
 
 
 def _draw(rows: dict[str, Rows], path: Path) -> None:
+    from matplotlib import colormaps
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     known = [r for r in rows["heads"] if r["scenes"] == "known families"]
-    for arm, decoding in dict.fromkeys((r["arm"], r["decoding"]) for r in known):
+    shown = dict.fromkeys((r["arm"], r["decoding"]) for r in known)
+    colours = colormaps["tab20"](range(len(shown)))
+    for (arm, decoding), colour in zip(shown, colours, strict=True):
         mine = [r for r in known if (r["arm"], r["decoding"]) == (arm, decoding)]
         x, y = ([r[n] for r in mine] for n in ("flying", "boundary_f1"))
-        label = arm if arm == "single" else f"{arm}, {decoding}"
-        left.plot(
-            x, y, "k*" if arm == "single" else "o", ms=9 if arm == "single" else 5, label=label
-        )
+        if arm == "single":
+            left.plot(x, y, "k*", ms=9, label=arm)
+        else:
+            left.plot(x, y, "o", c=colour, ms=5, label=f"{arm}, {decoding}")
     left.set(xlabel="flying points, share of edge pixels", ylabel="boundary F1")
     left.grid(alpha=0.3)
     if known:
@@ -157,6 +160,9 @@ def _draw(rows: dict[str, Rows], path: Path) -> None:
         mean = [np.mean([r["ate_m"] for r in mine if r["chunks"] == c]) for c in chunks]
         right.plot(chunks, mean, "o-", label=f"memory: {mode}")
     right.set(xlabel="chunks", ylabel="ATE without loops, m", xscale="log")
+    lengths = sorted({r["chunks"] for r in rows["memory"]})
+    right.set_xticks(lengths, [str(n) for n in lengths], minor=False)
+    right.set_xticks([], minor=True)
     right.grid(alpha=0.3)
     right.legend()
     figure.savefig(path, dpi=110)
