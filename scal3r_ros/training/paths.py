@@ -54,22 +54,27 @@ def _ahead(
     return np.cumsum(step, axis=0) - step[:1]
 
 
-TOUR_STEP, TOUR_REACH = 0.05, 1.6  # metres an image, metres from the middle of the room
+TOUR_STEP = 0.05  # metres an image, about
+TOUR_AXES = (1.6, 1.0)  # of an ellipse, metres
+TOUR_PRECESSION = 0.13  # turns of the ellipse a round
 
 
 def tour(rng: np.random.Generator, frames: int) -> Float[ndarray, "s 4 4"]:
-    """For as long as wanted through a room without leaving it: the camera looks where it goes."""
-    across, along = TOUR_REACH * rng.uniform(0.8, 1.0, 2)
-    turns = rng.uniform(0.55, 0.85)  # of one axis while the other makes one: never the same way
-    phase = rng.uniform(0, 2 * np.pi)
-    t = np.cumsum(np.full(frames, TOUR_STEP / TOUR_REACH))
+    """For as long as wanted through a room without leaving it, round an ellipse that turns: never
+    the same way. The camera looks where it goes, and never turns on the spot."""
+    n = np.arange(frames)
+    axes = rng.uniform(0.9, 1.0, 2) * TOUR_AXES
+    side, start = rng.choice([-1, 1]), rng.uniform(0, 2 * np.pi)
+    t = n * TOUR_STEP / np.mean(axes)
+    turned = start + TOUR_PRECESSION * t
+    a, b = axes[0] * np.sin(t), axes[1] * np.cos(t)
     position = np.zeros((frames, 3))
-    position[:, 0] = across * np.sin(turns * t + phase)
-    position[:, 1] = 0.02 * np.sin(1.3 * np.arange(frames))
-    position[:, 2] = along * np.sin(t)
+    position[:, 0] = side * (a * np.cos(turned) - b * np.sin(turned))
+    position[:, 1] = 0.02 * np.sin(1.3 * n)
+    position[:, 2] = a * np.sin(turned) + b * np.cos(turned)
     heading = np.gradient(position, axis=0)
     yaw = np.unwrap(np.arctan2(heading[:, 0], heading[:, 2]))
-    pitch, roll = 0.05 * np.sin(0.21 * np.arange(frames)), 0.03 * np.sin(0.13 * np.arange(frames))
+    pitch, roll = 0.05 * np.sin(0.21 * n), 0.03 * np.sin(0.13 * n)
     T = np.tile(np.eye(4), (frames, 1, 1))
     T[:, :3, :3] = Rotation.from_euler("YXZ", np.stack([yaw, pitch, roll], axis=1)).as_matrix()
     T[:, :3, 3] = position

@@ -207,6 +207,22 @@ def test_a_keyframe_whose_process_dies_is_given_up_and_the_next_one_is_taken_ove
     assert evaluate(truth, poses, "se3").ate_share < 0.05
 
 
+def test_a_reset_drops_the_keyframe_that_is_being_taken_over(walk):
+    def see(index: int) -> object:
+        frame = walk.frames[index]
+        return tracker.track(frame.image, frame.K, frame.stamp_ns)
+
+    with closing(BackgroundTracker(TrackerConfig())) as tracker:
+        see(0)
+        tracker.set_keyframe(keyframe(walk, 0))
+        tracker.reset()
+        tracker._thread.join()
+        assert [see(index) for index in range(1, 4)] == [None, None, None]
+        tracker.set_keyframe(keyframe(walk, 3))
+        tracker._thread.join()
+        assert see(4) is not None
+
+
 def test_a_copy_in_its_own_process_asks_for_the_gyroscope(walk):
     asked = set()
 

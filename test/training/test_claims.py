@@ -5,12 +5,13 @@ import json
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
 
 from scal3r_ros import claims, claims_report
 from scal3r_ros.data.sequence import open_sequence
 from scal3r_ros.training import head_trial
 from scal3r_ros.training.head_trial import ARMS, Arm, parameters, run_trial
-from scal3r_ros.training.paths import TOUR_REACH, TOUR_STEP, tour
+from scal3r_ros.training.paths import TOUR_AXES, TOUR_STEP, tour
 
 
 @pytest.fixture(scope="module")
@@ -54,14 +55,21 @@ def test_the_same_seed_gives_the_same_result(views):
     assert a == b
 
 
-def test_a_tour_stays_in_the_room_and_is_steady():
-    T = tour(np.random.default_rng(1), 520)
-    assert np.abs(T[:, :3, 3]).max() <= TOUR_REACH
-    steps = np.linalg.norm(np.diff(T[:, :3, 3], axis=0), axis=1)
+@pytest.mark.parametrize("seed", range(1, 6))
+def test_a_tour_stays_in_the_room_moves_on_and_never_turns_on_the_spot(seed):
+    T = tour(np.random.default_rng(claims.TOUR_SEED + seed), 520)
+    assert np.abs(T[:, :3, 3]).max() <= max(TOUR_AXES)
+    move = np.diff(T[:, :3, 3], axis=0)
+    steps = np.linalg.norm(move, axis=1)
+    assert steps.min() > 0.5 * TOUR_STEP
     assert steps.max() < 2 * TOUR_STEP
-    np.testing.assert_allclose(
-        T[:, :3, :3] @ T[:, :3, :3].transpose(0, 2, 1), np.tile(np.eye(3), (520, 1, 1)), atol=1e-9
-    )
+    turn = Rotation.from_matrix(T[:-1, :3, :3].transpose(0, 2, 1) @ T[1:, :3, :3]).magnitude()
+    assert np.degrees(turn.max()) < 8
+    level, looks = move[:, [0, 2]], T[:-1, [0, 2], 2]
+    ahead = (level * looks).sum(axis=1) / np.linalg.norm(level, axis=1)
+    assert ahead.min() > 0.95  # it looks where it goes
+    first, later = T[:60, :3, 3], T[300:, :3, 3]
+    assert np.linalg.norm(first[:, None] - later[None], axis=2).min(axis=1).max() > 0.1
 
 
 def test_memory_and_filters_leave_rows_and_a_page(tmp_path, monkeypatch, views):
