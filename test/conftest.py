@@ -59,6 +59,9 @@ class TruthPredictor:
         K = self.clip.K[rows].double().numpy()
         return Prediction(depth, 2 * ones, ones, K, T, descriptors), memory + 1
 
+    def use_smaller_images(self) -> bool:
+        return False
+
 
 @dataclass
 class World:

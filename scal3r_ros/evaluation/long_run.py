@@ -59,6 +59,9 @@ class SimulatedNetwork:
         )
         return prediction, memory
 
+    def use_smaller_images(self) -> bool:
+        return False
+
 
 def wall(frames: int, seed: int) -> Iterator[Frame]:
     """What the camera sees, at 10 Hz: another part of a painting in every image."""

@@ -12,6 +12,7 @@ from jaxtyping import Float, Float32
 from numpy import ndarray
 
 from scal3r_ros.geometry.sim3 import invert_pose
+from scal3r_ros.mapping.registration import on_grid
 from scal3r_ros.mapping.types import Chunk, Prediction, Submap
 
 
@@ -26,12 +27,13 @@ class Carried:
         return len(self.depth)
 
 
-def carried_from(before: Submap, chunk: Chunk) -> Carried | None:
-    """None where the chunk shares no frame with the submap, or the images changed their size."""
+def carried_from(before: Submap, chunk: Chunk, prediction: Prediction) -> Carried | None:
+    """In the size of the chunk's prediction; None where it shares no frame with the submap."""
     slots = {index: slot for slot, index in enumerate(before.frame_indices)}
     rows = [slots[f.index] for f in chunk.frames[: chunk.overlap] if f.index in slots]
     if not rows or len(rows) != chunk.overlap:
         return None
+    before = on_grid(before, prediction.depth.shape[1:])
     return Carried(before.depth[rows].astype(np.float32), before.T_submap_cam[rows])
 
 

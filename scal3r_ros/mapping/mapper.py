@@ -158,7 +158,10 @@ class Mapper:
         try:
             parts = self.stream.chunker.split(chunk, min(error.fits, len(chunk.frames) - 1))
         except ValueError as too_few:
-            return self._discard(chunk, too_few)
+            if not self.predictor.use_smaller_images():
+                return self._discard(chunk, too_few)
+            self._troubled(f"{error}: smaller images from here on")
+            return self._map_chunk(chunk)
         size, overlap = self.stream.chunker.config.size, self.stream.chunker.config.overlap
         self._troubled(f"{error}: chunks of {size}, {overlap} shared, from here on")
         return [update for part in parts for update in self._map_chunk(part)]
@@ -170,7 +173,7 @@ class Mapper:
     def _refined(self, chunk: Chunk, prediction: Prediction) -> Prediction:
         if not self.config.refinement.enabled:
             return prediction
-        carried = carried_from(self.submaps[-1], chunk) if self._carries else None
+        carried = carried_from(self.submaps[-1], chunk, prediction) if self._carries else None
         refined, report = refine(chunk, prediction, self.config.refinement, carried)
         self._carries = report.start != "none"  # what was not refined is not worth carrying
         logger.debug("chunk %d: %s", chunk.index, report)
@@ -264,8 +267,7 @@ class Mapper:
         return self._take(self.graph.rescale(factor))
 
     def set_scale(self, scale: float) -> set[int]:
-        """Metres per present map unit, told by somebody; 0 lets the source decide again. Returns
-        what moved."""
+        """Metres per map unit, as somebody tells; 0: the source decides again. What moved."""
         self.metric.estimator.set(scale)
         return self.rescale(scale) if scale > 0 else set()
 

@@ -17,7 +17,13 @@ from scal3r_ros.network.acceleration import choose_compile
 from scal3r_ros.network.aggregator import MemoryPolicy
 from scal3r_ros.network.camera_head import decode_camera
 from scal3r_ros.network.checkpoint import CheckpointError, load_model
-from scal3r_ros.network.devices import MemoryBudget, choose_device, choose_precision, inference
+from scal3r_ros.network.devices import (
+    MemoryBudget,
+    choose_device,
+    choose_precision,
+    gpu_temperature,
+    inference,
+)
 from scal3r_ros.network.memory import GlobalContext
 from scal3r_ros.network.memory_file import load_context, save_context
 from scal3r_ros.network.parallel import remember_parallel
@@ -35,6 +41,8 @@ logger = logging.getLogger(__name__)
 NANO_WEIGHTS = Path(__file__).parent.parent / "weights" / "nano.safetensors"
 NANO_PATCHES = 108  # per frame, what the nano weights were trained at
 MAX_DEPTH = 1000.0  # submap units; beyond it nothing was measured
+SMALLER = 0.75  # width and height of images for want of memory, against those before
+SMALLEST = 0.4  # of the size that the weights were trained at
 HOW_TO_GET = (
     "the published scal3r.pt is not part of this package: download it (`scal3r weights download`) "
     "and pass its path as the checkpoint"
@@ -61,6 +69,7 @@ class NetworkPredictor:
         self._tuned = self.settings.compile != "auto"
         if self._tuned:
             self.model.compile_blocks(self.settings.compile)
+        self._size = 1.0  # of images, against what was asked for
         self._kept: dict[tuple[int, Crop], tuple[Tensor, Tensor]] = {}  # image, encoder's output
 
     @classmethod
@@ -90,6 +99,18 @@ class NetworkPredictor:
             return 0, 0
         free, total = torch.cuda.mem_get_info(self.device)
         return total - free, total
+
+    def gpu_temperature(self) -> float | None:
+        """Degrees Celsius; None on a CPU, and where nothing tells it."""
+        return gpu_temperature(self.device)
+
+    def use_smaller_images(self) -> bool:
+        """For want of memory; False where they are as small as makes sense."""
+        if self._size * SMALLER < SMALLEST:
+            return False
+        self._size *= SMALLER
+        self.budget.bytes_per_frame *= SMALLER**2
+        return True
 
     def warm_up(self, frames: int, size: tuple[int, int] = (480, 640)) -> None:
         """A blank chunk: kernels are loaded and chosen before the first real one waits for them.
@@ -190,10 +211,11 @@ class NetworkPredictor:
         patch = self.model.config.patch
         asked = self.settings.image_width
         if not asked and self.model.config.image_width < 518:
-            target = target_by_area(height, width, NANO_PATCHES, patch)
+            patches = round(NANO_PATCHES * self._size**2)
+            target = target_by_area(height, width, patches, patch)
         else:
-            wide = asked or self.model.config.image_width
-            target = target_by_width(height, width, wide, patch)
+            wide = (asked or self.model.config.image_width) * self._size
+            target = target_by_width(height, width, round(wide / patch) * patch, patch)
         return plan_crop(height, width, target, patch)
 
 

@@ -2,14 +2,14 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
 from scal3r_ros.geometry.align import MAD_TO_SIGMA, AlignmentError, robust_align, umeyama
-from scal3r_ros.geometry.camera import unproject
+from scal3r_ros.geometry.camera import scale_intrinsics, unproject
 from scal3r_ros.geometry.sim3 import Sim3
 from scal3r_ros.mapping.config import RegistrationConfig
 from scal3r_ros.mapping.types import Edge, Submap
@@ -100,6 +100,7 @@ def matched_points(
     """Points of the shared frames; all frames count alike, so that one whose depth failed cannot
     decide, and within a frame far points count less, for their errors are larger."""
     height, width = source.depth.shape[1:]
+    target = on_grid(target, (height, width))
     step = max(1, int(np.sqrt(len(pairs) * height * width / config.max_points)))
     i, j = (list(slots) for slots in zip(*pairs, strict=True))
     depth_i, xyz_i, confidence_i = points_of(source, i, step)
@@ -115,6 +116,26 @@ def matched_points(
         if frames[k]
     ]
     return MatchedPoints(xyz_i[valid], xyz_j[valid], weight[valid], np.array(log_ratios))
+
+
+def on_grid(submap: Submap, size: tuple[int, int]) -> Submap:
+    """The submap with its depth in another size, of the nearest pixels: the network's images may
+    have become smaller since."""
+    if submap.depth.shape[1:] == size:
+        return submap
+    rows, columns = (
+        ((np.arange(new) + 0.5) * old / new).astype(np.int64)
+        for new, old in zip(size, submap.depth.shape[1:], strict=True)
+    )
+    nearest = np.ix_(range(len(submap.depth)), rows, columns)
+    return replace(
+        submap,
+        depth=submap.depth[nearest],
+        confidence=submap.confidence[nearest],
+        edge_certainty=submap.edge_certainty[nearest],
+        thumbnails=submap.thumbnails[nearest],
+        K=scale_intrinsics(submap.K, submap.depth.shape[1:], size),
+    )
 
 
 def points_of(

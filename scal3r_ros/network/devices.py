@@ -1,9 +1,14 @@
 """Where the network runs and in which precision."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
 
 import torch
+
+logger = logging.getLogger(__name__)
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -72,6 +77,38 @@ def inference(device: torch.device, precision: torch.dtype) -> Iterator[None]:
         matmul_precision("high" if reduced else torch.get_float32_matmul_precision()),
     ):
         yield
+
+
+def gpu_temperature(device: torch.device) -> float | None:
+    """Degrees Celsius; None on a CPU, and where nothing tells it."""
+    if device.type != "cuda":
+        return None
+    on_board = board_temperature()
+    return on_board if on_board is not None else _driver_temperature(device)
+
+
+def board_temperature(zones: Path = Path("/sys/class/thermal")) -> float | None:
+    """Of the GPU's own sensor on boards without a driver that tells (Jetson), degrees Celsius."""
+    for zone in sorted(zones.glob("thermal_zone*")):
+        try:
+            if "gpu" in (zone / "type").read_text().lower():
+                return int((zone / "temp").read_text()) / 1000
+        except (OSError, ValueError):  # a GPU that sleeps has no temperature
+            continue
+    return None
+
+
+def _driver_temperature(device: torch.device) -> float | None:
+    try:
+        return float(torch.cuda.temperature(device))
+    except Exception as error:  # NVML's errors share no class with torch's
+        _say_once(f"the GPU's temperature is not known: {error}")
+        return None
+
+
+@cache
+def _say_once(what: str) -> None:
+    logger.info(what)
 
 
 class MemoryBudget:

@@ -189,6 +189,8 @@ class MappingHealth:
         status.add("keyframes per chunk", str(node.mapper.stream.chunker.config.size))
         status.add("images waiting", str(len(node.frames)))
         status.add("GPU memory [MB]", f"{used / 1e6:.0f} of {total / 1e6:.0f}")
+        celsius = node.gpu_temperature()
+        status.add("GPU temperature [deg C]", "-" if celsius is None else f"{celsius:.0f}")
         return status
 
     def _map(self, status: Any) -> Any:

@@ -63,6 +63,7 @@ class MappingNode(LifecycleNode):
             self.state, self.message = Status.ERROR, str(error)
             return FAILURE
         self.device, self.gpu_memory = str(predictor.device), predictor.gpu_memory
+        self.gpu_temperature = predictor.gpu_temperature
         self.frames = FrameQueue(
             value(self, "max_pending_frames"), self.counters, value(self, "overload_policy")
         )

@@ -39,17 +39,21 @@ def test_without_common_depth_the_prediction_stays(walk, prediction):
     assert carry_over(prediction, nothing, reference=3) is prediction
 
 
-def test_only_what_both_hold_is_carried(walk):
+def test_only_what_both_hold_is_carried(walk, prediction):
     mapper = Mapper(TruthPredictor(walk.clip), config(carry=True))
     map_sequence(walk.frames[:24], mapper, None)
     before = mapper.submaps[-1]
     apart = Chunk(9, tuple(walk.frames[40:48]), 0, 3)
-    assert carried_from(before, apart) is None
+    assert carried_from(before, apart, prediction) is None
     last = [walk.frames[i] for i in before.frame_indices[-3:]]
     following = Chunk(9, (*last, *walk.frames[40:44]), 3, 3)
-    found = carried_from(before, following)
+    found = carried_from(before, following, prediction)
     assert found is not None and len(found) == 3
     np.testing.assert_array_equal(found.T_before_cam, before.T_submap_cam[-3:])
+    maps = ("depth", "confidence", "edge_certainty")
+    smaller = replace(prediction, **{m: getattr(prediction, m)[:, 1::2, 1::2] for m in maps})
+    found = carried_from(before, following, smaller)
+    np.testing.assert_array_equal(found.depth, before.depth[-3:, 1::2, 1::2])
 
 
 def config(carry: bool) -> MapperConfig:

@@ -7,6 +7,7 @@ import pytest
 
 from scal3r_ros.data.tum import Trajectory
 from scal3r_ros.evaluation.trajectory import evaluate
+from scal3r_ros.geometry.camera import scale_intrinsics
 from scal3r_ros.mapping.config import KeyframeConfig, MapperConfig, RefinementConfig
 from scal3r_ros.mapping.mapper import Mapper
 from scal3r_ros.mapping.pipeline import map_sequence
@@ -124,6 +125,37 @@ def test_chunks_grow_shorter_where_the_device_has_no_memory_for_them(walk, caplo
     assert mapper.stream.chunker.config.size <= 9
     assert set(mapper.keyframe_poses()) == {f.index for f in walk.frames}
     assert "from here on" in caplog.text
+    assert evaluate(truth_of(walk), run.trajectory(mapper)).ate_share < 0.03
+
+
+def test_images_grow_smaller_where_not_even_a_short_chunk_fits(walk, caplog):
+    class Shrinking(TruthPredictor):
+        """From its third chunk on the device has no room for images of the first size."""
+
+        smaller = 1
+
+        def predict(self, chunk, memory, *, write=True):
+            if chunk.index >= 2 and self.smaller == 1:
+                raise ChunkTooLargeError("out of GPU memory", 3)
+            prediction, memory = super().predict(chunk, memory, write=write)
+            n, size = self.smaller, prediction.depth.shape[1:]
+            every = (slice(None), slice(n // 2, None, n), slice(n // 2, None, n))
+            maps = ("depth", "confidence", "edge_certainty")
+            small = {name: getattr(prediction, name)[every] for name in maps}
+            K = scale_intrinsics(prediction.K, size, small["depth"].shape[1:])
+            return replace(prediction, **small, K=K), memory
+
+        def use_smaller_images(self):
+            self.smaller = 2
+            return True
+
+    mapper = Mapper(Shrinking(walk.clip), CONFIG)
+    run = map_sequence(walk.frames, mapper, None)
+    sizes = [submap.depth.shape[1:] for submap in mapper.submaps]
+    assert sizes[0] > sizes[2] == sizes[-1]
+    assert mapper.counters.components == 1  # submaps of both sizes share frames
+    assert mapper.counters.chunks_discarded == 0
+    assert "smaller images from here on" in caplog.text
     assert evaluate(truth_of(walk), run.trajectory(mapper)).ate_share < 0.03
 
 

@@ -58,6 +58,23 @@ def test_out_of_memory_says_how_many_may_fit(predictor, chunk):
     predictor.predict(chunk, predictor.initial_memory())
 
 
+def test_images_become_smaller_but_not_tiny(predictor, chunk):
+    whole, memory = predictor.predict(chunk, predictor.initial_memory())
+    sizes = [whole.depth.shape[1:]]
+    while predictor.use_smaller_images():
+        smaller, memory = predictor.predict(chunk, memory)
+        sizes.append(smaller.depth.shape[1:])
+    areas = [height * width for height, width in sizes]
+    assert len(areas) == 4 and areas == sorted(areas, reverse=True)
+    assert areas[-1] < 0.3 * areas[0]
+
+
+def test_smaller_images_are_expected_to_cost_less(predictor):
+    predictor.budget.bytes_per_frame = 100e6
+    assert predictor.use_smaller_images()
+    assert predictor.budget.bytes_per_frame == pytest.approx(56.25e6)
+
+
 def test_a_chunk_beyond_the_learnt_budget_is_not_even_tried(predictor, chunk, monkeypatch):
     predictor.budget.bytes_per_frame = 100e6
     monkeypatch.setattr(predictor.budget, "available", lambda: 350e6)

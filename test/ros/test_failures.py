@@ -10,7 +10,7 @@ import pytest
 from geometry_msgs.msg import TransformStamped
 from nav_msgs.msg import Odometry
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 
@@ -221,6 +221,7 @@ def test_a_missing_transform_is_said_and_odometry_waits_for_it(nodes, node, came
     [
         ("nan", "discarded: prediction.depth must be finite"),
         ("oom", "chunks of 8, 4 shared, from here on"),
+        ("large", "smaller images from here on"),
     ],
 )
 def test_a_network_that_fails_is_survived(nodes, node, camera, office, fault, said):
@@ -278,12 +279,13 @@ def test_asked_to_stop_while_the_network_runs_it_ends_cleanly(nodes, node, camer
 
 
 def test_the_others_go_on_when_mapping_is_killed(nodes, node, camera, office, tmp_path):
-    odometry, chunks = latest(node, Odometry, "odometry", 100), latest(node, Chunk, "chunk", 20)
+    odometry = latest(node, Odometry, "odometry", 100)
+    clouds = latest(node, PointCloud2, "map_cloud")
     nodes.start("map_node", map_folder=tmp_path)
     nodes.start("odometry_node")
     nodes.start("mapping_node", FAKE, **FAST)
     camera.wait_for(2)
-    last_ns = camera.play_until(lambda: chunks and odometry, office, START_NS, "odometry")
+    last_ns = camera.play_until(lambda: clouds and odometry, office, START_NS, "both lanes")
     nodes.running["mapping_node"].send_signal(signal.SIGKILL)
     assert nodes.running.pop("mapping_node").wait(timeout=10) == -signal.SIGKILL
     after_ns = last_ns + 100_000_000

@@ -308,7 +308,7 @@ def test_another_publisher_of_our_frame_is_named_and_we_stop(nodes, node, camera
 
 
 def test_diagnostics_tell_silence_and_health(nodes, node, camera, office):  # noqa: F811
-    told = diagnosis(node, "input")
+    told, inference = diagnosis(node, "input"), diagnosis(node, "inference")
     nodes.start("mapping_node", FAKE, watchdog_period=1.0, **FAST)
     camera.wait_for(1)
     node.until(lambda: told and told[-1].level == DiagnosticStatus.ERROR, 30, "silence")
@@ -320,6 +320,8 @@ def test_diagnostics_tell_silence_and_health(nodes, node, camera, office):  # no
     assert told[-1].level == DiagnosticStatus.OK
     values = {v.key: v.value for v in told[-1].values}
     assert int(values["images received"]) > 0
+    values = {v.key: v.value for v in inference[-1].values}
+    assert (values["device"], values["GPU temperature [deg C]"]) == ("fake", "61")
 
 
 def camera_time(node) -> int:

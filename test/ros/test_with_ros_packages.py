@@ -141,3 +141,27 @@ def test_cv_bridge_decodes_what_we_do_not(rng):
     pixels = rng.integers(0, 2**16, (4, 6, 3)).astype(np.uint16)
     message = Image(height=4, width=6, step=36, encoding="rgb16", data=to_ros_bytes(pixels))
     np.testing.assert_allclose(image_to_rgb(message), pixels / 257, atol=1.0)
+
+
+@pytest.mark.parametrize(
+    "encoding",
+    [
+        "rgb8", "bgr8", "rgba8", "bgra8", "mono8", "mono16", "yuv422", "yuv422_yuy2",
+        "bayer_rggb8", "bayer_bggr8", "bayer_gbrg8", "bayer_grbg8",
+    ],
+)  # fmt: skip
+def test_our_decoder_and_cv_bridge_see_the_same(rng, encoding):
+    cv_bridge = pytest.importorskip("cv_bridge", reason="cv_bridge is not installed")
+    pytest.importorskip("cv_bridge.boost.cv_bridge_boost", reason="cv_bridge is not installed")
+    depth = np.uint16 if encoding == "mono16" else np.uint8
+    channels = {"rgb": 3, "bgr": 3, "yuv": 2}.get(encoding[:3], 1) + encoding.endswith("a8")
+    pixels = rng.integers(0, np.iinfo(depth).max + 1, (24, 32, channels)).astype(depth)
+    message = Image(
+        height=24,
+        width=32,
+        step=32 * channels * pixels.itemsize,
+        encoding=encoding,
+        data=to_ros_bytes(pixels),
+    )
+    theirs = cv_bridge.CvBridge().imgmsg_to_cv2(message, desired_encoding="rgb8")
+    np.testing.assert_allclose(image_to_rgb(message).astype(int), theirs.astype(int), atol=1)
