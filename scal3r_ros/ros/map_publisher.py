@@ -69,7 +69,8 @@ class MapPublisher:
         self._preview = node.create_publisher(CompressedImage, preview, RELIABLE)
         self._path = node.create_publisher(Path, "path", LATCHED)
         self._pose = node.create_publisher(PoseWithCovarianceStamped, "pose", RELIABLE)
-        self._odometry = node.create_publisher(Odometry, "odometry", ODOMETRY)
+        alone = value(node, "odom_source") == "none"
+        self._odometry = node.create_publisher(Odometry, "odometry", ODOMETRY) if alone else None
         self.latency_s = 0.0
 
     @property
@@ -269,16 +270,21 @@ class MapPublisher:
         known = submap.index < len(self.mapper.submaps)
         return floor + (_pose_covariance(self.mapper, submap) if known else 0)
 
-    def publish_odometry(self, submap: Submap, broadcaster: GuardedBroadcaster) -> None:
-        """Chunk-rate odometry for robots without a tracker: the uncorrected chain."""
+    def publish_odometry(
+        self,
+        submap: Submap,
+        T_odom_cam: list[tuple[int, Float[ndarray, "4 4"]]],
+        broadcaster: GuardedBroadcaster,
+    ) -> None:
+        """Chunk-rate odometry for robots without a tracker, with stamps [ns]."""
+        assert self._odometry is not None  # `odom_source: none`
         T_base_cam = self.robot.T_base_cam(self.frame_id)
         if T_base_cam is None:
             return
         frames = value(self.node, "odom_frame"), self.robot.child(self.frame_id)
         covariance = self._covariance(submap)
-        for slot in range(submap.overlap, len(submap.stamps_ns)):
-            T_cam = submap.T_map_submap.apply_pose(submap.T_submap_cam[slot])
-            T, stamp_ns = T_cam @ invert_pose(T_base_cam), submap.stamps_ns[slot]
+        for stamp_ns, T_cam in T_odom_cam:
+            T = T_cam @ invert_pose(T_base_cam)
             self._odometry.publish(odometry_message(T, stamp_ns, *frames, covariance))
             broadcaster.send(T, stamp_ns, *frames)
 

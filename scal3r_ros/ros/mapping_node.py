@@ -225,7 +225,7 @@ class MappingNode(LifecycleNode):
     def _reset(self) -> None:
         self.mapper.reset()
         self.maps.reset()
-        self.link.map_odom.reset()
+        self.link.reset()
         self.state = Status.WAITING
 
     def publish_places(self) -> None:

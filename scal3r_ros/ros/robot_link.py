@@ -10,6 +10,7 @@ from numpy import ndarray
 
 from scal3r_ros.geometry.sim3 import invert_pose
 from scal3r_ros.mapping.mapper import Mapper
+from scal3r_ros.mapping.odometry_chain import OdometryChain
 from scal3r_ros.mapping.types import Frame, Submap
 from scal3r_ros.ros.frames import RobotFrame
 from scal3r_ros.ros.map_odom import GuardedBroadcaster, MapToOdom
@@ -36,12 +37,18 @@ class RobotLink:
         self.odometry = OdometrySource(node, self.kind, value(node, "odom_frame"), robot)
         self.sensors = ScaleSensors(node, robot, mapper)
         self.map_odom = MapToOdom(node, broadcaster)
+        self.chain = OdometryChain()  # where nobody else gives odometry
         self.without_odometry = 0  # frames
         self._start: Float[ndarray, "4 4"] | None = None  # T_map_base of the next piece
 
     def close(self) -> None:
         self.odometry.close()
         self.sensors.close()
+
+    def reset(self) -> None:
+        """Another session begins."""
+        self.map_odom.reset()
+        self.chain = OdometryChain()
 
     def begin_at(self, T_map_base: Float[ndarray, "4 4"]) -> None:
         """Where the robot is when the next image comes; the camera's place on it may come later."""
@@ -75,7 +82,8 @@ class RobotLink:
         if self.maps.withheld:
             return
         if self.kind == "none":
-            self.maps.publish_odometry(submap, self.broadcaster)
+            self.maps.publish_odometry(submap, self.chain.extend(submap), self.broadcaster)
+            self.map_odom.set(self.chain.T_map_odom)
             return
         newest: Any = zip(submap.stamps_ns, submap.T_submap_cam, strict=True)
         for stamp_ns, T_submap_cam in reversed(list(newest)):

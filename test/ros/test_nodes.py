@@ -187,4 +187,5 @@ def test_what_nodes_do_is_documented_and_allowed_by_the_policy(nodes, node):
         }
         services = {s.text.removeprefix("~/") for s in policy[name].iter("service")}
         assert offered <= services, f"{name}: {offered - services} is not allowed"
+    assert "odometry" not in published("mapping_node", "pub")  # that is the tracker's
     assert nodes.stop() == dict.fromkeys(TOPICS, 0)
