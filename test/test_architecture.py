@@ -16,7 +16,7 @@ COMMON = {"numpy", "jaxtyping"}
 ROOMS = {
     "geometry": (set(), {"scipy"}),
     "network": (set(), {"torch", "einops", "safetensors", "tqdm"}),
-    "tracking": ({"geometry"}, {"cv2", "scipy"}),
+    "tracking": ({"geometry"}, {"cv2", "scipy", "safetensors"}),
     "mapping": ({"geometry"}, {"scipy", "cv2", "gtsam", "yaml"}),
     "data": ({"geometry", "mapping"}, {"cv2", "rosbags", "yaml", "scipy"}),
     "evaluation": ({"geometry", "mapping", "tracking", "data"}, {"scipy", "cv2", "tqdm"}),

@@ -11,8 +11,9 @@ from jaxtyping import Float, UInt8
 from numpy import ndarray
 
 from scal3r_ros.geometry.keyframe import Keyframe
-from scal3r_ros.tracking.catching_up import CatchingUp, SeenImage
+from scal3r_ros.tracking.catching_up import CatchingUp
 from scal3r_ros.tracking.features import small_grey
+from scal3r_ros.tracking.messages import SeenImage
 from scal3r_ros.tracking.motion import Turn
 from scal3r_ros.tracking.tracker import Tracker
 from scal3r_ros.tracking.types import TrackedPose, TrackerConfig

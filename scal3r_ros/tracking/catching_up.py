@@ -9,34 +9,12 @@ import os
 import subprocess
 import sys
 from multiprocessing import Pipe
-from typing import NamedTuple
 
-from jaxtyping import Float, UInt8
-from numpy import ndarray
-
+from scal3r_ros.tracking.messages import TurnAsked, from_bytes, to_bytes
 from scal3r_ros.tracking.motion import Turn
 
 PROGRAM = "scal3r_ros.tracking.take_over"
 ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-
-
-class SeenImage(NamedTuple):
-    """As the tracker keeps it, small and grey."""
-
-    grey: UInt8[ndarray, "h w"]
-    K: Float[ndarray, "3 3"]  # pixels of `grey`
-    stamp_ns: int
-
-
-class TurnAsked(NamedTuple):
-    """The gyroscope is on the other side."""
-
-    begin_ns: int
-    end_ns: int
-
-
-class Ready(NamedTuple):
-    """For the next image."""
 
 
 class CatchingUp:
@@ -52,12 +30,12 @@ class CatchingUp:
             )
 
     def send(self, message: object) -> None:
-        self._connection.send(message)
+        self._connection.send_bytes(to_bytes(message))
 
     def receive(self, turn: Turn | None) -> object:
         """The next answer; questions about a turn are answered meanwhile."""
-        while isinstance(answer := self._connection.recv(), TurnAsked):
-            self._connection.send(turn(*answer) if turn is not None else None)
+        while isinstance(answer := from_bytes(self._connection.recv_bytes()), TurnAsked):
+            self.send(turn(*answer) if turn is not None else None)
         return answer
 
     def close(self) -> None:

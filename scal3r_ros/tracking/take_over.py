@@ -4,12 +4,13 @@ import os
 import signal
 import sys
 from multiprocessing.connection import Connection
+from typing import Any
 
 import cv2
 from jaxtyping import Float
 from numpy import ndarray
 
-from scal3r_ros.tracking.catching_up import Ready, TurnAsked
+from scal3r_ros.tracking.messages import Ready, TurnAsked, from_bytes, to_bytes
 from scal3r_ros.tracking.tracker import Tracker
 
 NICENESS = 5  # images go first
@@ -17,21 +18,27 @@ NICENESS = 5  # images go first
 
 def take_over(connection: Connection) -> None:
     """One keyframe, and the images that come meanwhile; None instead of one: give the tracker."""
-    tracker, keyframe = connection.recv()
-    assert isinstance(tracker, Tracker)
+
+    def receive() -> Any:
+        return from_bytes(connection.recv_bytes())
+
+    def send(message: object) -> None:
+        connection.send_bytes(to_bytes(message))
 
     def turn(begin_ns: int, end_ns: int) -> Float[ndarray, "3 3"] | None:
-        connection.send(TurnAsked(begin_ns, end_ns))
-        return connection.recv()
+        send(TurnAsked(begin_ns, end_ns))
+        return receive()
 
+    tracker, keyframe = receive()
+    assert isinstance(tracker, Tracker)
     tracker.turn = turn
     tracker.set_keyframe(keyframe)
-    connection.send(Ready())
-    while (seen := connection.recv()) is not None:
+    send(Ready())
+    while (seen := receive()) is not None:
         tracker.track_small(*seen)
-        connection.send(Ready())
+        send(Ready())
     tracker.turn = None
-    connection.send(tracker)
+    send(tracker)
 
 
 def main() -> None:
