@@ -27,7 +27,7 @@ TOPICS = {
         ("pub", "chunk", "scal3r_ros/Chunk", "reliable, all kept", "always; for map_node and recorders"),
         ("pub", "corrections", "scal3r_ros/Corrections", "reliable, latched", "loops, rescaling, loading"),
         ("pub", "keyframe", "scal3r_ros/Keyframe", "reliable 5", "for odometry_node"),
-        ("pub", "status", "scal3r_ros/Status", "reliable, latched", "2 Hz"),
+        ("pub", "status", "scal3r_ros/Status", "reliable, latched", "2 Hz, and when the state changes"),
         ("pub", "scale_estimate", "scal3r_ros/ScaleEstimate", "reliable 5", "what the scale source saw of a submap; with `scale_source`"),
         ("pub", "pose", "geometry_msgs/PoseWithCovarianceStamped", "reliable 5", "newest base in `map`"),
         ("pub", "path", "nav_msgs/Path", "reliable, latched", "keyframes, at most `path_max_poses`"),
@@ -39,7 +39,7 @@ TOPICS = {
         ("pub", "depth/edge_certainty", "sensor_msgs/Image", "reliable 5", "32FC1, 0 to 1, of the gate"),
         ("pub", "depth/preview/compressed", "sensor_msgs/CompressedImage", "reliable 5", "JPEG of the newest depth in colours, for thin networks"),
         ("pub", "odometry", "nav_msgs/Odometry", "reliable 50", "only `odom_source: none`: every keyframe, a chunk at a time"),
-        ("pub", "/diagnostics", "diagnostic_msgs/DiagnosticArray", "reliable 10", "1 Hz"),
+        ("pub", "/diagnostics", "diagnostic_msgs/DiagnosticArray", "reliable 10", "every `diagnostic_updater.period`, 1 s"),
         ("pub", "/tf", "tf2_msgs/TFMessage", "reliable 100", "map -> odom; with `odom_source: none` odom -> base too"),
     ),
     "odometry_node": (
@@ -49,7 +49,7 @@ TOPICS = {
         ("sub", "/tf, /tf_static", "tf2_msgs/TFMessage", "as tf2", "camera on the robot; whether somebody else publishes odom -> base"),
         ("pub", "odometry", "nav_msgs/Odometry", "reliable 50", "one for every image, stamp of the image; covariance grows while it coasts"),
         ("pub", "odometry_status", "scal3r_ros/Status", "reliable, latched", "2 Hz"),
-        ("pub", "/diagnostics", "diagnostic_msgs/DiagnosticArray", "reliable 10", "1 Hz"),
+        ("pub", "/diagnostics", "diagnostic_msgs/DiagnosticArray", "reliable 10", "every `diagnostic_updater.period`, 1 s"),
         ("pub", "/tf", "tf2_msgs/TFMessage", "reliable 100", "odom -> base at camera rate, never jumps"),
     ),
     "map_node": (

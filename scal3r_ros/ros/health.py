@@ -54,6 +54,7 @@ class MappingHealth:
         self._status: Any = None
         self._rates = Rates()
         self._seen = News(0, 0)
+        self._state_told = -1
         self._silence = ""  # the reason that was told last
         self._looked_s = 0.0
         self._dropped_told, self._load_told_s = 0, -LOAD_PERIOD_S
@@ -90,9 +91,11 @@ class MappingHealth:
         return News(now.discarded - before.discarded, now.interrupted - before.interrupted)
 
     def watch(self) -> None:
-        """Says that no image comes, again where the reason is another one, and now and then that
-        images are thinned."""
+        """Publishes another state at once. Says that no image comes, again where the reason is
+        another one, and now and then that images are thinned."""
         node = self.node
+        if node.state != self._state_told:
+            self.publish()
         if not node.idle_for(value(node, "watchdog_period")):
             self._silence = ""
         elif time.monotonic() - self._looked_s > SILENCE_PERIOD_S:
@@ -114,6 +117,7 @@ class MappingHealth:
 
     def publish(self) -> None:
         node, mapper = self.node, self.node.mapper
+        self._state_told = node.state
         counters, seconds = mapper.counters, mapper.counters.total_seconds
         newest = mapper.submaps[-1].T_map_submap if mapper.submaps else Sim3.identity()
         used, total = node.gpu_memory()

@@ -126,6 +126,20 @@ def test_diagnostic_updater_is_used(node):
     assert isinstance(ours(node), diagnostic_updater.Updater)
 
 
+def test_the_period_of_diagnostics_is_a_parameter_with_and_without_the_package(node):
+    from rclpy.node import Node
+    from rclpy.parameter import Parameter
+
+    from scal3r_ros.ros.fallback.diagnostics import FallbackUpdater, diagnostic_updater
+
+    for number, make in enumerate((FallbackUpdater, diagnostic_updater)):
+        wanted = Parameter("diagnostic_updater.period", value=0.25)
+        other = Node(f"updater_{number}", context=node.context, parameter_overrides=[wanted])
+        make(other)
+        assert [timer.timer_period_ns for timer in other.timers] == [250_000_000]
+        other.destroy_node()
+
+
 def test_tf_transformations_has_our_convention_of_quaternions():
     tf_transformations = pytest.importorskip(
         "tf_transformations", reason="tf_transformations is not installed"

@@ -11,7 +11,7 @@ from scal3r_ros.ros.running import STEADY
 
 logger = logging.getLogger(__name__)
 
-PERIOD_S = 1.0
+PERIOD, PERIOD_S = "diagnostic_updater.period", 1.0  # the parameter is the package's own
 
 
 class DiagnosticStatusWrapper(DiagnosticStatus):
@@ -28,14 +28,15 @@ Task = Callable[[Any], Any]
 
 
 class FallbackUpdater:
-    """As diagnostic_updater.Updater: publishes every task's status once a second."""
+    """As diagnostic_updater.Updater: publishes every task's status once a period."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
         self._tasks: dict[str, Task] = {}
         self._hardware = "none"
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        self._timer = node.create_timer(PERIOD_S, self.update, clock=STEADY)
+        period_s = float(node.declare_parameter(PERIOD, PERIOD_S).value or PERIOD_S)
+        self._timer = node.create_timer(period_s, self.update, clock=STEADY)
 
     def setHardwareID(self, name: str) -> None:
         self._hardware = name
