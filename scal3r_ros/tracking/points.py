@@ -24,6 +24,7 @@ class Points:
     xyz_odom: Float[ndarray, "n 3"]
     birth_uv: Float[ndarray, "n 2"]
     T_odom_birth: Float[ndarray, "n 4 4"]
+    doubt: Float[ndarray, " n"]  # relative deviation of the scale by which it became known
 
     @classmethod
     def none(cls) -> "Points":
@@ -33,7 +34,7 @@ class Points:
     def born(cls, uv: Float[ndarray, "n 2"], T_odom_cam: Float[ndarray, "4 4"]) -> "Points":
         """New corners of unknown depth."""
         poses = np.broadcast_to(T_odom_cam, (len(uv), 4, 4))
-        return cls(uv, np.full((len(uv), 3), np.nan), uv, poses)
+        return cls(uv, np.full((len(uv), 3), np.nan), uv, poses, np.zeros(len(uv)))
 
     def __len__(self) -> int:
         return len(self.uv)
@@ -43,17 +44,11 @@ class Points:
         return np.isfinite(self.xyz_odom[:, 0])
 
     def select(self, rows: Bool[ndarray, " n"]) -> "Points":
-        return Points(
-            self.uv[rows], self.xyz_odom[rows], self.birth_uv[rows], self.T_odom_birth[rows]
-        )
+        return Points(**{name: values[rows] for name, values in vars(self).items()})
 
     def joined(self, other: "Points") -> "Points":
-        return Points(
-            np.concatenate([self.uv, other.uv]),
-            np.concatenate([self.xyz_odom, other.xyz_odom]),
-            np.concatenate([self.birth_uv, other.birth_uv]),
-            np.concatenate([self.T_odom_birth, other.T_odom_birth]),
-        )
+        theirs = vars(other)
+        return Points(**{k: np.concatenate([v, theirs[k]]) for k, v in vars(self).items()})
 
     def shifted(self, T_new_odom: Float[ndarray, "4 4"]) -> "Points":
         """The same corners in a moved odom frame."""
@@ -97,9 +92,16 @@ class Points:
         return float(np.median(np.log(z[shared] / there[shared])))
 
     def triangulated(
-        self, T_odom_cam: Float[ndarray, "4 4"], K: Float[ndarray, "3 3"], min_parallax_rad: float
+        self,
+        T_odom_cam: Float[ndarray, "4 4"],
+        covariance: Float[ndarray, "6 6"],
+        K: Float[ndarray, "3 3"],
+        min_parallax_rad: float,
+        doubt: float,
     ) -> "Points":
-        """Unknown points that now have parallax become known; those that do not fit go."""
+        """Unknown points that now have parallax become known; those that do not fit go. Their scale
+        is doubted like that of the points that told the camera's way, and by how sure its position
+        is against the baseline."""
         rows = np.flatnonzero(~self.known)
         if not len(rows):
             return self
@@ -120,9 +122,12 @@ class Points:
         cam = ray[good] / inverse[good, None]
         xyz = self.xyz_odom.copy()
         xyz[rows[good]] = np.einsum("nij,nj->ni", birth[:, :3, :3], cam) + birth[:, :3, 3]
+        doubts = self.doubt.copy()
+        deviation = np.sqrt(np.trace(covariance[:3, :3]) / 3)
+        doubts[rows[good]] = np.hypot(doubt, deviation / np.linalg.norm(moved[good], axis=1))
         stay = np.ones(len(self), bool)
         stay[rows[ready & ~good]] = False
-        return replace(self, xyz_odom=xyz).select(stay)
+        return replace(self, xyz_odom=xyz, doubt=doubts).select(stay)
 
 
 def followed(

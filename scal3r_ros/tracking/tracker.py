@@ -133,9 +133,8 @@ class Tracker:
         waiting = self._history.after(source.stamp_ns, 2 * self.config.catch_up)
         self._history.images = [source]
         for image in waiting:
-            pose = self._measured(image.grey, image.stamp_ns) or self._coasted(image.stamp_ns)
-            self._last = pose
-            self._history.add(replace(image, T_odom_cam=pose.T_odom_cam))
+            self._last = self._measured(image.grey, image.stamp_ns) or self._coasted(image.stamp_ns)
+            self._history.add(replace(image, T_odom_cam=self._last.T_odom_cam))
 
     def _replay_to_here(self, points: Points, source: TrackedImage) -> None:
         """As `_replay`, but the present pose stays, and so does all else where only the replay is
@@ -205,11 +204,12 @@ class Tracker:
         keep = ~known
         keep[known] = found.inliers
         T = found.T_odom_cam
-        covariance = camera_pose.covariance_in_odom(found, T, self._floors)
         step = float(np.linalg.norm(T[:3, 3] - self._last.T_odom_cam[:3, 3]))
-        covariance = covariance + np.diag(np.repeat([(self._doubt * step) ** 2, 0.0], 3))
-        self._arrive(TrackedImage(stamp_ns, grey, T), points.select(keep))
+        self._doubt = float(points.doubt[known][found.inliers].mean())
+        floors = self._floors[0] + self._doubt * step, self._floors[1]
+        covariance = camera_pose.covariance_in_odom(found, T, floors)
         self._solved = TrackedPose(stamp_ns, T, covariance, "tracking", int(found.inliers.sum()))
+        self._arrive(TrackedImage(stamp_ns, grey, T), points.select(keep))
         return self._solved
 
     def _arrive(self, image: TrackedImage, points: Points) -> None:
@@ -259,16 +259,17 @@ class Tracker:
         return (uv - self._K[:2, 2]) / self._K[[0, 1], [0, 1]]
 
     def _solve(self, points: Points, guess: Float[ndarray, "4 4"]) -> camera_pose.CameraPose | None:
+        if len(points) < self.config.min_inliers:
+            return None
         xy = self._normalised(points.uv)
-        many = len(points) >= self.config.min_inliers
-        found = camera_pose.solve_pose(points.xyz_odom, xy, self._focal, guess) if many else None
-        enough = found is not None and found.inliers.sum() >= self.config.min_inliers
-        return found if enough else None
+        found = camera_pose.solve_pose(points.xyz_odom, xy, self._focal, guess)
+        return found if found and found.inliers.sum() >= self.config.min_inliers else None
 
     def _grown(self, points: Points, image: TrackedImage) -> Points:
         """Triangulates what has parallax by now; fills up with new corners."""
         assert image.T_odom_cam is not None
-        points = points.triangulated(image.T_odom_cam, self._K, self.config.min_parallax_rad)
+        known = image.T_odom_cam, self._solved.covariance, self._K
+        points = points.triangulated(*known, self.config.min_parallax_rad, self._doubt)
         self._unsearched += 1
         enough = len(points) > min(0.6 * self.config.features, REFILL * self._full)
         if enough and (len(points) > FEW_SHARE * self.config.features or self._unsearched < PAUSE):
@@ -291,8 +292,7 @@ class Tracker:
         assert self._solved is not None
         seconds = (stamp_ns - self._solved.stamp_ns) * 1e-9
         rates = [self.config.coast_translation * self._median_depth, self.config.coast_rotation_rad]
-        growth = np.diag(np.repeat(np.array(rates) * seconds, 3) ** 2)
-        covariance = self._solved.covariance + growth
+        covariance = self._solved.covariance + np.diag(np.repeat(rates, 3) * seconds) ** 2
         return TrackedPose(stamp_ns, self._predicted(stamp_ns), covariance, "coasting", 0)
 
     @property

@@ -280,3 +280,17 @@ def test_a_gyroscope_carries_a_turn_that_images_cannot_follow():
     assert abs(np.degrees(blind[5])) < 1.0  # the velocity was none
     np.testing.assert_allclose(known, angles[1:], atol=np.radians(0.5))
     assert np.degrees(abs(known[-1] - angles[-1])) < np.degrees(abs(blind[-1] - angles[-1]))
+
+
+def test_the_longer_ago_a_keyframe_told_lengths_the_more_a_step_is_doubted(walk):
+    """What odometry triangulates inherits its doubt; a new keyframe takes it away."""
+    tracker, deviations = Tracker(TrackerConfig()), []
+    for frame in walk.frames[:50]:
+        if frame.index in (1, 45):
+            tracker.set_keyframe(keyframe(walk, frame.index - 1))
+        pose = tracker.track(frame.image, frame.K, frame.stamp_ns)
+        if pose is not None:
+            deviations.append(np.sqrt(np.trace(pose.covariance[:3, :3])))
+    soon, late, told = deviations[1], deviations[43], deviations[45]
+    assert late > 1.5 * soon
+    assert told < 0.75 * late
