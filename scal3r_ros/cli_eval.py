@@ -63,6 +63,27 @@ def baselines(
 
 
 @app.command()
+def refinement(
+    sequences: Annotated[list[Path], typer.Argument(help="Folders with a groundtruth.txt.")],
+    model: Annotated[str, typer.Option(help="nano or scal3r")] = "nano",
+    checkpoint: Annotated[Path | None, typer.Option(help="Weights file.")] = None,
+    json_path: Json = None,
+) -> None:
+    """Trajectory with and without refinement, from the same predictions, and what it costs."""
+    from scal3r_ros.evaluation.ablation import ablate_refinement
+    from scal3r_ros.mapping.config import profile
+    from scal3r_ros.mapping.predictor import NetworkPredictor
+
+    result = {}
+    for folder in sequences:
+        network = NetworkPredictor.load(model, checkpoint)
+        result[folder.name] = ablate_refinement(folder, network, profile(model))
+        typer.echo(f"{folder.name}\n{json.dumps(result[folder.name], indent=1)}")
+    if json_path is not None:
+        json_path.write_text(json.dumps(result, indent=1) + "\n")
+
+
+@app.command()
 def world(
     weights: Annotated[Path, typer.Argument(help="Weights, .safetensors")],
     json_path: Json = None,

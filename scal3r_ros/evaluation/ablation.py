@@ -1,0 +1,79 @@
+"""What refinement buys: one sequence, mapped in several ways from the very same predictions."""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from scal3r_ros.data.sequence import open_sequence
+from scal3r_ros.data.tum import read_trajectory
+from scal3r_ros.evaluation.trajectory import evaluate
+from scal3r_ros.mapping.config import MapperConfig, RefinementConfig
+from scal3r_ros.mapping.mapper import Mapper
+from scal3r_ros.mapping.pipeline import map_sequence
+from scal3r_ros.mapping.prediction import Predictor
+from scal3r_ros.mapping.types import Chunk, Prediction
+
+WAYS = {
+    "network alone": RefinementConfig(enabled=False),
+    "every chunk on its own": RefinementConfig(carry=False, densify=False),
+    "carried from chunk to chunk": RefinementConfig(densify=False),
+    "and depth from flow (default)": RefinementConfig(),
+}
+
+
+class Remembered:
+    """Asks the network once for every chunk."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        self.predictor = predictor
+        self._answers: dict[tuple[int, ...], tuple[Prediction, object]] = {}
+
+    def initial_memory(self) -> object:
+        return self.predictor.initial_memory()
+
+    def predict(
+        self, chunk: Chunk, memory: object, *, write: bool = True
+    ) -> tuple[Prediction, object]:
+        key = tuple(frame.index for frame in chunk.frames)
+        if key not in self._answers:
+            prediction, memory = self.predictor.predict(chunk, memory, write=write)
+            self._answers[key] = prediction, memory
+        return self._answers[key]
+
+    def use_smaller_images(self) -> bool:
+        return self.predictor.use_smaller_images()
+
+
+class TimedMapper(Mapper):
+    refine_seconds = 0.0
+
+    def _refined(self, chunk: Chunk, prediction: Prediction) -> Prediction:
+        began = time.perf_counter()
+        refined = super()._refined(chunk, prediction)
+        self.refine_seconds += time.perf_counter() - began
+        return refined
+
+
+def ablate_refinement(
+    folder: Path, predictor: Predictor, config: MapperConfig
+) -> dict[str, dict[str, Any]]:
+    """Errors of the keyframes' trajectory after Sim(3) alignment, by way; the same keyframes."""
+    truth = read_trajectory(folder / "groundtruth.txt")
+    remembered, found = Remembered(predictor), {}
+    for way, refinement in tqdm(WAYS.items(), desc=folder.name):
+        mapper = TimedMapper(remembered, replace(config, refinement=refinement))
+        map_sequence(open_sequence(folder), mapper, None)
+        errors = evaluate(truth, dict(mapper.keyframe_stamped_poses()))
+        keyframes = mapper.counters.keyframes
+        found[way] = {
+            "keyframes": keyframes,
+            "ate m": round(errors.ate_rmse, 3),
+            "rpe m/s": round(errors.rpe_translation, 3),
+            "rpe deg/s": round(errors.rpe_rotation_deg, 2),
+            "loops": mapper.counters.loops,
+            "refinement ms a keyframe": round(1e3 * mapper.refine_seconds / keyframes, 1),
+        }
+    return found
