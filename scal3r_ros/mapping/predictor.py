@@ -42,7 +42,7 @@ NANO_WEIGHTS = Path(__file__).parent.parent / "weights" / "nano.safetensors"
 NANO_PATCHES = 108  # per frame, what the nano weights were trained at
 MAX_DEPTH = 1000.0  # submap units; beyond it nothing was measured
 SMALLER = 0.75  # width and height of images for want of memory, against those before
-SMALLEST = 0.4  # of the size that the weights were trained at
+SMALLEST = 0.4  # of the size that was asked for
 HOW_TO_GET = (
     "the published scal3r.pt is not part of this package: download it (`scal3r weights download`) "
     "and pass its path as the checkpoint"
@@ -214,8 +214,10 @@ class NetworkPredictor:
             patches = round(NANO_PATCHES * self._size**2)
             target = target_by_area(height, width, patches, patch)
         else:
-            wide = (asked or self.model.config.image_width) * self._size
-            target = target_by_width(height, width, round(wide / patch) * patch, patch)
+            wide = asked or self.model.config.image_width
+            if self._size < 1:
+                wide = round(wide * self._size / patch) * patch
+            target = target_by_width(height, width, wide, patch)
         return plan_crop(height, width, target, patch)
 
 
