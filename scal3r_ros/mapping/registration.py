@@ -123,10 +123,11 @@ def on_grid(submap: Submap, size: tuple[int, int]) -> Submap:
     have become smaller since."""
     if submap.depth.shape[1:] == size:
         return submap
-    rows, columns = (
-        ((np.arange(new) + 0.5) * old / new).astype(np.int64)
-        for new, old in zip(size, submap.depth.shape[1:], strict=True)
-    )
+    height, width = submap.depth.shape[1:]
+    v, u = ((np.arange(n) + 0.5) * old / n for n, old in zip(size, (height, width), strict=True))
+    rows, columns = v.astype(np.int64), u.astype(np.int64)
+    K = submap.K.copy()
+    K[:, :2, 2] -= [(columns + 0.5 - u).mean(), (rows + 0.5 - v).mean()]  # of the pixels' centres
     nearest = np.ix_(range(len(submap.depth)), rows, columns)
     return replace(
         submap,
@@ -134,7 +135,7 @@ def on_grid(submap: Submap, size: tuple[int, int]) -> Submap:
         confidence=submap.confidence[nearest],
         edge_certainty=submap.edge_certainty[nearest],
         thumbnails=submap.thumbnails[nearest],
-        K=scale_intrinsics(submap.K, submap.depth.shape[1:], size),
+        K=scale_intrinsics(K, (height, width), size),
     )
 
 

@@ -44,7 +44,6 @@ class Tracker:
         self._solved: TrackedPose | None = None  # the last one that was measured
         self._velocity = np.zeros(6)  # translation, rotation vector in cam, a second
         self._median_depth = 1.0
-        self._doubt = 0.0  # relative deviation of the scale of what is known
         self._full = self._unsearched = 0  # points after corners were sought last, images since
         self._unit: float | None = None  # of the keyframes' map
 
@@ -129,7 +128,6 @@ class Tracker:
         floor = camera_pose.covariance_in_odom(None, source.T_odom_cam, self._floors)
         self._last = TrackedPose(source.stamp_ns, source.T_odom_cam, floor, "tracking", len(points))
         self._points, self._source, self._solved = points, source, self._last
-        self._doubt = 0.0
         waiting = self._history.after(source.stamp_ns, 2 * self.config.catch_up)
         self._history.images = [source]
         for image in waiting:
@@ -173,7 +171,7 @@ class Tracker:
         T_shift = self._last.T_odom_cam @ invert_pose(solved.T_odom_cam)
         points = points.select(solved.inliers).shifted(T_shift)
         apart = self._points.apart_from(points, 0.015 * source.grey.shape[1])
-        self._points, self._source, self._doubt = points.joined(apart), source, 0.0
+        self._points, self._source = points.joined(apart), source
         return True
 
     def _repeated(self, grey: UInt8[ndarray, "h w"], stamp_ns: int) -> TrackedPose | None:
@@ -205,18 +203,18 @@ class Tracker:
         keep[known] = found.inliers
         T = found.T_odom_cam
         step = float(np.linalg.norm(T[:3, 3] - self._last.T_odom_cam[:3, 3]))
-        self._doubt = float(points.doubt[known][found.inliers].mean())
-        floors = self._floors[0] + self._doubt * step, self._floors[1]
+        doubt = float(points.doubt[known][found.inliers].mean())
+        floors = self._floors[0] + doubt * step, self._floors[1]
         covariance = camera_pose.covariance_in_odom(found, T, floors)
         self._solved = TrackedPose(stamp_ns, T, covariance, "tracking", int(found.inliers.sum()))
-        self._arrive(TrackedImage(stamp_ns, grey, T), points.select(keep))
+        self._arrive(TrackedImage(stamp_ns, grey, T), points.select(keep), doubt)
         return self._solved
 
-    def _arrive(self, image: TrackedImage, points: Points) -> None:
-        """What is seen from here is followed on."""
+    def _arrive(self, image: TrackedImage, points: Points, doubt: float) -> None:
+        """What is seen from here is followed on; `doubt` is that of the step's scale."""
         assert self._source is not None and image.T_odom_cam is not None
         self._velocity = velocity_between(self._source, image.T_odom_cam, image.stamp_ns)
-        self._source, self._points = image, self._grown(points, image)
+        self._source, self._points = image, self._grown(points, image, doubt)
 
     def _directed(self, image: TrackedImage, flow: Flow) -> TrackedPose | None:
         """Too few known points for a pose: all that is followed tells rotation and direction of the
@@ -233,8 +231,7 @@ class Tracker:
         if step is None or step[1].sum() < self.config.min_inliers:
             return None
         T, agree = step
-        self._doubt = GUESSED
-        self._arrive(replace(image, T_odom_cam=T), points.select(agree))
+        self._arrive(replace(image, T_odom_cam=T), points.select(agree), GUESSED)
         return replace(self._coasted(image.stamp_ns), T_odom_cam=T, inliers=int(agree.sum()))
 
     def _in_sight(
@@ -265,11 +262,11 @@ class Tracker:
         found = camera_pose.solve_pose(points.xyz_odom, xy, self._focal, guess)
         return found if found and found.inliers.sum() >= self.config.min_inliers else None
 
-    def _grown(self, points: Points, image: TrackedImage) -> Points:
+    def _grown(self, points: Points, image: TrackedImage, doubt: float) -> Points:
         """Triangulates what has parallax by now; fills up with new corners."""
         assert image.T_odom_cam is not None
         known = image.T_odom_cam, self._solved.covariance, self._K
-        points = points.triangulated(*known, self.config.min_parallax_rad, self._doubt)
+        points = points.triangulated(*known, self.config.min_parallax_rad, doubt)
         self._unsearched += 1
         enough = len(points) > min(0.6 * self.config.features, REFILL * self._full)
         if enough and (len(points) > FEW_SHARE * self.config.features or self._unsearched < PAUSE):

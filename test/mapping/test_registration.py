@@ -1,5 +1,7 @@
 """Two submaps of the same walk: their Sim(3), and what it is worth when some frames failed."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
@@ -8,7 +10,7 @@ from scal3r_ros.geometry.align import AlignmentError
 from scal3r_ros.geometry.camera import intrinsics, transform_points, unproject
 from scal3r_ros.geometry.sim3 import Sim3
 from scal3r_ros.mapping.config import RegistrationConfig
-from scal3r_ros.mapping.registration import points_of, register
+from scal3r_ros.mapping.registration import on_grid, points_of, register
 from scal3r_ros.mapping.types import Submap
 
 FRAMES, HEIGHT, WIDTH = 12, 30, 40
@@ -58,6 +60,24 @@ def test_clean_submaps_are_joined(pair):
     error = (TRUTH.inverse() @ edge.T_target_source).log()
     assert np.abs(error).max() < 0.01
     assert np.sqrt(1 / edge.information[6, 6]) < 0.05
+
+
+def test_submaps_of_other_image_sizes_are_joined(pair):
+    """One holds every second pixel of its images, exactly; the other is brought to that size."""
+    source, target = pair
+    maps = ("depth", "confidence", "edge_certainty", "thumbnails")
+    half = {name: getattr(source, name)[:, 1::2, 1::2] for name in maps}
+    K = source.K.copy()
+    K[:, :2] /= 2
+    K[:, :2, 2] -= 0.25  # pixel 1 is at 1.5, now at 0.5
+    _, expected, _ = points_of(target, [0])
+    _, seen, _ = points_of(on_grid(target, (HEIGHT // 2, WIDTH // 2)), [0])
+    every_second = expected.reshape(HEIGHT, WIDTH, 3)[1::2, 1::2]
+    np.testing.assert_allclose(seen.reshape(every_second.shape), every_second, atol=1e-9)
+    edge = register(replace(source, **half, K=K), target, RegistrationConfig())
+    error = (TRUTH.inverse() @ edge.T_target_source).log()
+    assert np.abs(error).max() < 0.01
+    assert edge.residual < 1.1 * register(*pair, RegistrationConfig()).residual
 
 
 def test_a_frame_whose_depth_failed_does_not_decide(pair):

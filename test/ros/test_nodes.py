@@ -7,13 +7,15 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from geometry_msgs.msg import TransformStamped
+from geometry_msgs.msg import PoseWithCovarianceStamped, TransformStamped
 from nav_msgs.msg import Odometry
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from std_srvs.srv import Trigger
+from tf2_msgs.msg import TFMessage
 
+from scal3r_ros.ros.conversions import pose_to_matrix, transform_to_matrix
 from scal3r_ros.ros.documents import TOPICS
-from scal3r_ros.ros.fallback.tf import static_transform_broadcaster
+from scal3r_ros.ros.fallback.tf import DYNAMIC, static_transform_broadcaster
 from scal3r_ros.ros.interfaces import Chunk, SaveMap, Status
 from test.conftest import OFFICE, ROOT
 
@@ -111,6 +113,8 @@ def test_three_nodes_on_a_robot(nodes, node, tmp_path):
 def test_without_a_tracker_the_mapper_gives_odometry_of_every_keyframe(nodes, node):
     status = latest(node, Status, "status")
     odometry = latest(node, Odometry, "odometry", 100)
+    poses = latest(node, PoseWithCovarianceStamped, "pose", 5)
+    transforms = latest(node, TFMessage, "/tf", DYNAMIC)
     nodes.start("mapping_node", odom_source="none", max_chunk_wait=1.0, image_queue_depth=60)
     node.until(lambda: status and status[-1].state == Status.WAITING, 90, "mapping_node up")
     nodes.start("image_publisher", sequence=OFFICE, rate=0.0, max_images=24, max_pending=12)
@@ -119,6 +123,16 @@ def test_without_a_tracker_the_mapper_gives_odometry_of_every_keyframe(nodes, no
     stamps = [m.header.stamp.sec * 10**9 + m.header.stamp.nanosec for m in odometry]
     assert stamps == sorted(set(stamps))
     assert np.isfinite([m.pose.pose.position.x for m in odometry]).all()
+    node.until(lambda: poses and poses[-1].header.stamp == odometry[-1].header.stamp, 20, "pose")
+    del transforms[:]
+    node.until(lambda: corrections(transforms), 20, "map -> odom")
+    T_map_odom = transform_to_matrix(corrections(transforms)[-1].transform)
+    T_odom_cam, T_map_cam = (pose_to_matrix(m[-1].pose.pose) for m in (odometry, poses))
+    np.testing.assert_allclose(T_map_odom @ T_odom_cam, T_map_cam, atol=1e-6)
+
+
+def corrections(messages: list) -> list:
+    return [t for m in messages for t in m.transforms if t.child_frame_id == "odom"]
 
 
 def test_a_command_waits_until_the_mapper_is_there(nodes, node, tmp_path):
