@@ -7,12 +7,12 @@ with them neither pure rotation nor a link of few features is a special case.
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 from scipy.linalg import cho_factor, cho_solve
-from scipy.sparse import csr_matrix
 from scipy.spatial.transform import Rotation
 
 from scal3r_ros.mapping.config import RefinementConfig
@@ -40,6 +40,15 @@ class BundleProblem:
     motion_sigma: Float[ndarray, "pairs 6"]  # rotation [rad], translation [submap units]
     interval: Float[ndarray, " pairs"]  # time between neighbouring frames over its median
     reference: int
+
+    @cached_property
+    def pairs(self) -> tuple[Int[ndarray, " n"], Int[ndarray, " k1"], Int[ndarray, "k 2"]]:
+        """Order of the observations by (anchor, frame), where each pair begins, the pairs."""
+        key = self.anchor[self.track] * len(self.focal) + self.frame
+        order = np.argsort(key, kind="stable")
+        names, first = np.unique(key[order], return_index=True)
+        pairs = np.stack(np.divmod(names, len(self.focal)), 1)
+        return order, np.append(first, len(key)), pairs
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,35 +178,61 @@ def _solve(
     pace: float,
 ) -> tuple[Float[ndarray, "s 6"], Float[ndarray, " m"]]:
     lin = linearise(problem, state)
-    s, m, n = len(state.T_submap_cam), len(state.log_depth), len(problem.frame)
+    s, m = len(state.T_submap_cam), len(state.log_depth)
     weight = np.sqrt(_huber_weight(np.linalg.norm(lin.residual, axis=1), config.huber_px))
-    r = (lin.residual * weight[:, None]).reshape(-1)
-    blocks = np.concatenate([lin.d_anchor, lin.d_frame], axis=2) * weight[:, None, None]
-    frames = np.stack([problem.anchor[problem.track], problem.frame], 1)
-    columns = (frames[:, :, None] * 6 + np.arange(6)).reshape(n, 1, 12)
-    columns = np.broadcast_to(columns, (n, 2, 12)).reshape(-1)
-    starts = np.arange(2 * n + 1)
-    J_pose = csr_matrix((blocks.reshape(-1), columns, starts * 12), shape=(2 * n, 6 * s))
-    d_depth = (lin.d_depth * weight[:, None]).reshape(-1)
-    J_depth = csr_matrix((d_depth, np.repeat(problem.track, 2), starts), shape=(2 * n, m))
-    H = (J_pose.T @ J_pose).toarray()
-    g = J_pose.T @ r
+    r = lin.residual * weight[:, None]
+    d_pose = np.concatenate([lin.d_anchor, lin.d_frame], axis=2) * weight[:, None, None]
+    d_depth = lin.d_depth * weight[:, None]
+    H, g = _pose_blocks(problem, d_pose, r, s)
     away = (state.log_depth - problem.log_depth_prior) / problem.depth_sigma
     pull = _huber_weight(np.abs(away), PRIOR_DEPTH_HUBER) / problem.depth_sigma
-    h = np.bincount(problem.track, (lin.d_depth**2).sum(1) * weight**2, m)
+    h = np.bincount(problem.track, (d_depth**2).sum(1), m)
     h = (h + pull / problem.depth_sigma) * (1 + damping) + 1e-9
-    g_depth = J_depth.T @ r + pull * away
-    W = (J_depth.T @ J_pose).tocsr()
+    g_depth = np.bincount(problem.track, (d_depth * r).sum(1), m) + pull * away
+    W = _depth_rows(problem, d_pose, d_depth, s)
     _add_motion_prior(problem, state, H, g)
     _add_leap_prior(problem, state, config, pace, H, g)
     H += np.diag(np.diag(H) * damping + 1e-9)
-    H -= (W.T @ W.multiply(1 / h[:, None])).toarray()
+    H -= W.T @ (W / h[:, None])
     g -= W.T @ (g_depth / h)
     free = np.delete(np.arange(6 * s), np.arange(6) + 6 * problem.reference)
     step = np.zeros(6 * s)
     step[free] = -cho_solve(cho_factor(H[np.ix_(free, free)]), g[free])
     step_depth = -(g_depth + W @ step) / h
     return step.reshape(s, 6), np.clip(step_depth, -MAX_STEP, MAX_STEP)
+
+
+def _pose_blocks(
+    problem: BundleProblem, d_pose: Float[ndarray, "n 2 12"], r: Float[ndarray, "n 2"], frames: int
+) -> tuple[Float[ndarray, "p p"], Float[ndarray, " p"]]:
+    """Normal matrix and gradient of the poses: one product for every pair of anchor and frame."""
+    H, g = np.zeros((frames, 6, frames, 6)), np.zeros((frames, 6))
+    order, starts, pairs = problem.pairs
+    rows = np.concatenate([d_pose, r[:, :, None]], axis=2)[order].reshape(-1, 13)
+    for begin, end, (a, b) in zip(2 * starts[:-1], 2 * starts[1:], pairs, strict=True):
+        M = rows[begin:end].T @ rows[begin:end]
+        H[a, :, a] += M[:6, :6]
+        H[a, :, b] += M[:6, 6:12]
+        H[b, :, a] += M[6:12, :6]
+        H[b, :, b] += M[6:12, 6:12]
+        g[a] += M[:6, 12]
+        g[b] += M[6:12, 12]
+    return H.reshape(6 * frames, 6 * frames), g.reshape(-1)
+
+
+def _depth_rows(
+    problem: BundleProblem,
+    d_pose: Float[ndarray, "n 2 12"],
+    d_depth: Float[ndarray, "n 2"],
+    frames: int,
+) -> Float[ndarray, "m p"]:
+    """Mixed derivatives of every track's depth and all poses."""
+    mixed = np.einsum("nki,nk->ni", d_pose, d_depth)
+    W = np.zeros((len(problem.anchor), frames, 6))
+    W[problem.track, problem.frame] = mixed[:, 6:]  # a track is seen once in a frame
+    tracks, first = np.unique(problem.track, return_index=True)
+    W[tracks, problem.anchor[tracks]] += np.add.reduceat(mixed[:, :6], first)
+    return W.reshape(len(W), -1)
 
 
 def _moved(

@@ -8,7 +8,7 @@ from jaxtyping import Float, Float32, Int, UInt8
 from numpy import ndarray
 
 from scal3r_ros.mapping.config import RefinementConfig
-from scal3r_ros.mapping.dense_flow import FlowDepth, flow_depths
+from scal3r_ros.mapping.dense_flow import DenseMatcher, FlowDepth, View
 from scal3r_ros.mapping.landmarks import Landmarks
 from scal3r_ros.mapping.types import Chunk, Prediction
 
@@ -21,25 +21,33 @@ FINE_PX = 2  # radius of the last, finest window
 
 
 def correct_depth(
-    chunk: Chunk, prediction: Prediction, landmarks: Landmarks, config: RefinementConfig
+    chunk: Chunk,
+    prediction: Prediction,
+    landmarks: Landmarks,
+    matcher: DenseMatcher,
+    config: RefinementConfig,
 ) -> Prediction:
     """Depth and confidence of every frame; frames without landmarks keep theirs."""
     height, width = prediction.depth.shape[1:]
     greys = [small_grey(frame.image, height, width) for frame in chunk.frames]
     T = prediction.T_submap_cam
-    dense = flow_depths(greys, prediction.K, T) if config.densify else [None] * len(greys)
+    views = [
+        View(f.index, grey, K, pose)
+        for f, grey, K, pose in zip(chunk.frames, greys, prediction.K, T, strict=True)
+    ]
+    dense = matcher.flow_depths(views) if config.densify else [None] * len(greys)
     z = landmarks.depths(T)
     depth, confidence = prediction.depth.copy(), prediction.confidence.copy()
     trust = np.minimum(1.0, landmarks.parallax_rad / (2 * config.min_parallax_rad)) ** 2
     trust[landmarks.parallax_rad < config.min_parallax_rad] = 0.0
-    for i, grey in enumerate(greys):
+    for i, flow in enumerate(dense):
         use = (landmarks.frame == i) & (z > 0) & (trust[landmarks.track] > 0)
         uv = landmarks.xy[use] * prediction.K[i, [0, 1], [0, 1]] + prediction.K[i, :2, 2]
-        residual, weight = _samples(depth[i], uv, np.log(z[use]), dense[i])
+        residual, weight = _samples(depth[i], uv, np.log(z[use]), flow)
         weight = _splat(weight, uv, LANDMARK_WEIGHT * trust[landmarks.track[use]])
         if np.count_nonzero(weight) < MIN_SAMPLES:
             continue
-        field, support = correction_field(depth[i], grey, residual, weight, config)
+        field, support = correction_field(depth[i], greys[i], residual, weight, config)
         depth[i] *= np.exp(field)
         confidence[i] = 1 + (confidence[i] - 1) * (0.3 + support)
     return replace(prediction, depth=depth, confidence=confidence)
@@ -130,7 +138,9 @@ def _robust(
     value: Float32[ndarray, "h w"], weight: Float32[ndarray, "h w"]
 ) -> Float32[ndarray, "h w"]:
     """Weights (Cauchy) against samples that no correction so far explains."""
-    spread = max(1.5 * float(np.median(np.abs(value[weight > 0]))), 0.02)
+    sample = value[::2, ::2][weight[::2, ::2] > 0]
+    sample = sample if len(sample) else value[weight > 0]
+    spread = max(1.5 * float(np.median(np.abs(sample))), 0.02)
     return (weight / (1 + (value / (2 * spread)) ** 2)).astype(np.float32)
 
 

@@ -12,6 +12,7 @@ from scipy.sparse.csgraph import connected_components
 
 from scal3r_ros.mapping.config import RefinementConfig
 from scal3r_ros.mapping.local_features import LocalFeatures, local_features, match_features
+from scal3r_ros.mapping.types import Frame
 
 WINDOW = (17, 17)  # pixels of the Lucas-Kanade template
 LEVELS = 4  # of the pyramid above the image: steps of 60 pixels are followed
@@ -43,52 +44,86 @@ class FeatureTracks:
         return FeatureTracks(self.frame[keep], track, self.uv[keep], len(names), self.size)
 
 
-def track_features(
-    images: Sequence[UInt8[ndarray, "h w 3"]], config: RefinementConfig
-) -> FeatureTracks:
+@dataclass(eq=False)
+class TrackedFrame:
+    """A keyframe with the corners that were followed into it or born there."""
+
+    name: int
+    grey: UInt8[ndarray, "h w"]
+    names: Int[ndarray, " n"]
+    uv: Float[ndarray, "n 2"]  # cv2's pixels, centres at integers
+    weak: bool  # most corners were lost on the way here
+    sift: LocalFeatures | None = None  # once somebody asks
+
+    def features(self) -> LocalFeatures:
+        if self.sift is None:
+            self.sift = local_features(self.grey, SIFT_FEATURES, SIFT_CONTRAST)
+        return self.sift
+
+
+class FeatureTracker:
     """Shi-Tomasi corners by pyramidal Lucas-Kanade, checked backward and by epipolar lines.
 
     Frames between which most corners are lost (blur, a sudden turn, a wide baseline) are bridged
-    by SIFT matches, in tracks of their own.
+    by SIFT matches, in tracks of their own. Frames that a chunk shares with the one before are not
+    followed again.
     """
-    greys = _greys(images, config.max_width)
-    uv = np.zeros((0, 2), np.float32)  # cv2's pixels, centres at integers
-    names = np.zeros(0, np.int64)
-    observed: list[tuple[int, Int[ndarray, " n"], Float[ndarray, "n 2"]]] = []
-    born = 0
-    weak: list[int] = []
-    for k, grey in enumerate(greys):
-        if k > 0:
-            moved, kept = follow(greys[k - 1], grey, uv)
-            if kept.sum() < WEAK_COUNT:
-                weak.append(k)
-            uv, names = moved[kept], names[kept]
+
+    def __init__(self) -> None:
+        self._frames: list[TrackedFrame] = []  # of the chunk before
+        self._born = 0
+
+    def track(self, frames: Sequence[Frame], config: RefinementConfig) -> FeatureTracks:
+        """Tracks through the frames; their index is their name."""
+        done = self._known(frames, config)
+        for frame in frames[len(done) :]:
+            done.append(self._tracked(frame, done[-1] if done else None, config))
+        self._frames = done
+        bridges = _bridges(done)
+        observed = [(k, f.names, f.uv + 0.5) for k, f in enumerate(done)]
+        observed += [(k, self._born + names, uv) for k, names, uv in bridges]
+        frame = np.concatenate([np.full(len(n), k) for k, n, _ in observed])
+        _, track = np.unique(np.concatenate([n for _, n, _ in observed]), return_inverse=True)
+        pixels = np.concatenate([p for _, _, p in observed]).astype(np.float64)
+        order = np.lexsort((frame, track))
+        count = int(track.max()) + 1 if len(track) else 0
+        size = (done[0].grey.shape[0], done[0].grey.shape[1])
+        tracks = FeatureTracks(frame[order], track[order], pixels[order], count, size)
+        return tracks.select(np.ones(len(order), bool))
+
+    def _known(self, frames: Sequence[Frame], config: RefinementConfig) -> list[TrackedFrame]:
+        """What is left of the chunk before, where it is the beginning of this one."""
+        names = [f.name for f in self._frames]
+        first = names.index(frames[0].index) if frames[0].index in names else len(names)
+        left = self._frames[first:]
+        same = names[first:] == [f.index for f in frames[: len(left)]]
+        sized = all(f.grey.shape == _size(frames[0].image, config.max_width)[::-1] for f in left)
+        return left if same and sized else []
+
+    def _tracked(
+        self, frame: Frame, before: TrackedFrame | None, config: RefinementConfig
+    ) -> TrackedFrame:
+        grey, weak = _grey(frame.image, config.max_width), False
+        uv, names = np.zeros((0, 2), np.float32), np.zeros(0, np.int64)
+        if before is not None:
+            moved, kept = follow(before.grey, grey, before.uv)
+            uv, names, weak = moved[kept], before.names[kept], bool(kept.sum() < WEAK_COUNT)
         fresh = spread_corners(grey, uv, config)
-        names = np.concatenate([names, born + np.arange(len(fresh))])
-        born += len(fresh)
-        uv = np.concatenate([uv, fresh])
-        observed.append((k, names, uv + 0.5))
-    bridges, count = _bridges(greys, weak)
-    observed += [(k, born + names, uv) for k, names, uv in bridges]
-    born += count
-    frame = np.concatenate([np.full(len(n), k) for k, n, _ in observed])
-    track = np.concatenate([n for _, n, _ in observed])
-    pixels = np.concatenate([p for _, _, p in observed]).astype(np.float64)
-    order = np.lexsort((frame, track))
-    height, width = greys[0].shape
-    tracks = FeatureTracks(frame[order], track[order], pixels[order], born, (height, width))
-    return tracks.select(np.ones(len(order), bool))
+        names = np.concatenate([names, self._born + np.arange(len(fresh))])
+        self._born += len(fresh)
+        return TrackedFrame(frame.index, grey, names, np.concatenate([uv, fresh]), weak)
 
 
 def _bridges(
-    greys: Sequence[UInt8[ndarray, "h w"]], weak: Sequence[int]
-) -> tuple[list[tuple[int, Int[ndarray, " n"], Float[ndarray, "n 2"]]], int]:
+    tracked: Sequence[TrackedFrame],
+) -> list[tuple[int, Int[ndarray, " n"], Float[ndarray, "n 2"]]]:
     """SIFT tracks over the links into weak frames, and from their neighbours past them:
-    (frame, track, pixels) of every frame that takes part, and the number of tracks."""
+    (frame, track, pixels) of every frame that takes part."""
+    weak = [k for k, frame in enumerate(tracked) if frame.weak]
     links = {(i, j) for k in weak for i, j in ((k - 1, k), (k - 2, k), (k - 1, k + 1))}
-    links = sorted((i, j) for i, j in links if i >= 0 and j < len(greys))
+    links = sorted((i, j) for i, j in links if i >= 0 and j < len(tracked))
     frames = sorted({k for link in links for k in link})
-    features = {k: local_features(greys[k], SIFT_FEATURES, SIFT_CONTRAST) for k in frames}
+    features = {k: tracked[k].features() for k in frames}
     sizes = [len(features[k].uv) for k in frames]
     first = dict(zip(frames, np.cumsum([0, *sizes[:-1]]), strict=False))
     edges = [np.zeros((2, 0), np.int64)]
@@ -98,12 +133,12 @@ def _bridges(
     a, b = np.concatenate(edges, axis=1)
     total = sum(sizes)
     graph = coo_matrix((np.ones(len(a)), (a, b)), shape=(total, total))
-    count, track = connected_components(graph, directed=False)
+    _, track = connected_components(graph, directed=False)
     tracks = []
     for k in frames:
         names, row = np.unique(track[first[k] :][: len(features[k].uv)], return_index=True)
         tracks.append((k, names.astype(np.int64), features[k].uv[row]))
-    return tracks, count
+    return tracks
 
 
 def _bridged(a: LocalFeatures, b: LocalFeatures) -> tuple[Int[ndarray, " n"], Int[ndarray, " n"]]:
@@ -182,16 +217,15 @@ def _cells(
     return row * CELLS + column
 
 
-def _greys(
-    images: Sequence[UInt8[ndarray, "h w 3"]], max_width: int
-) -> list[UInt8[ndarray, "h2 w2"]]:
-    height, width = images[0].shape[:2]
+def _size(image: UInt8[ndarray, "h w 3"], max_width: int) -> tuple[int, int]:
+    """(width, height) at which is tracked."""
+    height, width = image.shape[:2]
     scale = min(1.0, max_width / max(height, width))
-    size = (round(width * scale), round(height * scale))
-    greys = []
-    for image in images:
-        grey = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
-        if (grey.shape[1], grey.shape[0]) != size:
-            grey = np.asarray(cv2.resize(grey, size, interpolation=cv2.INTER_AREA))
-        greys.append(grey)
-    return greys
+    return round(width * scale), round(height * scale)
+
+
+def _grey(image: UInt8[ndarray, "h w 3"], max_width: int) -> UInt8[ndarray, "h2 w2"]:
+    grey, size = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)), _size(image, max_width)
+    if (grey.shape[1], grey.shape[0]) == size:
+        return grey
+    return np.asarray(cv2.resize(grey, size, interpolation=cv2.INTER_AREA))

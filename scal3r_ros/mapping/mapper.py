@@ -21,7 +21,7 @@ from scal3r_ros.mapping.loop_closure import LoopDetector
 from scal3r_ros.mapping.point_map import PointMap
 from scal3r_ros.mapping.pose_graph import PoseGraph
 from scal3r_ros.mapping.prediction import Predictor
-from scal3r_ros.mapping.refinement import refine
+from scal3r_ros.mapping.refinement import Refiner
 from scal3r_ros.mapping.registration import overlap_edges
 from scal3r_ros.mapping.scale import MetricScale
 from scal3r_ros.mapping.shelf import Shelf
@@ -61,6 +61,7 @@ class Mapper:
         self.counters = Counters()
         self.stream = ChunkStream(self.config, self.counters)
         self.memory = self.predictor.initial_memory()
+        self.refiner = Refiner()
         self.graph = PoseGraph(self.config.graph)
         self.shelf = Shelf(self.config.storage.folder)
         self.loop_detector = LoopDetector(self.config.loops, self.shelf)
@@ -174,7 +175,7 @@ class Mapper:
         if not self.config.refinement.enabled:
             return prediction
         carried = carried_from(self.submaps[-1], chunk, prediction) if self._carries else None
-        refined, report = refine(chunk, prediction, self.config.refinement, carried)
+        refined, report = self.refiner.refine(chunk, prediction, self.config.refinement, carried)
         self._carries = report.start != "none"  # what was not refined is not worth carrying
         logger.debug("chunk %d: %s", chunk.index, report)
         return refined

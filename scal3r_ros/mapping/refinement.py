@@ -16,8 +16,9 @@ from scal3r_ros.geometry.sim3 import invert_pose
 from scal3r_ros.mapping.bundle import BundleProblem, BundleState, adjust, points, residuals
 from scal3r_ros.mapping.carried import Carried, carry_over
 from scal3r_ros.mapping.config import RefinementConfig
+from scal3r_ros.mapping.dense_flow import DenseMatcher
 from scal3r_ros.mapping.depth_correction import correct_depth
-from scal3r_ros.mapping.feature_tracks import FeatureTracks, track_features
+from scal3r_ros.mapping.feature_tracks import FeatureTracker, FeatureTracks
 from scal3r_ros.mapping.initial_poses import (
     DEPTH_SIGMA,
     Observations,
@@ -29,6 +30,7 @@ from scal3r_ros.mapping.initial_poses import (
 from scal3r_ros.mapping.landmarks import Landmarks
 from scal3r_ros.mapping.types import Chunk, Prediction
 
+GOOD_COST = 1.0  # of an observation, on the average: a start that fits
 TRIAL_ITERATIONS = 4  # of every start before one is chosen
 ITERATIONS = 10
 OUTLIER_PX = (5.0, 2.5)  # after the first and the second round
@@ -49,50 +51,56 @@ class RefinementReport:
     seconds: float = 0.0
 
 
-def refine(
-    chunk: Chunk,
-    prediction: Prediction,
-    config: RefinementConfig,
-    carried: Carried | None = None,
-) -> tuple[Prediction, RefinementReport]:
-    """Bundle adjustment from the best of three starts, then depth by its landmarks; in the unit of
-    what was carried over, else the network's."""
-    began = time.perf_counter()
-    known = 0
-    if carried is not None and config.carry:
-        prediction, known = carry_over(prediction, carried, chunk.reference), len(carried)
-    if len(chunk.frames) < 2:
-        return prediction, RefinementReport("none", "a single frame")
-    tracks = track_features([frame.image for frame in chunk.frames], config)
-    if tracks.count < config.min_tracks:
-        return prediction, RefinementReport("none", "too few tracks", tracks.count)
-    observations = _observe(chunk, prediction, tracks)
-    start, state = _best_start(chunk, prediction, observations, config, known)
-    kept = observations
-    for limit in OUTLIER_PX:
-        problem = _problem(chunk, prediction, kept, config, known)
-        state, _ = adjust(problem, state, config, ITERATIONS)
-        kept, state = _without_outliers(kept, problem, state, limit)
-        if kept.tracks.count < config.min_tracks:
-            return prediction, RefinementReport("none", "tracks disagree", tracks.count)
-    landmarks = _landmarks(_problem(chunk, prediction, kept, config, known), kept, state)
-    refined = replace(prediction, T_submap_cam=state.T_submap_cam)
-    if not known:
-        refined, landmarks = _in_network_scale(refined, landmarks, config)
-    good = landmarks.parallax_rad > config.min_parallax_rad
-    if good.sum() >= config.min_tracks:
-        refined = correct_depth(chunk, refined, landmarks, config)
-    parallax_px = float(np.median(landmarks.parallax_rad)) * float(kept.focal.mean())
-    report = RefinementReport(
-        start=start,
-        reason="rotation" if parallax_px < STILL_PX else "",
-        tracks=tracks.count,
-        landmarks=int(good.sum()),
-        inliers=len(kept.xy) / len(observations.xy),
-        rms_px=landmarks.rms_px,
-        seconds=time.perf_counter() - began,
-    )
-    return refined, report
+class Refiner:
+    """Remembers what it followed and matched in the frames that the next chunk shares."""
+
+    def __init__(self) -> None:
+        self._tracker, self._matcher = FeatureTracker(), DenseMatcher()
+
+    def refine(
+        self,
+        chunk: Chunk,
+        prediction: Prediction,
+        config: RefinementConfig,
+        carried: Carried | None = None,
+    ) -> tuple[Prediction, RefinementReport]:
+        """Bundle adjustment from the best start, then depth by its landmarks; in the unit of what
+        was carried over, else the network's."""
+        began = time.perf_counter()
+        known = 0
+        if carried is not None and config.carry:
+            prediction, known = carry_over(prediction, carried, chunk.reference), len(carried)
+        if len(chunk.frames) < 2:
+            return prediction, RefinementReport("none", "a single frame")
+        tracks = self._tracker.track(chunk.frames, config)
+        if tracks.count < config.min_tracks:
+            return prediction, RefinementReport("none", "too few tracks", tracks.count)
+        observations = _observe(chunk, prediction, tracks)
+        start, state = _best_start(chunk, prediction, observations, config, known)
+        kept = observations
+        for limit in OUTLIER_PX:
+            problem = _problem(chunk, prediction, kept, config, known)
+            state, _ = adjust(problem, state, config, ITERATIONS)
+            kept, state = _without_outliers(kept, problem, state, limit)
+            if kept.tracks.count < config.min_tracks:
+                return prediction, RefinementReport("none", "tracks disagree", tracks.count)
+        landmarks = _landmarks(_problem(chunk, prediction, kept, config, known), kept, state)
+        refined = replace(prediction, T_submap_cam=state.T_submap_cam)
+        refined, landmarks = _in_unit(refined, landmarks, config, known)
+        good = landmarks.parallax_rad > config.min_parallax_rad
+        if good.sum() >= config.min_tracks:
+            refined = correct_depth(chunk, refined, landmarks, self._matcher, config)
+        parallax_px = float(np.median(landmarks.parallax_rad)) * float(kept.focal.mean())
+        report = RefinementReport(
+            start=start,
+            reason="rotation" if parallax_px < STILL_PX else "",
+            tracks=tracks.count,
+            landmarks=int(good.sum()),
+            inliers=len(kept.xy) / len(observations.xy),
+            rms_px=landmarks.rms_px,
+            seconds=time.perf_counter() - began,
+        )
+        return refined, report
 
 
 def _observe(chunk: Chunk, prediction: Prediction, tracks: FeatureTracks) -> Observations:
@@ -163,24 +171,32 @@ def _best_start(
     config: RefinementConfig,
     known: int,
 ) -> tuple[str, BundleState]:
-    """The poses as they are, cameras placed against the depth and what is known, or five points: a
-    few iterations from each, the lowest robust cost wins."""
+    """Cameras placed against depth and what is known, five points, or the poses as they are: a few
+    iterations from each, the first that fits is taken, else the one of the lowest robust cost."""
     problem = _problem(chunk, prediction, observations, config, known)
     s = len(observations.focal)
     placed = np.arange(s) < known if known > chunk.reference else np.arange(s) == chunk.reference
     network = invert_pose(prediction.T_submap_cam[chunk.reference]) @ prediction.T_submap_cam
+
+    def five_points() -> Float[ndarray, "s 4 4"] | None:
+        T = poses_by_five_points(observations, problem.motion_prior)
+        return None if T is None else invert_pose(T[chunk.reference]) @ T
+
     starts = {
-        "network": network,
-        "depth": place_all(observations, network, placed, problem.motion_prior),
+        "depth": lambda: place_all(observations, network, placed, problem.motion_prior),
+        "five_points": five_points,
+        "network": lambda: network,
     }
-    five_points = poses_by_five_points(observations, problem.motion_prior)
-    if five_points is not None:
-        starts["five_points"] = invert_pose(five_points[chunk.reference]) @ five_points
     trials = {}
-    for name, T in starts.items():
+    for name, start in starts.items():
+        T = start()
+        if T is None:
+            continue
         depth = triangulate(observations, T, np.ones(s, bool))
         state = BundleState(T, np.log(depth))
         trials[name] = adjust(problem, state, config, TRIAL_ITERATIONS)
+        if trials[name][1] < GOOD_COST * len(observations.xy):
+            break
     best = min(trials, key=lambda name: trials[name][1])
     return best, trials[best][0]
 
@@ -218,15 +234,17 @@ def _landmarks(problem: BundleProblem, kept: Observations, state: BundleState) -
     )
 
 
-def _in_network_scale(
-    refined: Prediction, landmarks: Landmarks, config: RefinementConfig
+def _in_unit(
+    refined: Prediction, landmarks: Landmarks, config: RefinementConfig, known: int
 ) -> tuple[Prediction, Landmarks]:
-    """Scaled so that landmarks and predicted depths agree in the median."""
+    """Scaled so that landmarks and depths agree in the median: with the depths that were carried
+    over where there are any, else with the network's."""
     T = refined.T_submap_cam.copy()
     z = landmarks.depths(T)
     use = (z > 0) & (landmarks.predicted > 0)
     sure = use & (landmarks.parallax_rad > config.min_parallax_rad)[landmarks.track]
-    use = sure if sure.sum() >= config.min_tracks else use
+    carried = sure & (landmarks.frame < known)
+    use = next((u for u in (carried, sure) if u.sum() >= config.min_tracks), use)
     s = float(np.exp(np.median(np.log(landmarks.predicted[use] / z[use])))) if use.any() else 1.0
     T[:, :3, 3] *= s
     return replace(refined, T_submap_cam=T), replace(landmarks, xyz=landmarks.xyz * s)
