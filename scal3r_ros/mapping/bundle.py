@@ -8,6 +8,7 @@ with them neither pure rotation nor a link of few features is a special case.
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -206,18 +207,18 @@ def _pose_blocks(
     problem: BundleProblem, d_pose: Float[ndarray, "n 2 12"], r: Float[ndarray, "n 2"], frames: int
 ) -> tuple[Float[ndarray, "p p"], Float[ndarray, " p"]]:
     """Normal matrix and gradient of the poses: one product for every pair of anchor and frame."""
-    H, g = np.zeros((frames, 6, frames, 6)), np.zeros((frames, 6))
     order, starts, pairs = problem.pairs
     rows = np.concatenate([d_pose, r[:, :, None]], axis=2)[order].reshape(-1, 13)
-    for begin, end, (a, b) in zip(2 * starts[:-1], 2 * starts[1:], pairs, strict=True):
-        M = rows[begin:end].T @ rows[begin:end]
-        H[a, :, a] += M[:6, :6]
-        H[a, :, b] += M[:6, 6:12]
-        H[b, :, a] += M[6:12, :6]
-        H[b, :, b] += M[6:12, 6:12]
-        g[a] += M[:6, 12]
-        g[b] += M[6:12, 12]
-    return H.reshape(6 * frames, 6 * frames), g.reshape(-1)
+    products = np.empty((len(pairs), 13, 13))
+    for k, (begin, end) in enumerate(pairwise((2 * starts).tolist())):
+        np.matmul(rows[begin:end].T, rows[begin:end], out=products[k])
+    H, g = np.zeros((frames, frames, 6, 6)), np.zeros((frames, 6))
+    parts = slice(0, 6), slice(6, 12)  # of the anchor, of the frame
+    for i, row in enumerate(parts):
+        np.add.at(g, pairs[:, i], products[:, row, 12])
+        for j, column in enumerate(parts):
+            np.add.at(H, (pairs[:, i], pairs[:, j]), products[:, row, column])
+    return H.transpose(0, 2, 1, 3).reshape(6 * frames, 6 * frames), g.reshape(-1)
 
 
 def _depth_rows(

@@ -6,7 +6,8 @@ import pytest
 
 from scal3r_ros.geometry.camera import intrinsics
 from scal3r_ros.mapping.config import RefinementConfig
-from scal3r_ros.mapping.feature_tracks import WEAK_COUNT, follow, spread_corners, track_features
+from scal3r_ros.mapping.feature_tracks import WEAK_COUNT, FeatureTracker, follow, spread_corners
+from scal3r_ros.mapping.types import Frame
 from test.conftest import OFFICE
 
 CONFIG = RefinementConfig()
@@ -27,6 +28,14 @@ def turn(image: np.ndarray, degrees: float) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(cv2.warpPerspective(image, H, (width, height))), H
 
 
+def track_features(images: list[np.ndarray]):
+    return FeatureTracker().track(named(images), CONFIG)
+
+
+def named(images: list[np.ndarray], first: int = 0) -> list[Frame]:
+    return [Frame(first + i, i, image, None) for i, image in enumerate(images)]
+
+
 def errors(tracks, H: np.ndarray) -> np.ndarray:
     """Distance of every two-frame track from where the homography puts it, pixels."""
     first, second = (tracks.select(tracks.frame >= 0), tracks.frame)
@@ -39,7 +48,7 @@ def errors(tracks, H: np.ndarray) -> np.ndarray:
 
 def test_a_small_turn_is_followed_to_a_fraction_of_a_pixel(photograph):
     turned, H = turn(photograph, 2.0)
-    error = errors(track_features([photograph, turned], CONFIG), H)
+    error = errors(track_features([photograph, turned]), H)
     assert len(error) > 150
     assert np.median(error) < 0.15
 
@@ -51,7 +60,7 @@ def test_a_leap_with_blur_is_bridged(photograph):
     greys = [cv2.cvtColor(i, cv2.COLOR_RGB2GRAY) for i in (photograph, blurred)]
     corners = spread_corners(greys[0], np.zeros((0, 2), np.float32), CONFIG)
     assert follow(*greys, corners)[1].sum() < WEAK_COUNT
-    error = errors(track_features([photograph, blurred], CONFIG), H)
+    error = errors(track_features([photograph, blurred]), H)
     assert (error < 3).sum() > 30
     assert np.median(error) < 2
 
@@ -59,9 +68,36 @@ def test_a_leap_with_blur_is_bridged(photograph):
 def test_chance_matches_are_no_bridge(photograph):
     """Two different places: nothing is claimed to be the same."""
     other = cv2.imread(str(OFFICE / "images" / "000020.jpg"))
-    assert track_features([photograph, other], CONFIG).count < 5
+    assert track_features([photograph, other]).count < 5
 
 
 def test_images_of_nothing_give_no_tracks():
     black = np.zeros((120, 160, 3), np.uint8)
-    assert track_features([black] * 4, CONFIG).count == 0
+    assert track_features([black] * 4).count == 0
+
+
+def test_shared_frames_keep_their_tracks_and_are_not_followed_again(photograph):
+    """The chunk before saw five images; of the next one, which shares three, the pictures of the
+    shared frames are not even looked at."""
+    images = [turn(photograph, 1.5 * k)[0] for k in range(7)]
+    tracker = FeatureTracker()
+    before = tracker.track(named(images[:5]), CONFIG)
+    nothing = np.zeros_like(photograph)
+    after = tracker.track(named([nothing, nothing, nothing, *images[5:]], first=2), CONFIG)
+    seen_before = sorted(map(tuple, before.uv[before.frame == 3].tolist()))
+    seen_again = sorted(map(tuple, after.uv[after.frame == 1].tolist()))
+    assert len(set(seen_before) & set(seen_again)) > 0.9 * len(seen_before)
+    lengths = np.bincount(after.track)
+    assert (lengths == 5).sum() > 100  # from the shared frames into the new ones
+
+
+def test_other_frames_are_a_new_beginning(photograph):
+    images = [turn(photograph, 1.5 * k)[0] for k in range(4)]
+    tracker = FeatureTracker()
+    tracker.track(named(images), CONFIG)
+    apart = tracker.track(named(images, first=9), CONFIG)
+    fresh = FeatureTracker().track(named(images), CONFIG)
+    np.testing.assert_array_equal(apart.uv, fresh.uv)
+    tracker.track(named(images), CONFIG)
+    small = [image[::2, ::2] for image in images]  # the camera's size changed
+    assert tracker.track(named(small), CONFIG).size == (small[0].shape[0], small[0].shape[1])

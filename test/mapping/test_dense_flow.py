@@ -1,0 +1,79 @@
+"""Depth by optical flow on a rendered walk whose depth and poses are known."""
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scal3r_ros.mapping.dense_flow import DenseMatcher, Match, View, _sorted, grid, triangulated
+
+
+@pytest.fixture(scope="module")
+def views(walk) -> list[View]:
+    return [
+        View(f.index, cv2.cvtColor(f.image, cv2.COLOR_RGB2GRAY), f.K, walk.T_world_cam[f.index])
+        for f in walk.frames[8:40:4]
+    ]
+
+
+def test_flow_knows_how_far_it_is_off(views, walk):
+    """Depth for a good part of the pixels; half of the errors are within 0.7 of the deviation that
+    is claimed (0.67 for a normal distribution), nine of ten within two (1.64)."""
+    errors, claimed = [], []
+    for view, found in zip(views, DenseMatcher().flow_depths(views), strict=True):
+        truth = walk.clip.depth[view.name].numpy()
+        use = (found.information > 0) & (truth > 0)
+        error = np.abs(found.log_depth[use] - np.log(truth[use]))
+        errors.append(error * np.sqrt(found.information[use]))
+        claimed.append(use.mean())
+    errors = np.concatenate(errors)
+    assert np.mean(claimed) > 0.3
+    assert np.median(errors) < 0.7
+    assert np.quantile(errors, 0.9) < 2
+
+
+def test_a_true_match_gives_true_depth(views, walk):
+    """Without flow: every pixel's true position in the other view, from depth and pose."""
+    a, b = views[0], views[3]
+    height, width = a.grey.shape
+    depth = walk.clip.depth[a.name].numpy().astype(np.float64)
+    uv = np.concatenate([grid(height, width), np.ones((1, height, width))]).reshape(3, -1)
+    p = np.linalg.inv(a.K) @ uv * depth.reshape(-1)
+    T = np.linalg.inv(b.T_submap_cam) @ a.T_submap_cam
+    q = b.K @ (T[:3, :3] @ p + T[:3, 3:])
+    there = (q[:2] / q[2]).reshape(2, height, width).astype(np.float32)
+    log_depth, information = triangulated(Match(there, depth > 0), a, b)
+    use = information > 0
+    assert use.mean() > 0.5
+    np.testing.assert_allclose(np.exp(log_depth[use]), depth[use], rtol=5e-3)
+
+
+def test_a_camera_that_only_turns_learns_no_depth(views):
+    """Every view at the same place: there is no parallax to triangulate from."""
+    still = [View(v.name, v.grey, v.K, views[0].T_submap_cam) for v in views]
+    assert all((depth.information == 0).all() for depth in DenseMatcher().flow_depths(still))
+
+
+def test_shared_frames_are_matched_once_and_follow_new_poses(views):
+    """Matches are facts of images: known ones are used with whatever poses come, the pictures are
+    not matched again. Here the second chunk's are all alike, and its way is twice as long."""
+    matcher = DenseMatcher()
+    first = matcher.flow_depths(views[:6])
+    alike = views[0].grey
+    shared = []
+    for view in views[2:6]:
+        T = view.T_submap_cam.copy()
+        T[:3, 3] *= 2
+        shared.append(View(view.name, alike, view.K, T))
+    second = matcher.flow_depths(shared)
+    both = (first[3].information > 0) & (second[1].information > 0)
+    ratio = np.exp(second[1].log_depth[both] - first[3].log_depth[both])
+    assert both.mean() > 0.2
+    assert abs(np.median(ratio) - 2) < 0.05
+
+
+@given(st.integers(1, 6), st.integers(0, 2**31))
+def test_sorted_is_sorted(layers, seed):
+    x = np.random.default_rng(seed).normal(size=(layers, 3, 4)).astype(np.float32)
+    np.testing.assert_array_equal(_sorted(x.copy()), np.sort(x, axis=0))
