@@ -84,6 +84,31 @@ def refinement(
 
 
 @app.command()
+def loops(
+    sequences: Annotated[list[Path], typer.Argument(help="Folders with a groundtruth.txt.")],
+    radius: Annotated[float, typer.Option(help="Metres within which a place is the same.")] = 1.0,
+    model: Annotated[str, typer.Option(help="nano or scal3r")] = "nano",
+    checkpoint: Annotated[Path | None, typer.Option(help="Weights file.")] = None,
+    json_path: Json = None,
+) -> None:
+    """Loops that are found and missed, true and false; the camera recognised in its own map."""
+    from scal3r_ros.evaluation.loops import evaluate_loops, evaluate_relocalisation
+    from scal3r_ros.mapping.config import profile
+    from scal3r_ros.mapping.predictor import NetworkPredictor
+
+    result = {}
+    for folder in sequences:
+        network = NetworkPredictor.load(model, checkpoint)
+        result[folder.name] = {
+            "loops": evaluate_loops(folder, network, profile(model), radius),
+            "relocalisation": evaluate_relocalisation(folder, network, profile(model), radius),
+        }
+        typer.echo(f"{folder.name}\n{json.dumps(result[folder.name], indent=1)}")
+    if json_path is not None:
+        json_path.write_text(json.dumps(result, indent=1) + "\n")
+
+
+@app.command()
 def world(
     weights: Annotated[Path, typer.Argument(help="Weights, .safetensors")],
     json_path: Json = None,

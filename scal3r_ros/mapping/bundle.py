@@ -7,55 +7,28 @@ with them neither pure rotation nor a link of few features is a special case.
 """
 
 from dataclasses import dataclass, replace
-from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from numpy import ndarray
 from scipy.linalg import cho_factor, cho_solve
 from scipy.spatial.transform import Rotation
 
+from scal3r_ros.mapping.bundle_problem import BundleProblem, BundleState, huber, huber_weight
 from scal3r_ros.mapping.config import RefinementConfig
+from scal3r_ros.mapping.motion_priors import (
+    LEAP_HUBER,
+    add_leap_prior,
+    add_motion_prior,
+    leap,
+    motion_residual,
+)
 
 MIN_Z = 0.02  # of the median depth: nearer points would blow up the projection
 MAX_STEP = 0.7  # of a log depth in one iteration
 PRIOR_DEPTH_HUBER = 1.5  # sigmas
-LEAP_HUBER = 3.0  # sigmas
 MIN_PACE = 0.005  # of the median depth, between frames: slower is standing still
-
-
-@dataclass(frozen=True, eq=False)
-class BundleProblem:
-    """Observations beside the anchor's own, in frames other than it, sorted by track."""
-
-    frame: Int[ndarray, " n"]
-    track: Int[ndarray, " n"]
-    xy: Float[ndarray, "n 2"]  # normalised image coordinates
-    focal: Float[ndarray, "s 2"]  # pixels per unit of xy, by frame
-    anchor: Int[ndarray, " m"]  # frame whose ray holds the point
-    ray: Float[ndarray, "m 3"]  # z = 1, in the anchor's camera
-    log_depth_prior: Float[ndarray, " m"]
-    depth_sigma: Float[ndarray, " m"]  # of the log depth; infinity for none
-    motion_prior: Float[ndarray, "pairs 4 4"]  # T_previous_next
-    motion_sigma: Float[ndarray, "pairs 6"]  # rotation [rad], translation [submap units]
-    interval: Float[ndarray, " pairs"]  # time between neighbouring frames over its median
-    reference: int
-
-    @cached_property
-    def pairs(self) -> tuple[Int[ndarray, " n"], Int[ndarray, " k1"], Int[ndarray, "k 2"]]:
-        """Order of the observations by (anchor, frame), where each pair begins, the pairs."""
-        key = self.anchor[self.track] * len(self.focal) + self.frame
-        order = np.argsort(key, kind="stable")
-        names, first = np.unique(key[order], return_index=True)
-        pairs = np.stack(np.divmod(names, len(self.focal)), 1)
-        return order, np.append(first, len(key)), pairs
-
-
-@dataclass(frozen=True, eq=False)
-class BundleState:
-    T_submap_cam: Float[ndarray, "s 4 4"]
-    log_depth: Float[ndarray, " m"]  # in the anchor
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,21 +88,13 @@ def robust_cost(
     """Huber costs of all pixels and priors, in units of (pixel sigma = 1)."""
     pixel = np.linalg.norm(residuals(problem, state), axis=1)
     depth = np.abs(state.log_depth - problem.log_depth_prior) / problem.depth_sigma
-    motion = np.linalg.norm(_motion_residual(problem, state), axis=1)
+    motion = np.linalg.norm(motion_residual(problem, state), axis=1)
     return float(
-        _huber(pixel, config.huber_px).sum()
-        + _huber(depth, PRIOR_DEPTH_HUBER).sum()
-        + _huber(motion, 1.0).sum()
-        + _huber(np.linalg.norm(_leap(problem, state, config, pace), axis=1), LEAP_HUBER).sum()
+        huber(pixel, config.huber_px).sum()
+        + huber(depth, PRIOR_DEPTH_HUBER).sum()
+        + huber(motion, 1.0).sum()
+        + huber(np.linalg.norm(leap(problem, state, config, pace), axis=1), LEAP_HUBER).sum()
     )
-
-
-def _huber(x: Float[ndarray, " n"], delta: float) -> Float[ndarray, " n"]:
-    return np.where(x <= delta, 0.5 * x * x, delta * (x - 0.5 * delta))
-
-
-def _huber_weight(x: Float[ndarray, " n"], delta: float) -> Float[ndarray, " n"]:
-    return np.minimum(1.0, delta / np.maximum(x, 1e-12))
 
 
 def _in_camera(problem: BundleProblem, state: BundleState) -> Float[ndarray, "n 3"]:
@@ -180,19 +145,19 @@ def _solve(
 ) -> tuple[Float[ndarray, "s 6"], Float[ndarray, " m"]]:
     lin = linearise(problem, state)
     s, m = len(state.T_submap_cam), len(state.log_depth)
-    weight = np.sqrt(_huber_weight(np.linalg.norm(lin.residual, axis=1), config.huber_px))
+    weight = np.sqrt(huber_weight(np.linalg.norm(lin.residual, axis=1), config.huber_px))
     r = lin.residual * weight[:, None]
     d_pose = np.concatenate([lin.d_anchor, lin.d_frame], axis=2) * weight[:, None, None]
     d_depth = lin.d_depth * weight[:, None]
     H, g = _pose_blocks(problem, d_pose, r, s)
     away = (state.log_depth - problem.log_depth_prior) / problem.depth_sigma
-    pull = _huber_weight(np.abs(away), PRIOR_DEPTH_HUBER) / problem.depth_sigma
+    pull = huber_weight(np.abs(away), PRIOR_DEPTH_HUBER) / problem.depth_sigma
     h = np.bincount(problem.track, (d_depth**2).sum(1), m)
     h = (h + pull / problem.depth_sigma) * (1 + damping) + 1e-9
     g_depth = np.bincount(problem.track, (d_depth * r).sum(1), m) + pull * away
     W = _depth_rows(problem, d_pose, d_depth, s)
-    _add_motion_prior(problem, state, H, g)
-    _add_leap_prior(problem, state, config, pace, H, g)
+    add_motion_prior(problem, state, H, g)
+    add_leap_prior(problem, state, config, pace, H, g)
     H += np.diag(np.diag(H) * damping + 1e-9)
     H -= W.T @ (W / h[:, None])
     g -= W.T @ (g_depth / h)
@@ -243,66 +208,3 @@ def _moved(
     T[:, :3, :3] = T[:, :3, :3] @ Rotation.from_rotvec(step_pose[:, :3]).as_matrix()
     T[:, :3, 3] += step_pose[:, 3:]
     return replace(state, T_submap_cam=T, log_depth=state.log_depth + step_depth)
-
-
-def _motion_residual(problem: BundleProblem, state: BundleState) -> Float[ndarray, "pairs 6"]:
-    """(rotation, translation) between neighbours minus what was known before, in sigmas."""
-    T = state.T_submap_cam
-    R_previous = T[:-1, :3, :3].transpose(0, 2, 1)
-    turned = problem.motion_prior[:, :3, :3].transpose(0, 2, 1) @ R_previous @ T[1:, :3, :3]
-    rotation = Rotation.from_matrix(turned).as_rotvec()
-    moved = np.einsum("nij,nj->ni", R_previous, T[1:, :3, 3] - T[:-1, :3, 3])
-    difference = np.concatenate([rotation, moved - problem.motion_prior[:, :3, 3]], 1)
-    return difference / problem.motion_sigma
-
-
-def _add_motion_prior(
-    problem: BundleProblem,
-    state: BundleState,
-    H: Float[ndarray, "p p"],
-    g: Float[ndarray, " p"],
-) -> None:
-    """Adds to H and g in place; the derivative by the previous frame's rotation is left out of
-    the translation part, and d(rotation vector) is taken as identity: the prior is weak."""
-    r = _motion_residual(problem, state)
-    weight = _huber_weight(np.linalg.norm(r, axis=1), 1.0)
-    for k in range(len(r)):
-        R_previous = state.T_submap_cam[k, :3, :3].T
-        R_next_previous = state.T_submap_cam[k + 1, :3, :3].T @ state.T_submap_cam[k, :3, :3]
-        J = np.zeros((6, 12))
-        J[:3, :3], J[:3, 6:9] = -R_next_previous, np.eye(3)
-        J[3:, 3:6], J[3:, 9:] = -R_previous, R_previous
-        J /= problem.motion_sigma[k][:, None]
-        part = slice(6 * k, 6 * k + 12)
-        H[part, part] += weight[k] * J.T @ J
-        g[part] += weight[k] * J.T @ r[k]
-
-
-def _leap(
-    problem: BundleProblem, state: BundleState, config: RefinementConfig, pace: float
-) -> Float[ndarray, "turns 3"]:
-    """Change of the velocity at every inner frame, in sigmas."""
-    steps = np.diff(state.T_submap_cam[:, :3, 3], axis=0) / problem.interval[:, None]
-    return np.diff(steps, axis=0) / (config.prior_leap * pace)
-
-
-def _add_leap_prior(
-    problem: BundleProblem,
-    state: BundleState,
-    config: RefinementConfig,
-    pace: float,
-    H: Float[ndarray, "p p"],
-    g: Float[ndarray, " p"],
-) -> None:
-    """Adds to H and g in place; linear in the positions."""
-    r = _leap(problem, state, config, pace)
-    weight = _huber_weight(np.linalg.norm(r, axis=1), LEAP_HUBER)
-    for k in range(len(r)):
-        before, after = 1 / problem.interval[k], 1 / problem.interval[k + 1]
-        J = np.zeros((3, 18))
-        for frame, share in enumerate((before, -before - after, after)):
-            J[:, 6 * frame + 3 : 6 * frame + 6] = share * np.eye(3)
-        J /= config.prior_leap * pace
-        part = slice(6 * k, 6 * k + 18)
-        H[part, part] += weight[k] * J.T @ J
-        g[part] += weight[k] * J.T @ r[k]

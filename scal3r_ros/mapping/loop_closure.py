@@ -7,15 +7,16 @@ each other, and a rotation that the graph can believe.
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, Float16, Float32, UInt8
+from jaxtyping import Bool, Float, Float32, UInt8
 from numpy import ndarray
 
 from scal3r_ros.mapping.config import LoopConfig
 from scal3r_ros.mapping.place_match import PlaceMatch, View, match_places, view_of
+from scal3r_ros.mapping.places import Descriptors
 from scal3r_ros.mapping.pose_graph import PoseGraph
 from scal3r_ros.mapping.registration import shared_frames
 from scal3r_ros.mapping.shelf import Shelf, Shelved
@@ -39,7 +40,7 @@ class LoopCandidate:
     score: float
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class KeptKeyframe:
     """What verification needs of a keyframe: its compressed image."""
 
@@ -65,12 +66,12 @@ def keep(frame: Frame, submap: int, shelf: Shelf) -> KeptKeyframe:
 
 
 class LoopDetector:
-    """Exact search over all keyframe descriptors: a matrix product is enough for 10^5 of them."""
+    """Searches the descriptors of all keyframes, and judges what it finds by their images."""
 
     def __init__(self, config: LoopConfig, shelf: Shelf) -> None:
         self.config, self._shelf = config, shelf
         self.keyframes: list[KeptKeyframe] = []
-        self._descriptors: list[Float16[ndarray, " d"]] = []
+        self._descriptors = Descriptors(shelf)
         self.closed: list[tuple[int, int]] = []
 
     def add(
@@ -80,48 +81,52 @@ class LoopDetector:
         Places of another piece of the map count however recent: only a loop joins the pieces."""
         first = len(self.keyframes)
         for slot in range(0 if whole else submap.overlap, len(frames)):
-            kept = keep(frames[slot], submap.index, self._shelf)
+            kept = keep(self._sparing(frames[slot]), submap.index, self._shelf)
             self.take(kept, submap.descriptors[slot])
         found = self._candidates(first, graph.piece(submap.index), graph)
         return found[: self.config.per_chunk * (LOST_TRIES if whole else 1)]
 
+    def _sparing(self, frame: Frame) -> Frame:
+        """With the very K of the keyframe before where they are equal: a camera has one."""
+        K = self.keyframes[-1].frame.K if self.keyframes else None
+        same = K is not None and frame.K is not None and np.array_equal(K, frame.K)
+        return replace(frame, K=K) if same else frame
+
     def take(self, kept: KeptKeyframe, descriptor: Float32[ndarray, " d"]) -> None:
         """One more place to come back to."""
         self.keyframes.append(kept)
-        self._descriptors.append(descriptor.astype(np.float16))
+        self._descriptors.append(descriptor)
 
     def forget_from(self, first: int) -> None:
         """Drops the newest keyframes (of a chunk that was only localised)."""
-        del self.keyframes[first:], self._descriptors[first:]
+        del self.keyframes[first:]
+        self._descriptors.forget_from(first)
 
     def _candidates(self, first: int, piece: int | None, graph: PoseGraph) -> list[LoopCandidate]:
         others = np.array([graph.piece(k.submap) != piece for k in self.keyframes[:first]])
         if first < self.config.min_gap and not others.any():
             return []
-        everything = np.stack(self._descriptors).astype(np.float32)
-        # what all places have in common says nothing about this one
-        centred = everything - everything.mean(axis=0)
-        centred /= np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-9)
+        around = max(0, first - 4)
+        likeness = self._descriptors.likeness(around)
         found = []
-        for new in range(first, len(everything)):
-            scores = self._scores(centred, new, others)
+        for new in range(first, len(self.keyframes)):
+            scores = self._scores(likeness[new - around], new, others)
             old = int(scores.argmax())
             if scores[old] < self.config.min_score or not self._is_new(old, new):
                 continue
-            around = range(max(0, new - 4), new + 1)
-            best = [int(self._scores(centred, k, others).argmax()) for k in around]
+            near = range(max(0, new - 4), new + 1)
+            best = [int(self._scores(likeness[k - around], k, others).argmax()) for k in near]
             if sum(abs(b - old) <= SUPPRESSED for b in best) >= self.config.votes:
                 found.append(LoopCandidate(old, new, float(scores[old])))
         return sorted(found, key=lambda c: -c.score)
 
     def _scores(
-        self, centred: Float32[ndarray, "n d"], new: int, others: Bool[ndarray, " m"]
+        self, likeness: Float32[ndarray, " n"], new: int, others: Bool[ndarray, " m"]
     ) -> Float32[ndarray, " m"]:
         """Likeness of a keyframe to all that may close a loop with it, -1 for those that may not:
         recent ones of the same piece of the map."""
-        scores = centred[: len(others)] @ centred[new]
         recent = np.arange(len(others)) > new - self.config.min_gap
-        return np.where(recent & ~others, np.float32(-1), scores)
+        return np.where(recent & ~others, np.float32(-1), likeness[: len(others)])
 
     def _is_new(self, old: int, new: int) -> bool:
         return all(abs(old - a) > SUPPRESSED or abs(new - b) > SUPPRESSED for a, b in self.closed)

@@ -2,7 +2,7 @@
 
     map.json             what it is, and the SHA-256 of every other file
     submaps/000000.npz   depth, confidence, poses, intrinsics, descriptors, thumbnails
-    graph.npz            places of the submaps, edges, fixed nodes, scales
+    graph.npz            places of the submaps, edges, fixed nodes, scales, tilt
     keyframes.npz        compressed images, for recognising places
     memory.safetensors   the test-time memory
     map.ply              the cloud, for other tools
@@ -57,6 +57,7 @@ class StoredMap:
     edges: list[Edge]
     gauges: list[int]
     scales: dict[int, tuple[float, float]]
+    levels: dict[int, tuple[ndarray, float]]
     keyframes: list[KeptKeyframe]
     closed: list[tuple[int, int]]
     memory_file: Path | None
@@ -147,6 +148,8 @@ def _append(mapper: Mapper, stored: StoredMap, frames_from: int) -> None:
         graph.add_edge(replace(edge, source=edge.source + first, target=edge.target + first))
     for index, (log_scale, deviation) in stored.scales.items():
         graph.add_scale(index + first, log_scale, deviation)
+    for index, (up, deviation) in stored.levels.items():
+        graph.add_level(index + first, up, deviation)
     for kept in stored.keyframes:
         frame = replace(kept.frame, index=kept.frame.index + frames_from)
         stored_here = mapper.shelf.put(jpeg=kept.jpeg)
@@ -165,6 +168,7 @@ def _snapshot(mapper: Mapper) -> StoredMap:
         graph.edges,
         graph.gauges,
         graph.scales,
+        graph.levels,
         detector.keyframes,
         detector.closed,
         None,
@@ -184,6 +188,7 @@ def _write(folder: Path, mapper: Mapper) -> None:
         _save(path, overlap=np.array(submap.overlap), T_map_submap=place, **arrays)
     graph, detector = mapper.graph, mapper.loop_detector
     scales = [(i, *graph.scales[i]) for i in sorted(graph.scales)]
+    levels = [(i, *up, deviation) for i, (up, deviation) in sorted(graph.levels.items())]
     _save(
         folder / "graph.npz",
         ends=np.array([(e.source, e.target) for e in graph.edges], np.int64).reshape(-1, 2),
@@ -193,6 +198,7 @@ def _write(folder: Path, mapper: Mapper) -> None:
         evidence=np.array([(e.inliers, e.residual) for e in graph.edges]).reshape(-1, 2),
         gauges=np.array(graph.gauges, np.int64),
         scales=np.array(scales, np.float64).reshape(-1, 3),
+        levels=np.array(levels, np.float64).reshape(-1, 5),
         closed=np.array(detector.closed, np.int64).reshape(-1, 2),
     )
     kept = detector.keyframes
@@ -245,6 +251,8 @@ def _read(folder: Path, facts: dict[str, Any]) -> StoredMap:
         edges,
         graph["gauges"].tolist(),
         {int(i): (float(log), float(sigma)) for i, log, sigma in graph["scales"]},
+        # maps that were stored before tilt was held have none
+        {int(row[0]): (row[1:4], float(row[4])) for row in graph.get("levels", ())},
         keyframes,
         [(int(a), int(b)) for a, b in graph["closed"]],
         memory if memory.exists() else None,

@@ -60,8 +60,7 @@ class Mapper:
         self.localising = False  # True: the map is complete, submaps only say where the camera is
         self.counters = Counters()
         self.stream = ChunkStream(self.config, self.counters)
-        self.memory = self.predictor.initial_memory()
-        self.refiner = Refiner()
+        self.memory, self.refiner = self.predictor.initial_memory(), Refiner()
         self.graph = PoseGraph(self.config.graph)
         self.shelf = Shelf(self.config.storage.folder)
         self.loop_detector = LoopDetector(self.config.loops, self.shelf)
@@ -131,15 +130,10 @@ class Mapper:
         cloud = self.point_map.update(update)
         self.shelve()
         self.counters.chunks += 1
-        self.counters.total_seconds.append(time.perf_counter() - began)
-        logger.info(
-            "submap %d: %d keyframes, %d points, scale %.3f, %.2f s",
-            submap.index,
-            len(chunk.frames),
-            len(cloud),
-            submap.T_map_submap.s,
-            time.perf_counter() - began,
-        )
+        seconds, s = time.perf_counter() - began, submap.T_map_submap.s
+        self.counters.total_seconds.append(seconds)
+        what = f"{len(chunk.frames)} keyframes, {len(cloud)} points, scale {s:.3f}, {seconds:.2f} s"
+        logger.info("submap %d: %s", submap.index, what)
         return [update]
 
     def shelve(self) -> None:
@@ -255,11 +249,12 @@ class Mapper:
 
     def _measure_scale(self, chunk: Chunk, submap: Submap) -> tuple[float, set[int]]:
         """(factor of the map's unit, what moved): the whole map turns metric once the source is
-        sure, later the scale of each submap is held."""
+        sure, later the scale of each submap is held; so is its tilt where an IMU levels the map."""
+        levelled = self.config.orientation == "imu" and self.metric.level(submap)
         factor = self.metric.measure(chunk, submap)
         if factor is not None:
             return factor, self.rescale(factor)
-        return 1.0, self._optimise() if self.metric.metric else set()
+        return 1.0, self._optimise() if levelled or self.metric.metric else set()
 
     def rescale(self, factor: float) -> set[int]:
         """Another unit for the whole map; returns what moved: everything."""

@@ -10,6 +10,7 @@ import gtsam
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
+from scipy.spatial.transform import Rotation
 
 from scal3r_ros.geometry.sim3 import Sim3
 from scal3r_ros.mapping.config import PoseGraphConfig
@@ -46,6 +47,7 @@ class PoseGraph:
         self.poses: dict[int, Sim3] = {}
         self.gauges: list[int] = []  # the fixed node of every piece
         self.scales: dict[int, tuple[float, float]] = {}  # log map units per submap unit, deviation
+        self.levels: dict[int, tuple[Float[ndarray, " 3"], float]] = {}  # up in a submap, deviation
         self.refused: set[int] = set()  # positions of loops in `edges` that contradict the rest
         self._joints: set[int] = set()  # positions of edges that alone tie pieces together
         self._pieces: dict[int, int] = {}  # submap -> fixed node of its piece
@@ -77,6 +79,11 @@ class PoseGraph:
         """What a metric source says of one submap: log map units per submap unit."""
         self.scales[index] = (log_scale, deviation)
         self._new_factors.add(self._scale_factor(index))
+
+    def add_level(self, index: int, up: Float[ndarray, " 3"], deviation: float) -> None:
+        """Which way is up in a submap, and how surely [rad]: its tilt is held, not its heading."""
+        self.levels[index] = (up / np.linalg.norm(up), deviation)
+        self._new_factors.add(self._level_factor(index))
 
     def optimise(self) -> dict[int, Sim3]:
         """Takes in what was added; returns the submaps that moved."""
@@ -121,6 +128,7 @@ class PoseGraph:
         for factor in (
             *map(self._gauge_factor, self.gauges),
             *map(self._scale_factor, self.scales),
+            *map(self._level_factor, self.levels),
         ):
             graph.add(factor)
         return graph
@@ -213,6 +221,17 @@ class PoseGraph:
         T = self.poses[index]
         noise = self._robust(gtsam.noiseModel.Diagonal.Sigmas(np.array([FREE] * 6 + [deviation])))
         wanted = to_gtsam(Sim3(T.R, T.t, float(np.exp(log_scale))))
+        return gtsam.PriorFactorSimilarity3(index, wanted, noise)
+
+    def _level_factor(self, index: int) -> gtsam.NonlinearFactor:
+        """A prior on tilt alone: turns about the vertical, `up` in the submap, are free."""
+        up, deviation = self.levels[index]
+        T = self.poses[index]
+        turn, _ = Rotation.align_vectors([0, 0, 1], T.R @ up)
+        information = np.eye(7) / FREE**2
+        information[:3, :3] += (np.eye(3) - np.outer(up, up)) / deviation**2
+        noise = self._robust(gtsam.noiseModel.Gaussian.Information(information))
+        wanted = to_gtsam(Sim3(turn.as_matrix() @ T.R, T.t, T.s))
         return gtsam.PriorFactorSimilarity3(index, wanted, noise)
 
     def _robust(self, noise: gtsam.noiseModel.Base) -> gtsam.noiseModel.Base:

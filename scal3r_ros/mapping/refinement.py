@@ -13,7 +13,8 @@ from numpy import ndarray
 
 from scal3r_ros.geometry.camera import scale_intrinsics
 from scal3r_ros.geometry.sim3 import invert_pose
-from scal3r_ros.mapping.bundle import BundleProblem, BundleState, adjust, points, residuals
+from scal3r_ros.mapping.bundle import adjust, points, residuals
+from scal3r_ros.mapping.bundle_problem import BundleProblem, BundleState
 from scal3r_ros.mapping.carried import Carried, carry_over
 from scal3r_ros.mapping.config import RefinementConfig
 from scal3r_ros.mapping.dense_flow import DenseMatcher

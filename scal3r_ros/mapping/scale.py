@@ -15,6 +15,7 @@ from scal3r_ros.mapping.pose_graph import PoseGraph
 from scal3r_ros.mapping.scale_sources import Observation, ScaleSources
 from scal3r_ros.mapping.types import Chunk, Submap
 
+LEVEL_RAD = 0.035  # deviation of the up that an IMU tells of a submap
 ASSUMED_DEVIATION = 0.05  # of an observation that says nothing about itself
 
 
@@ -112,6 +113,13 @@ class MetricScale:
         for index in self._seen:
             self._hold(index, self.estimator.scale)
         return self.estimator.scale
+
+    def level(self, submap: Submap) -> bool:
+        """What the IMU says of the submap's tilt goes into the graph; False: it says nothing."""
+        up = self.sources.imu_up(submap)
+        if up is not None:
+            self._graph.add_level(submap.index, up, LEVEL_RAD)
+        return up is not None
 
     def said_of(self, submap: Submap) -> tuple[float, float] | None:
         """(observed, after the filter) metres per unit of a submap; None where nothing was seen."""

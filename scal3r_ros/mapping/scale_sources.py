@@ -21,6 +21,7 @@ from scal3r_ros.mapping.types import Chunk, Frame, Submap
 MIN_PIXELS = 100  # that both depths know
 MIN_DEVIATION = 0.01  # relative; no source is trusted more
 CORRELATED = 3.0  # errors along a chunk go together: times what independent ones would make
+NEAR_S = 0.3  # around an image, in which an IMU says which way is up
 STEREO_WIDTH = 640  # pixels at which stereo is matched
 STEREO_BLOCK = 5
 DISPARITIES = 96
@@ -53,10 +54,12 @@ class ScaleSources:
         return source(chunk, submap) if source else None
 
     def imu_up(self, submap: Submap) -> Float[ndarray, " 3"] | None:
-        """Up in the submap's axes, around the stamp of its reference camera."""
-        middle = (len(submap.stamps_ns) + 1) // 2 - 1
-        up = self.imu.up(submap.stamps_ns[middle])
-        return None if up is None else submap.T_submap_cam[middle, :3, :3] @ up
+        """Up in the submap's axes, the mean over its cameras: what a camera's own acceleration and
+        turning spoil in one moment evens out."""
+        near = [self.imu.up(stamp, NEAR_S) for stamp in submap.stamps_ns]
+        known = zip(submap.T_submap_cam, near, strict=True)
+        ups = [T[:3, :3] @ up for T, up in known if up is not None]
+        return np.mean(ups, axis=0) if ups else None
 
     def _from_odometry(self, chunk: Chunk, submap: Submap) -> Observation | None:
         """Regression of the submap's path on that of the odometry, which is the surer one over so

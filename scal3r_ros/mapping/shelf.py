@@ -27,6 +27,8 @@ class Shelf:
 class Shelved:
     """Arrays that are read where they lie: only the parts that are used come into memory."""
 
+    __slots__ = ("_names", "_number", "_shelf")  # there is one of every keyframe
+
     def __init__(self, shelf: Shelf, arrays: dict[str, ndarray]) -> None:
         self._shelf, self._number = shelf, next(shelf.numbers)
         self._names = tuple(arrays)

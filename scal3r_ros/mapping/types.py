@@ -18,7 +18,7 @@ TOLERANCE = 1e-3  # of what a network says in single precision
 BULKY = ("depth", "confidence", "edge_certainty", "thumbnails", "descriptors")  # of a submap
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class Frame:
     """One image of the camera, undistorted."""
 
@@ -139,7 +139,7 @@ class Submap:
         return shelved[name]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class Edge:
     """A measured relation of two submaps, with its evidence."""
 

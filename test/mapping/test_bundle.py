@@ -7,15 +7,8 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from scal3r_ros.geometry.sim3 import invert_pose
-from scal3r_ros.mapping.bundle import (
-    BundleProblem,
-    BundleState,
-    _moved,
-    _solve,
-    adjust,
-    residuals,
-    typical_pace,
-)
+from scal3r_ros.mapping.bundle import _moved, _solve, adjust, residuals, typical_pace
+from scal3r_ros.mapping.bundle_problem import BundleProblem, BundleState
 from scal3r_ros.mapping.config import RefinementConfig
 
 CONFIG = RefinementConfig()

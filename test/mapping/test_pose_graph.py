@@ -103,3 +103,47 @@ def test_kilometres_of_a_chain_are_taken_in_one_by_one(rng, caplog):
     assert "iSAM2" not in caplog.text
     assert np.isfinite(graph.covariance(399)).all()
     assert graph.covariance(399)[3, 3] > graph.covariance(10)[3, 3]
+
+
+def tilt(T: Sim3) -> float:
+    """Angle between the submap's vertical, which is its own z here, and the map's."""
+    return float(np.arccos(np.clip(T.R[2, 2], -1, 1)))
+
+
+def heading(T: Sim3) -> float:
+    return float(np.arctan2(T.R[1, 0], T.R[0, 0]))
+
+
+def test_what_an_imu_says_holds_the_tilt_and_leaves_the_heading(rng):
+    """A chain that rolls by half a degree a step and turns by 15, all the way round."""
+    bend = Sim3.exp(np.array([0.009, 0, np.radians(15), 0, 0, 0, 0.0]))
+    forward = Sim3(bend.R, np.array([1.0, 0, 0]), 1.0)
+    free, held = PoseGraph(PoseGraphConfig()), PoseGraph(PoseGraphConfig())
+    for graph in (free, held):
+        graph.add_submap(0, Sim3.identity(), fixed=True)
+        for i in range(1, 25):
+            graph.add_submap(i, graph.poses[i - 1] @ forward)
+            graph.add_edge(Edge(i, i - 1, forward, INFORMATION, "overlap", 1.0, 0.0))
+            if graph is held:
+                up = np.array([0, 0, 1.0]) + rng.normal(0, 0.01, 3)
+                graph.add_level(i, 9.81 * up, 0.02)
+            graph.optimise()
+    assert max(map(tilt, held.poses.values())) < 0.3 * max(map(tilt, free.poses.values()))
+    step = heading(held.poses[12]) - heading(held.poses[11])
+    assert abs((step + np.pi) % (2 * np.pi) - np.pi - np.radians(15)) < 0.01
+    held.optimise_batch()  # the factors are made anew, from where the submaps are now
+    assert max(map(tilt, held.poses.values())) < 0.3 * max(map(tilt, free.poses.values()))
+
+
+def test_one_wrong_word_about_the_tilt_is_borne(rng):
+    """An IMU that was shaken says half a right angle once."""
+    forward = Sim3(np.eye(3), np.array([1.0, 0, 0]), 1.0)
+    graph = PoseGraph(PoseGraphConfig())
+    graph.add_submap(0, Sim3.identity(), fixed=True)
+    for i in range(1, 12):
+        graph.add_submap(i, graph.poses[i - 1] @ forward)
+        graph.add_edge(Edge(i, i - 1, forward, INFORMATION, "overlap", 1.0, 0.0))
+        up = np.array([0, 1, 1.0]) if i == 6 else np.array([0, 0, 1.0])
+        graph.add_level(i, up, 0.035)
+        graph.optimise()
+    assert max(map(tilt, graph.poses.values())) < 0.03

@@ -20,7 +20,7 @@ from scal3r_ros.mapping.config import (
 from scal3r_ros.mapping.ground import ground_plane, level
 from scal3r_ros.mapping.inertial import InertialLog, fit_scale
 from scal3r_ros.mapping.mapper import Mapper
-from scal3r_ros.mapping.scale_sources import stereo_depth
+from scal3r_ros.mapping.scale_sources import ScaleSources, stereo_depth
 from scal3r_ros.mapping.types import Frame, MapUpdate, Submap
 from test.conftest import ROOT, TruthPredictor
 
@@ -157,6 +157,26 @@ def test_an_imu_tells_the_scale(rng):
     fit = fit_scale(log, tuple(int(t * 1e9) for t in seconds), T, 0.5)
     assert fit is not None
     assert abs(fit[0] / 2.5 - 1) < 0.03
+
+
+def test_up_is_the_mean_over_a_submap(rng):
+    """The camera sways and is shaken while it maps; what it feels evens out over four seconds."""
+    sources = ScaleSources(ScaleConfig())
+    stamps = np.linspace(1, 5, 9)
+    sway = CubicSpline(stamps, rng.uniform(-0.3, 0.3, (9, 3)))
+    for t in np.arange(0.5, 5.5, 0.01):
+        shaken = 2.0 * np.array([np.sin(7 * t), np.cos(9 * t), np.sin(11 * t)])
+        R = Rotation.from_rotvec(sway(np.clip(t, 1, 5)))
+        sources.imu.add(int(t * 1e9), np.zeros(3), R.inv().apply(shaken + [0, -9.81, 0]))
+    submap = floor_submap(1.4, 1.0, 0.0, rng)
+    T = np.tile(np.eye(4), (9, 1, 1))
+    T[:, :3, :3] = Rotation.from_rotvec(sway(stamps)).as_matrix()
+    swaying = replace(submap, stamps_ns=tuple((stamps * 1e9).astype(int).tolist()), T_submap_cam=T)
+    up = sources.imu_up(swaying)
+    assert up is not None
+    assert np.degrees(np.arccos(-up[1] / np.linalg.norm(up))) < 2
+    early = replace(submap, stamps_ns=(int(90e9),), T_submap_cam=T[:1])
+    assert sources.imu_up(early) is None
 
 
 def test_a_camera_that_does_not_accelerate_gives_no_imu_scale(rng):
