@@ -159,6 +159,15 @@ def test_an_imu_tells_the_scale(rng):
     assert abs(fit[0] / 2.5 - 1) < 0.03
 
 
+def placed(stamps_ns: list[int], T: np.ndarray) -> Submap:
+    """A submap of which only stamps and poses matter."""
+    s = len(stamps_ns)
+    maps, K = np.ones((s, 2, 2), np.float16), np.tile(np.eye(3), (s, 1, 1))
+    images, words = np.zeros((s, 2, 2, 3), np.uint8), np.zeros((s, 4), np.float32)
+    numbers = tuple(range(s))
+    return Submap(0, numbers, tuple(stamps_ns), 0, maps, maps, maps, K, T, words, images)
+
+
 def test_up_is_the_mean_over_a_submap(rng):
     """The camera sways and is shaken while it maps; what it feels evens out over four seconds."""
     sources = ScaleSources(ScaleConfig())
@@ -168,15 +177,12 @@ def test_up_is_the_mean_over_a_submap(rng):
         shaken = 2.0 * np.array([np.sin(7 * t), np.cos(9 * t), np.sin(11 * t)])
         R = Rotation.from_rotvec(sway(np.clip(t, 1, 5)))
         sources.imu.add(int(t * 1e9), np.zeros(3), R.inv().apply(shaken + [0, -9.81, 0]))
-    submap = floor_submap(1.4, 1.0, 0.0, rng)
     T = np.tile(np.eye(4), (9, 1, 1))
     T[:, :3, :3] = Rotation.from_rotvec(sway(stamps)).as_matrix()
-    swaying = replace(submap, stamps_ns=tuple((stamps * 1e9).astype(int).tolist()), T_submap_cam=T)
-    up = sources.imu_up(swaying)
+    up = sources.imu_up(placed((stamps * 1e9).astype(int).tolist(), T))
     assert up is not None
     assert np.degrees(np.arccos(-up[1] / np.linalg.norm(up))) < 2
-    early = replace(submap, stamps_ns=(int(90e9),), T_submap_cam=T[:1])
-    assert sources.imu_up(early) is None
+    assert sources.imu_up(placed([90 * 10**9], T[:1])) is None
 
 
 def test_a_camera_that_does_not_accelerate_gives_no_imu_scale(rng):
