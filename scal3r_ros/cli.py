@@ -83,6 +83,7 @@ def map_command(
     topic: Annotated[str, typer.Option(help="Image topic of a bag that has several.")] = "",
     track: Annotated[bool, typer.Option(help="A pose for every image by the tracker.")] = True,
     save_depth: Annotated[bool, typer.Option(help="Write every keyframe's depth.")] = False,
+    mesh: Annotated[bool, typer.Option(help="Write the surface too, mesh.ply.")] = False,
     view: Annotated[bool, typer.Option(help="Watch the map grow (needs rerun-sdk).")] = False,
     overwrite: Annotated[bool, typer.Option(help="Write into a folder with results.")] = False,
 ) -> None:
@@ -105,6 +106,7 @@ def map_command(
             topic=topic,
             track=track,
             save_depth=save_depth,
+            mesh=mesh,
             view=view,
             overwrite=overwrite,
         )

@@ -67,7 +67,7 @@ def _libraries() -> list[Finding]:
         importlib.import_module("open3d")
         found.append(Finding("open3d", True, "installed"))
     except (ImportError, OSError) as error:
-        hint = "only needed to look at maps; Debian's libusb-1.0-0 and libgl1 may be missing"
+        hint = "only for meshes and to look at maps; Debian's libusb-1.0-0, libgl1 may be missing"
         found.append(Finding("open3d", True, f"not usable ({error}): {hint}"))
     return found
 

@@ -11,6 +11,7 @@ from scal3r_ros.data.sequence import Sequence, SequenceError, open_sequence
 from scal3r_ros.evaluation.products import write_products
 from scal3r_ros.mapping.config import ConfigError, MapperConfig, load_config, profile
 from scal3r_ros.mapping.mapper import Mapper
+from scal3r_ros.mapping.mesh import load_open3d
 from scal3r_ros.mapping.pipeline import map_sequence
 from scal3r_ros.mapping.predictor import NetworkPredictor
 from scal3r_ros.mapping.types import Chunk, Frame, MapUpdate
@@ -42,6 +43,7 @@ class OfflineRun:
     topic: str = ""
     track: bool = True
     save_depth: bool = False
+    mesh: bool = False  # the surface too
     view: bool = False
     overwrite: bool = False
 
@@ -66,6 +68,8 @@ def run(options: OfflineRun) -> dict[str, Any]:
         raise SequenceError(
             f"{options.out} holds results already; pass --overwrite to replace them"
         )
+    if options.mesh:
+        load_open3d()  # said before an hour of mapping, not after
     viewer = open_viewer() if options.view else None
     predictor = NetworkPredictor.load(
         options.model,
@@ -106,6 +110,7 @@ def run(options: OfflineRun) -> dict[str, Any]:
         mapper,
         result,
         save_depth=options.save_depth,
+        mesh=options.mesh,
         input=sequence.name,
         model=options.model,
         schedule=options.schedule,

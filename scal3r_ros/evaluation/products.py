@@ -11,6 +11,7 @@ from scal3r_ros.evaluation.render import render_depth, render_map
 from scal3r_ros.evaluation.report import build_report, write_report
 from scal3r_ros.mapping.map_file import write_ply
 from scal3r_ros.mapping.mapper import Mapper
+from scal3r_ros.mapping.mesh import write_mesh
 from scal3r_ros.mapping.pipeline import MappedSequence
 from scal3r_ros.mapping.types import Submap
 
@@ -18,9 +19,16 @@ DEPTH_ROWS = 5  # of depth.png
 
 
 def write_products(
-    out: Path, mapper: Mapper, run: MappedSequence, *, save_depth: bool = False, **more: Any
+    out: Path,
+    mapper: Mapper,
+    run: MappedSequence,
+    *,
+    save_depth: bool = False,
+    mesh: bool = False,
+    **more: Any,
 ) -> dict[str, Any]:
-    """map.ply, trajectory.txt, keyframes.txt, odometry.txt, map.png, depth.png, report.json."""
+    """map.ply, trajectory.txt, keyframes.txt, odometry.txt, map.png, depth.png, report.json; on
+    request every keyframe's depth and mesh.ply."""
     cloud = mapper.point_map.cloud()
     write_ply(out / "map.ply", cloud)
     trajectory = run.trajectory(mapper)
@@ -32,6 +40,8 @@ def write_products(
     if len(cloud):
         render_map(out / "map.png", cloud, np.stack([keyframes[s] for s in sorted(keyframes)]))
         draw_depth(out / "depth.png", mapper.submaps)
+    if mesh:
+        write_mesh(out / "mesh.ply", mapper.submaps, mapper.config.points)
     if save_depth:
         write_depth(out / "depth", mapper)
     report = build_report(mapper, run.seconds, **more)

@@ -6,6 +6,7 @@
     keyframes.npz        compressed images, for recognising places
     memory.safetensors   the test-time memory
     map.ply              the cloud, for other tools
+    mesh.ply             the surface, if it was asked for
 
 Written beside the target and renamed: a crash leaves the old folder or the new one. Nothing is
 unpickled, and a file that changed since is refused by its name.
@@ -26,6 +27,7 @@ from scal3r_ros.geometry.sim3 import Sim3
 from scal3r_ros.mapping.loop_closure import NO_PIXELS, KeptKeyframe
 from scal3r_ros.mapping.map_file import write_atomically, write_ply
 from scal3r_ros.mapping.mapper import Mapper
+from scal3r_ros.mapping.mesh import write_mesh
 from scal3r_ros.mapping.point_map import submap_cloud
 from scal3r_ros.mapping.shelf import Shelf
 from scal3r_ros.mapping.types import Edge, Frame, Submap
@@ -63,7 +65,9 @@ class StoredMap:
     memory_file: Path | None
 
 
-def save_map(folder: Path, mapper: Mapper, *, overwrite: bool = False) -> list[Path]:
+def save_map(
+    folder: Path, mapper: Mapper, *, overwrite: bool = False, mesh: bool = False
+) -> list[Path]:
     """Writes the whole map; returns the files. Raises FileExistsError, OSError or ValueError."""
     if not mapper.submaps:
         raise ValueError("there is no map yet")
@@ -74,7 +78,7 @@ def save_map(folder: Path, mapper: Mapper, *, overwrite: bool = False) -> list[P
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
-        _write(draft, mapper)
+        _write(draft, mapper, mesh)
         draft.chmod(0o755)
         if folder.exists():
             old = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.old."))
@@ -179,7 +183,7 @@ def _last_frame(stored: StoredMap) -> int:
     return max(i for submap in stored.submaps for i in submap.frame_indices)
 
 
-def _write(folder: Path, mapper: Mapper) -> None:
+def _write(folder: Path, mapper: Mapper, mesh: bool) -> None:
     (folder / "submaps").mkdir()
     for submap in mapper.submaps:
         arrays = {name: np.asarray(getattr(submap, name)) for name in ARRAYS}
@@ -214,6 +218,8 @@ def _write(folder: Path, mapper: Mapper) -> None:
     if isinstance(mapper.predictor, RemembersOnDisk):
         mapper.predictor.save_memory(folder / "memory.safetensors", mapper.memory)
     write_ply(folder / "map.ply", mapper.point_map.cloud())
+    if mesh:
+        write_mesh(folder / "mesh.ply", mapper.submaps, mapper.config.points)
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     facts = {
         "format": FORMAT,

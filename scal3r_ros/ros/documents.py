@@ -65,7 +65,11 @@ SERVICES = (
     ("mapping_node/pause, resume", "std_srvs/Trigger", "images are passed over while paused"),
     ("mapping_node/flush", "std_srvs/Trigger", "maps what waits now, as a shorter chunk"),
     ("mapping_node/new_map", "std_srvs/Trigger", "a new piece of the map, joined where recognised"),
-    ("mapping_node/save_map", "scal3r_ros/SaveMap", "everything needed to go on, as a folder"),
+    (
+        "mapping_node/save_map",
+        "scal3r_ros/SaveMap",
+        "everything needed to go on, as a folder; format mesh: a surface too",
+    ),
     (
         "mapping_node/load_map",
         "scal3r_ros/LoadMap",

@@ -65,10 +65,10 @@ class MappingServices:
         node.create_service(GetTrajectory, "~/get_trajectory", self._trajectory)
         listen(node, PoseWithCovarianceStamped, "initialpose", self._on_initial_pose, 1)
 
-    def save(self, path: str, *, overwrite: bool) -> tuple[list[Path], int]:
+    def save(self, path: str, *, overwrite: bool, mesh: bool = False) -> tuple[list[Path], int]:
         """Files and points. On the worker's thread."""
-        mapper = self.node.mapper
-        files = save_map(inside(value(self.node, "map_folder"), path), mapper, overwrite=overwrite)
+        mapper, folder = self.node.mapper, inside(value(self.node, "map_folder"), path)
+        files = save_map(folder, mapper, overwrite=overwrite, mesh=mesh)
         return files, mapper.point_map.clouds.points
 
     async def _answer(self, response: Any, command: Any) -> Any:
@@ -114,8 +114,12 @@ class MappingServices:
         return response
 
     async def _save(self, request: Any, response: Any) -> Any:
+        if request.format not in ("", "mesh"):
+            response.message = f"format must be empty or mesh, got {request.format}"
+            return response
+        mesh = request.format == "mesh"
         done = await self._answer(
-            response, lambda: self.save(request.path, overwrite=request.overwrite)
+            response, lambda: self.save(request.path, overwrite=request.overwrite, mesh=mesh)
         )
         if done is not None:
             files, response.points = done

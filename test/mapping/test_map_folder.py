@@ -1,14 +1,19 @@
 """A map that is saved and loaded is the same map, and can be gone on with."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
+from scal3r_ros.evaluation.trajectory import align
+from scal3r_ros.geometry.camera import transform_points, unproject
 from scal3r_ros.mapping.config import KeyframeConfig, LoopConfig, MapperConfig, RefinementConfig
 from scal3r_ros.mapping.map_folder import MapFolderError, read_map, restore, save_map
 from scal3r_ros.mapping.mapper import Mapper
+from scal3r_ros.mapping.mesh import VOXELS, MeshError, write_mesh
 from scal3r_ros.mapping.pipeline import map_sequence
 from test.conftest import TruthPredictor
 from test.mapping.test_loops import Describing, there_and_back  # noqa: F401
@@ -53,6 +58,40 @@ def test_what_is_loaded_is_what_was_saved(mapped, folder, there_and_back):  # no
     assert len(open3d.io.read_point_cloud(str(folder / "map.ply")).points) == len(
         mapped.point_map.cloud()
     )
+
+
+def test_a_mesh_on_request_is_the_surface_of_the_scene(mapped, tmp_path, there_and_back):  # noqa: F811
+    """Nine of ten vertices lie within two voxels of where true depth puts a surface."""
+    open3d = pytest.importorskip("open3d")
+    files = save_map(tmp_path / "maps" / "office", mapped, mesh=True)
+    path = tmp_path / "maps" / "office" / "mesh.ply"
+    assert path in files
+    mesh = open3d.io.read_triangle_mesh(str(path))
+    vertices = np.asarray(mesh.vertices)
+    assert len(mesh.triangles) > 1000 and mesh.has_vertex_colors()
+    clip = there_and_back.clip
+    estimate = mapped.keyframe_poses()
+    true = np.stack([clip.T_world_cam[i].double().numpy() for i in estimate])
+    T = align(true[:, :3, 3], np.stack(list(estimate.values()))[:, :3, 3], "sim3")
+    depth, K = clip.depth.double().numpy(), clip.K.double().numpy()
+    surface = [
+        transform_points(pose, unproject(depth[i], K[i]))
+        for i, pose in zip(estimate, true, strict=True)
+    ]
+    tree = cKDTree(np.concatenate([xyz.reshape(-1, 3) for xyz in surface]))
+    apart, _ = tree.query(T.apply(vertices))
+    typical = float(np.median(depth[depth > 0]))
+    assert np.quantile(apart, 0.9) < 2 * VOXELS * CONFIG.points.voxel * typical
+    map_again = tmp_path / "maps" / "again"
+    assert not any(f.name == "mesh.ply" for f in save_map(map_again, mapped))
+    assert loaded(tmp_path / "maps" / "office", there_and_back).submaps
+
+
+def test_a_map_without_surface_gives_no_mesh(mapped, tmp_path):
+    nothing = replace(CONFIG.points, max_depth=1e-6)
+    with pytest.raises(MeshError, match="no surface"):
+        write_mesh(tmp_path / "mesh.ply", mapped.submaps, nothing)
+    assert not list(tmp_path.iterdir())
 
 
 def test_mapping_goes_on_and_joins_where_a_place_is_recognised(folder, there_and_back):  # noqa: F811

@@ -1,0 +1,86 @@
+"""The map as a surface: truncated signed distances (Curless and Levoy 1996), by Open3D."""
+
+import importlib
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scal3r_ros.geometry.sim3 import invert_pose
+from scal3r_ros.mapping.config import PointMapConfig
+from scal3r_ros.mapping.point_map import frame_filter
+from scal3r_ros.mapping.types import Submap
+
+VOXELS = 2.0  # of the cloud's voxel: the side of the mesh's
+TRUNCATION = 4.0  # voxels on either side of a surface
+SEEN = 2.0  # images in which a part of the surface must be
+BLOCK, BLOCKS = 16, 4096  # voxels a side of what is allocated together, and how many to begin with
+HALF_PIXEL = np.array([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]])  # Open3D's pixel centres are integers
+
+
+class MeshError(ValueError):
+    """No surface, and why."""
+
+
+def write_mesh(path: Path, submaps: Sequence[Submap], config: PointMapConfig) -> int:
+    """Triangles with colours as binary PLY, in map units; returns their number. Every keyframe's
+    depth takes part where it passes the filters of the cloud. Raises MeshError or OSError."""
+    open3d = load_open3d()
+    mesh = _surface(open3d, submaps, config)
+    count = len(mesh.triangles)
+    if count == 0:
+        raise MeshError("the map has no surface: no depth passes the filters")
+    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".ply")
+    os.close(handle)
+    try:
+        if not open3d.io.write_triangle_mesh(draft, mesh):
+            raise OSError(f"{path} cannot be written")
+        os.chmod(draft, 0o644)
+        os.replace(draft, path)
+    finally:
+        Path(draft).unlink(missing_ok=True)
+    return count
+
+
+def load_open3d() -> Any:
+    """Raises MeshError where it cannot be had."""
+    try:
+        return importlib.import_module("open3d")
+    except (ImportError, OSError) as error:
+        hint = "pip install open3d; Debian: apt install libusb-1.0-0 libgl1"
+        raise MeshError(f"a mesh needs Open3D, which cannot be loaded ({error}): {hint}") from error
+
+
+def _surface(open3d: Any, submaps: Sequence[Submap], config: PointMapConfig) -> Any:
+    medians = {s.index: float(np.median(s.depth[s.depth > 0])) for s in submaps}
+    depths = [medians[s.index] * s.T_map_submap.s for s in submaps]  # of the scene, map units
+    single, tensor = open3d.core.float32, open3d.core.Tensor
+    grid = open3d.t.geometry.VoxelBlockGrid(
+        attr_names=("tsdf", "weight", "color"),
+        attr_dtypes=(single, single, single),
+        attr_channels=(1, 1, 3),
+        voxel_size=VOXELS * config.voxel * float(np.median(depths)),
+        block_resolution=BLOCK,
+        block_count=BLOCKS,
+    )
+    for submap in submaps:
+        first = submap.overlap if submap.overlap < len(submap.depth) else 0
+        for slot in range(first, len(submap.depth)):
+            keep = frame_filter(submap, slot, medians[submap.index], config)
+            if not keep.any():
+                continue
+            depth = np.where(keep, submap.depth[slot], 0).astype(np.float32)
+            depth *= np.float32(submap.T_map_submap.s)
+            K = submap.K[slot] - HALF_PIXEL
+            T_cam_map = invert_pose(submap.T_map_submap.apply_pose(submap.T_submap_cam[slot]))
+            images = [
+                open3d.t.geometry.Image(np.ascontiguousarray(image))
+                for image in (depth, submap.thumbnails[slot].astype(np.float32) / 255)
+            ]
+            camera, far = (tensor(K), tensor(T_cam_map)), float(depth.max()) + 1.0
+            blocks = grid.compute_unique_block_coordinates(images[0], *camera, 1.0, far, TRUNCATION)
+            grid.integrate(blocks, *images, *camera, 1.0, far, TRUNCATION)
+    return grid.extract_triangle_mesh(weight_threshold=SEEN).to_legacy()
