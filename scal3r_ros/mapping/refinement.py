@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
 from scal3r_ros.geometry.camera import scale_intrinsics
@@ -33,7 +33,9 @@ from scal3r_ros.mapping.types import Chunk, Prediction
 
 GOOD_COST = 1.0  # of an observation, on the average: a start that fits
 TRIAL_ITERATIONS = 4  # of every start before one is chosen
+WIDE_PX, WIDE_ITERATIONS = 20.0, 8  # of the robust kernel where a start is rough
 ITERATIONS = 10
+MIN_TIES = 30  # points that tie a frame to those before; fewer: its pose is not carried over
 OUTLIER_PX = (5.0, 2.5)  # after the first and the second round
 INTERVALS = (0.25, 4.0)  # least and most time between frames, of the median
 STILL_PX = 1.0  # median parallax below it says nothing about depth
@@ -43,7 +45,7 @@ STILL_PX = 1.0  # median parallax below it says nothing about depth
 class RefinementReport:
     """What was done to a chunk, and on what evidence."""
 
-    start: str  # network, depth or five_points: where the poses came from; none: left alone
+    start: str  # depth, still, five_points or network: where the poses came from; none: left alone
     reason: str = ""  # why nothing was refined, or rotation where there was no parallax
     tracks: int = 0
     landmarks: int = 0  # with enough parallax to correct depth
@@ -57,6 +59,7 @@ class Refiner:
 
     def __init__(self) -> None:
         self._tracker, self._matcher = FeatureTracker(), DenseMatcher()
+        self._loose: set[int] = set()  # frames that hardly anything tied to those before
 
     def refine(
         self,
@@ -70,7 +73,9 @@ class Refiner:
         began = time.perf_counter()
         known = 0
         if carried is not None and config.carry:
-            prediction, known = carry_over(prediction, carried, chunk.reference), len(carried)
+            prediction = carry_over(prediction, carried, chunk.reference)
+            loose = [k for k, f in enumerate(chunk.frames) if f.index in self._loose]
+            known = min([len(carried), *loose])  # what comes later is still to be found out
         if len(chunk.frames) < 2:
             return prediction, RefinementReport("none", "a single frame")
         tracks = self._tracker.track(chunk.frames, config)
@@ -86,6 +91,7 @@ class Refiner:
             if kept.tracks.count < config.min_tracks:
                 return prediction, RefinementReport("none", "tracks disagree", tracks.count)
         landmarks = _landmarks(_problem(chunk, prediction, kept, config, known), kept, state)
+        self._loose = {chunk.frames[k].index for k in _loosely_tied(kept.tracks)}
         refined = replace(prediction, T_submap_cam=state.T_submap_cam)
         refined, landmarks = _in_unit(refined, landmarks, config, known)
         good = landmarks.parallax_rad > config.min_parallax_rad
@@ -102,6 +108,14 @@ class Refiner:
             seconds=time.perf_counter() - began,
         )
         return refined, report
+
+
+def _loosely_tied(tracks: FeatureTracks) -> list[int]:
+    """Frames that see few of the points that frames before them saw."""
+    seen = np.zeros((int(tracks.frame.max()) + 1, tracks.count), bool)
+    seen[tracks.frame, tracks.track] = True
+    before = np.logical_or.accumulate(seen, axis=0)[:-1]
+    return (np.flatnonzero((before & seen[1:]).sum(axis=1) < MIN_TIES) + 1).tolist()
 
 
 def _observe(chunk: Chunk, prediction: Prediction, tracks: FeatureTracks) -> Observations:
@@ -172,8 +186,9 @@ def _best_start(
     config: RefinementConfig,
     known: int,
 ) -> tuple[str, BundleState]:
-    """Cameras placed against depth and what is known, five points, or the poses as they are: a few
-    iterations from each, the first that fits is taken, else the one of the lowest robust cost."""
+    """Cameras placed against depth and what is known; all at the nearest known place; five points;
+    or the poses as they are. A few iterations from each, the first that fits is taken, else the
+    one of the lowest robust cost."""
     problem = _problem(chunk, prediction, observations, config, known)
     s = len(observations.focal)
     placed = np.arange(s) < known if known > chunk.reference else np.arange(s) == chunk.reference
@@ -185,6 +200,7 @@ def _best_start(
 
     starts = {
         "depth": lambda: place_all(observations, network, placed, problem.motion_prior),
+        "still": lambda: network[_nearest(placed)],
         "five_points": five_points,
         "network": lambda: network,
     }
@@ -195,11 +211,20 @@ def _best_start(
             continue
         depth = triangulate(observations, T, np.ones(s, bool))
         state = BundleState(T, np.log(depth))
+        if name == "still":  # far from the truth in all, but wrong in none
+            wide = replace(config, huber_px=WIDE_PX)
+            state, _ = adjust(problem, state, wide, WIDE_ITERATIONS)
         trials[name] = adjust(problem, state, config, TRIAL_ITERATIONS)
         if trials[name][1] < GOOD_COST * len(observations.xy):
             break
     best = min(trials, key=lambda name: trials[name][1])
     return best, trials[best][0]
+
+
+def _nearest(placed: Bool[ndarray, " s"]) -> Int[ndarray, " s"]:
+    """Of every frame, the nearest that is placed."""
+    apart = np.abs(np.subtract.outer(np.arange(len(placed)), np.flatnonzero(placed)))
+    return np.flatnonzero(placed)[apart.argmin(axis=1)]
 
 
 def _without_outliers(
