@@ -16,7 +16,7 @@ from scal3r_ros.mapping.types import Submap
 
 VOXELS = 2.0  # of the cloud's voxel: the side of the mesh's
 TRUNCATION = 4.0  # voxels on either side of a surface
-SEEN = 2.0  # images in which a part of the surface must be
+SEEN = 2  # images in which a part of the surface must be
 BLOCK, BLOCKS = 16, 4096  # voxels a side of what is allocated together, and how many to begin with
 HALF_PIXEL = np.array([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]])  # Open3D's pixel centres are integers
 
@@ -30,9 +30,9 @@ def write_mesh(path: Path, submaps: Sequence[Submap], config: PointMapConfig) ->
     depth takes part where it passes the filters of the cloud. Raises MeshError or OSError."""
     open3d = load_open3d()
     mesh = _surface(open3d, submaps, config)
-    count = len(mesh.triangles)
+    count = 0 if mesh is None else len(mesh.triangles)
     if count == 0:
-        raise MeshError("the map has no surface: no depth passes the filters")
+        raise MeshError("the map has no surface: too little depth passes the filters")
     handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".ply")
     os.close(handle)
     try:
@@ -66,6 +66,7 @@ def _surface(open3d: Any, submaps: Sequence[Submap], config: PointMapConfig) -> 
         block_resolution=BLOCK,
         block_count=BLOCKS,
     )
+    images_used = 0
     for submap in submaps:
         first = submap.overlap if submap.overlap < len(submap.depth) else 0
         for slot in range(first, len(submap.depth)):
@@ -82,5 +83,8 @@ def _surface(open3d: Any, submaps: Sequence[Submap], config: PointMapConfig) -> 
             ]
             camera, far = (tensor(K), tensor(T_cam_map)), float(depth.max()) + 1.0
             blocks = grid.compute_unique_block_coordinates(images[0], *camera, 1.0, far, TRUNCATION)
+            images_used += 1
             grid.integrate(blocks, *images, *camera, 1.0, far, TRUNCATION)
-    return grid.extract_triangle_mesh(weight_threshold=SEEN).to_legacy()
+    if images_used < SEEN:
+        return None
+    return grid.extract_triangle_mesh(weight_threshold=float(SEEN)).to_legacy()
