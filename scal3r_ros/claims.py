@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ MODES = {"none": ("causal", False), "causal": ("causal", True), "offline": ("off
 TOUR_SETTINGS = """# every image is a keyframe, no loop is closed
 keyframes: {min_flow: 0.0, standstill_flow: 0.0}
 loops: {enabled: false}
+refinement: {enabled: %s}
 """
 FILTER_FRAMES, FILTER_CLIPS = 8, 4  # of a clip, of a family
 OFF = PointMapConfig(
@@ -96,20 +98,19 @@ def run_heads(out: Path, seeds: tuple[int, ...], steps: int) -> None:
 
 
 def run_memory(out: Path, seeds: tuple[int, ...]) -> None:
-    """Rendered tours through rooms that nobody has seen, with loops switched off."""
-    config = out / "tours.yaml"
-    config.write_text(TOUR_SETTINGS)
-    for seed in seeds:
-        for chunks in CHUNKS:
-            for mode in MODES:
-                file = out / f"memory_{seed}_{chunks}_{mode}.json"
-                _once(file, lambda s=seed, c=chunks, m=mode: [_toured(out, config, s, c, m)])
+    """Rendered tours through rooms that nobody has seen, with loops switched off: of the network
+    alone, then with its poses refined."""
+    for refined, seed, chunks, mode in product((False, True), seeds, CHUNKS, MODES):
+        file = out / f"memory_{seed}_{chunks}_{mode}{'_refined' if refined else ''}.json"
+        _once(file, lambda t=(seed, chunks, mode, refined): [_toured(out, *t)])
 
 
-def _toured(out: Path, config: Path, seed: int, chunks: int, mode: str) -> dict[str, Any]:
+def _toured(out: Path, seed: int, chunks: int, mode: str, refined: bool) -> dict[str, Any]:
     folder = tour_folder(out / "tours", seed, chunks)
     schedule, memory = MODES[mode]
-    made = out / "maps" / f"{seed}_{chunks}_{mode}"
+    made = out / "maps" / f"{seed}_{chunks}_{mode}_{refined}"
+    config = out / f"tours_{refined}.yaml"
+    config.write_text(TOUR_SETTINGS % str(refined).lower())
     map_offline(
         OfflineRun(
             source=folder,
@@ -129,6 +130,7 @@ def _toured(out: Path, config: Path, seed: int, chunks: int, mode: str) -> dict[
         "seed": seed,
         "chunks": chunks,
         "mode": mode,
+        "refined": refined,
         "path_m": errors.path_length,
         "ate_m": errors.ate_rmse,
         "scale_drift": scale_drift(truth, estimate),

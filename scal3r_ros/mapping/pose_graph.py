@@ -227,7 +227,7 @@ class PoseGraph:
         """A prior on tilt alone: turns about the vertical, `up` in the submap, are free."""
         up, deviation = self.levels[index]
         T = self.poses[index]
-        turn, _ = Rotation.align_vectors([0, 0, 1], T.R @ up)
+        turn = Rotation.align_vectors([0, 0, 1], T.R @ up)[0]
         information = np.eye(7) / FREE**2
         information[:3, :3] += (np.eye(3) - np.outer(up, up)) / deviation**2
         noise = self._robust(gtsam.noiseModel.Gaussian.Information(information))

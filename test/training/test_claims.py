@@ -78,7 +78,8 @@ def test_memory_and_filters_leave_rows_and_a_page(tmp_path, monkeypatch, views):
     monkeypatch.setattr(claims, "FAMILIES", ("room",))
     claims.run_claims(tmp_path, ("memory", "filters"), (1,), steps=0)
     rows = [json.loads(f.read_text())[0] for f in tmp_path.glob("memory_*.json")]
-    assert {(r["seed"], r["mode"]) for r in rows} == {(1, m) for m in claims.MODES}
+    every = {(1, mode, refined) for mode in claims.MODES for refined in (False, True)}
+    assert {(r["seed"], r["mode"], r["refined"]) for r in rows} == every
     assert all(0 <= r["ate_m"] < 1 for r in rows)
     assert len(list(open_sequence(tmp_path / "tours" / "1_1"))) == 16
     filters = json.loads((tmp_path / "filters.json").read_text())
@@ -90,8 +91,14 @@ def test_memory_and_filters_leave_rows_and_a_page(tmp_path, monkeypatch, views):
             (tmp_path / f"heads_{arm.head}_{seed}.json").write_text(json.dumps(rows))
     claims.report(tmp_path, tmp_path / "claims.md")
     page = (tmp_path / "claims.md").read_text()
-    assert (tmp_path / "claims.png").stat().st_size > 1000
-    for word in ("| single |", "| B, mean | soft |", "held-out family", "| gate certainty |"):
+    assert all((tmp_path / f"{n}.png").stat().st_size > 1000 for n in ("claims", "claims_memory"))
+    for word in (
+        "| single |",
+        "| B, mean | soft |",
+        "held-out family",
+        "| gate certainty |",
+        "refined by bundle adjustment",
+    ):
         assert word in page
 
 
