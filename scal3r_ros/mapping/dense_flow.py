@@ -11,6 +11,7 @@ from numpy import ndarray
 from scal3r_ros.geometry.camera import pixel_centres
 from scal3r_ros.geometry.sim3 import invert_pose
 
+MAX_WIDTH = 256  # pixels at which is matched: more cost time and memory, the field is smooth
 STEPS = (1, 3)  # neighbours in keyframes, both ways
 FLOW_SIGMA_PX = 0.35  # of DIS at a few hundred pixels of width
 MAX_RETURN_PX = 1.0  # forward and backward flow must cancel
@@ -29,6 +30,14 @@ class FlowDepth:
 
     log_depth: Float32[ndarray, "h w"]
     information: Float32[ndarray, "h w"]  # 1 / variance of the log depth
+
+    def at_size(self, height: int, width: int) -> "FlowDepth":
+        """Nearest neighbours: what lies between two surfaces is on neither."""
+        if self.log_depth.shape == (height, width):
+            return self
+        maps = (self.log_depth, self.information)
+        size, nearest = (width, height), cv2.INTER_NEAREST_EXACT
+        return FlowDepth(*(np.asarray(cv2.resize(m, size, interpolation=nearest)) for m in maps))
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +99,12 @@ class DenseMatcher:
         self, a: UInt8[ndarray, "h w"], b: UInt8[ndarray, "h w"]
     ) -> Float32[ndarray, "2 h w"]:
         return grid(*a.shape) + np.moveaxis(self._flow.calc(a, b, None), -1, 0)
+
+
+def matching_size(height: int, width: int) -> tuple[int, int]:
+    """(height, width) at which images are matched whose depth has this size."""
+    scale = min(1.0, MAX_WIDTH / max(height, width))
+    return round(height * scale), round(width * scale)
 
 
 def grid(height: int, width: int) -> Float32[ndarray, "2 h w"]:

@@ -7,8 +7,9 @@ import numpy as np
 from jaxtyping import Float, Float32, Int, UInt8
 from numpy import ndarray
 
+from scal3r_ros.geometry.camera import scale_intrinsics
 from scal3r_ros.mapping.config import RefinementConfig
-from scal3r_ros.mapping.dense_flow import DenseMatcher, FlowDepth, View
+from scal3r_ros.mapping.dense_flow import DenseMatcher, FlowDepth, View, matching_size
 from scal3r_ros.mapping.landmarks import Landmarks
 from scal3r_ros.mapping.types import Chunk, Prediction
 
@@ -31,11 +32,7 @@ def correct_depth(
     height, width = prediction.depth.shape[1:]
     greys = [small_grey(frame.image, height, width) for frame in chunk.frames]
     T = prediction.T_submap_cam
-    views = [
-        View(f.index, grey, K, pose)
-        for f, grey, K, pose in zip(chunk.frames, greys, prediction.K, T, strict=True)
-    ]
-    dense = matcher.flow_depths(views) if config.densify else [None] * len(greys)
+    dense = _flow_depths(chunk, prediction, matcher) if config.densify else [None] * len(greys)
     z = landmarks.depths(T)
     depth, confidence = prediction.depth.copy(), prediction.confidence.copy()
     trust = np.minimum(1.0, landmarks.parallax_rad / (2 * config.min_parallax_rad)) ** 2
@@ -51,6 +48,16 @@ def correct_depth(
         depth[i] *= np.exp(field)
         confidence[i] = 1 + (confidence[i] - 1) * (0.3 + support)
     return replace(prediction, depth=depth, confidence=confidence)
+
+
+def _flow_depths(chunk: Chunk, prediction: Prediction, matcher: DenseMatcher) -> list[FlowDepth]:
+    """Of every frame, at the depth's size."""
+    height, width = prediction.depth.shape[1:]
+    size = matching_size(height, width)
+    K = scale_intrinsics(prediction.K, (height, width), size)
+    frames = zip(chunk.frames, K, prediction.T_submap_cam, strict=True)
+    views = [View(f.index, small_grey(f.image, *size), K, T) for f, K, T in frames]
+    return [found.at_size(height, width) for found in matcher.flow_depths(views)]
 
 
 def small_grey(image: UInt8[ndarray, "h w 3"], height: int, width: int) -> UInt8[ndarray, "a b"]:

@@ -8,6 +8,8 @@ so that it cannot drift.
 from collections import deque
 
 import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
 
 from scal3r_ros.geometry.align import MAD_TO_SIGMA
 from scal3r_ros.mapping.config import ScaleConfig
@@ -39,13 +41,14 @@ class ScaleEstimator:
 
     @property
     def spread(self) -> float:
-        """Robust relative spread of the observations; infinity without any."""
+        """Robust relative spread of the observations, by what each says of itself; infinity
+        without any."""
         if self.config.source == "fixed":
             return 0.0
         if len(self._logs) < 2:
             return np.inf
-        logs = np.array([log for log, _ in self._logs])
-        return MAD_TO_SIGMA * float(np.median(np.abs(logs - np.median(logs))))
+        logs, weights = np.array(self._logs).T
+        return MAD_TO_SIGMA * _weighted_median(np.abs(logs - self._median()), weights)
 
     def observe(self, observed: float, deviation: float = ASSUMED_DEVIATION) -> bool:
         """Metres per map unit as one source sees it; True where the map shall change its unit.
@@ -77,10 +80,13 @@ class ScaleEstimator:
             self.scale = scale
 
     def _median(self) -> float:
-        logs, weights = np.array(self._logs).T
-        order = np.argsort(logs)
-        middle = np.searchsorted(np.cumsum(weights[order]), weights.sum() / 2)
-        return float(logs[order][middle])
+        return _weighted_median(*np.array(self._logs).T)
+
+
+def _weighted_median(values: Float[ndarray, " n"], weights: Float[ndarray, " n"]) -> float:
+    order = np.argsort(values)
+    middle = np.searchsorted(np.cumsum(weights[order]), weights.sum() / 2)
+    return float(values[order][middle])
 
 
 class MetricScale:

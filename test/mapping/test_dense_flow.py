@@ -6,7 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scal3r_ros.mapping.dense_flow import DenseMatcher, Match, View, _sorted, grid, triangulated
+from scal3r_ros.mapping import dense_flow
+from scal3r_ros.mapping.dense_flow import (
+    DenseMatcher,
+    Match,
+    View,
+    _sorted,
+    grid,
+    matching_size,
+    triangulated,
+)
+from scal3r_ros.mapping.depth_correction import _flow_depths
+from scal3r_ros.mapping.types import Chunk
+from test.conftest import TruthPredictor
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +83,25 @@ def test_shared_frames_are_matched_once_and_follow_new_poses(views):
     ratio = np.exp(second[1].log_depth[both] - first[3].log_depth[both])
     assert both.mean() > 0.2
     assert abs(np.median(ratio) - 2) < 0.05
+
+
+@pytest.mark.parametrize("width", [256, 77])
+def test_large_images_are_matched_small(walk, monkeypatch, width):
+    """Depth twice as wide as what may be matched is told at its own size, and as honestly."""
+    monkeypatch.setattr(dense_flow, "MAX_WIDTH", width)
+    chunk = Chunk(0, tuple(walk.frames[8:40:4]), 0, 3)
+    prediction, _ = TruthPredictor(walk.clip, scales=(1.0,)).predict(chunk, 0)
+    errors = []
+    for truth, found in zip(
+        prediction.depth, _flow_depths(chunk, prediction, DenseMatcher()), strict=True
+    ):
+        assert found.log_depth.shape == truth.shape
+        use = (found.information > 0) & (truth > 0)
+        error = np.abs(found.log_depth[use] - np.log(truth[use]))
+        errors.append(error * np.sqrt(found.information[use]))
+    assert matching_size(*prediction.depth.shape[1:])[1] == min(width, 154)
+    assert sum(map(len, errors)) > 0.2 * prediction.depth.size
+    assert np.median(np.concatenate(errors)) < 0.7
 
 
 @given(st.integers(1, 6), st.integers(0, 2**31))

@@ -20,6 +20,7 @@ from scal3r_ros.mapping.config import (
 from scal3r_ros.mapping.ground import ground_plane, level
 from scal3r_ros.mapping.inertial import InertialLog, fit_scale
 from scal3r_ros.mapping.mapper import Mapper
+from scal3r_ros.mapping.scale import ScaleEstimator
 from scal3r_ros.mapping.scale_sources import ScaleSources, stereo_depth
 from scal3r_ros.mapping.types import Frame, MapUpdate, Submap
 from test.conftest import ROOT, TruthPredictor
@@ -249,3 +250,15 @@ def test_a_gyroscope_tells_the_turn_between_two_stamps(rng):
     assert np.degrees(error) < 0.2
     assert log.turn(int(0.9e9), int(1.2e9)) is None  # not heard yet
     assert log.turn(int(5e9), int(6e9)) is None
+
+
+def test_what_is_unsure_of_itself_does_not_delay_the_lock():
+    """Four of ten observations agree, six are far off: locked if those say that they are unsure;
+    where all are as sure as each other, not."""
+    for deviation, locked in ((0.3, True), (0.02, False)):
+        estimator = ScaleEstimator(ScaleConfig(source="odometry"))
+        for observed in (0.7, 0.8, 0.9, 1.1, 1.2, 1.3):
+            estimator.observe(observed, deviation)
+        for observed in (1.0, 1.01, 1.02, 1.0):
+            estimator.observe(observed, 0.02)
+        assert estimator.locked == locked
