@@ -1,6 +1,7 @@
 """scal3r eval: trajectories and depth against the truth, and simple baselines beside them."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -71,16 +72,8 @@ def refinement(
 ) -> None:
     """Trajectory with and without refinement, from the same predictions, and what it costs."""
     from scal3r_ros.evaluation.ablation import ablate_refinement
-    from scal3r_ros.mapping.config import profile
-    from scal3r_ros.mapping.predictor import NetworkPredictor
 
-    result = {}
-    for folder in sequences:
-        network = NetworkPredictor.load(model, checkpoint)
-        result[folder.name] = ablate_refinement(folder, network, profile(model))
-        typer.echo(f"{folder.name}\n{json.dumps(result[folder.name], indent=1)}")
-    if json_path is not None:
-        json_path.write_text(json.dumps(result, indent=1) + "\n")
+    _for_each(sequences, model, checkpoint, json_path, ablate_refinement)
 
 
 @app.command()
@@ -93,16 +86,31 @@ def loops(
 ) -> None:
     """Loops that are found and missed, true and false; the camera recognised in its own map."""
     from scal3r_ros.evaluation.loops import evaluate_loops, evaluate_relocalisation
+
+    def judged(folder: Path, network: Any, settings: Any) -> dict[str, Any]:
+        return {
+            "loops": evaluate_loops(folder, network, settings, radius),
+            "relocalisation": evaluate_relocalisation(folder, network, settings, radius),
+        }
+
+    _for_each(sequences, model, checkpoint, json_path, judged)
+
+
+def _for_each(
+    sequences: list[Path],
+    model: str,
+    checkpoint: Path | None,
+    json_path: Path | None,
+    judged: Callable[[Path, Any, Any], dict[str, Any]],
+) -> None:
+    """What is found in every sequence by a fresh network with its usual settings, as JSON."""
     from scal3r_ros.mapping.config import profile
     from scal3r_ros.mapping.predictor import NetworkPredictor
 
     result = {}
     for folder in sequences:
         network = NetworkPredictor.load(model, checkpoint)
-        result[folder.name] = {
-            "loops": evaluate_loops(folder, network, profile(model), radius),
-            "relocalisation": evaluate_relocalisation(folder, network, profile(model), radius),
-        }
+        result[folder.name] = judged(folder, network, profile(model))
         typer.echo(f"{folder.name}\n{json.dumps(result[folder.name], indent=1)}")
     if json_path is not None:
         json_path.write_text(json.dumps(result, indent=1) + "\n")

@@ -107,12 +107,12 @@ def evaluate_relocalisation(
 def _placed(mapper: Mapper, piece: list[Frame]) -> dict[int, Float[ndarray, "4 4"]]:
     """T_map_cam of the keyframes of a recognised chunk, by stamp; none where it is not."""
     mapper.set_localising(True)
-    for frame in piece:
-        for update in mapper.add_frame(frame):
-            if mapper.localiser.recognised:
-                T = update.submap.T_map_submap.apply_pose(update.submap.T_submap_cam)
-                return dict(zip(update.submap.stamps_ns, T, strict=True))
-    return {}
+    updates = [u for frame in piece for u in mapper.add_frame(frame)] + mapper.flush()
+    if not updates:
+        return {}
+    first = updates[0].submap  # there is none before the map is recognised
+    T = first.T_map_submap.apply_pose(first.T_submap_cam)
+    return dict(zip(first.stamps_ns, T, strict=True))
 
 
 def _error_in_map(

@@ -1,0 +1,60 @@
+"""Loops and relocalisation judged on a walk that goes there and back."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from scal3r_ros.evaluation import loops
+from scal3r_ros.evaluation.loops import evaluate_loops, evaluate_relocalisation
+from scal3r_ros.mapping.loop_closure import LoopDetector
+from test.evaluation.conftest import sequence_folder
+from test.mapping.test_loops import CONFIG, Describing, there_and_back  # noqa: F401
+
+
+@pytest.fixture(scope="module")
+def folder(there_and_back, tmp_path_factory):  # noqa: F811
+    return sequence_folder(there_and_back, tmp_path_factory.mktemp("back"))
+
+
+def test_true_loops_are_counted_as_true(folder, there_and_back):  # noqa: F811
+    found = evaluate_loops(folder, Describing(there_and_back.clip), CONFIG, 0.5)
+    assert found["chunks that come back"] >= 1
+    assert found["loops"] == found["loops true"] >= 1
+    assert 1 <= found["chunks tied"] <= found["chunks that come back"]
+    turn, apart = found["median error deg, m"]
+    assert turn < 2 and apart < 0.1
+
+
+def test_a_loop_that_is_off_is_counted_as_false(folder, there_and_back, monkeypatch):  # noqa: F811
+    """The same loops, measured a quarter turn off."""
+    honest = LoopDetector.verify
+
+    def turned(self, *arguments):
+        edge = honest(self, *arguments)
+        if edge is None:
+            return None
+        T = edge.T_target_source
+        quarter = np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
+        return replace(edge, T_target_source=replace(T, R=T.R @ quarter))
+
+    monkeypatch.setattr(LoopDetector, "verify", turned)
+    found = evaluate_loops(folder, Describing(there_and_back.clip), CONFIG, 0.5)
+    assert found["loops true"] == found["chunks tied"] == 0
+    assert found["candidates true"] >= 1  # the places are the same all the same
+
+
+def test_a_dropped_camera_is_recognised_where_the_map_was_seen(
+    folder,
+    there_and_back,  # noqa: F811
+    monkeypatch,
+):
+    """The way there is mapped; of the way back every drop lies in the map, and who says that it
+    knows the place is right."""
+    monkeypatch.setattr(loops, "MAPPED", 0.55)
+    short = replace(CONFIG, chunks=replace(CONFIG.chunks, size=8, overlap=4, first_size=8))
+    found = evaluate_relocalisation(folder, Describing(there_and_back.clip), short, 0.5)
+    assert found["dropped"] == found["in the map"] >= 1
+    assert found["recognised"] == found["rightly"] >= 1
+    turn, apart = found["median error deg, m"]
+    assert turn < 2 and apart < 0.1
