@@ -6,7 +6,7 @@ neighbouring frames (predicted, or known from the chunk before), and a camera th
 with them neither pure rotation nor a link of few features is a special case.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -26,17 +26,10 @@ from scal3r_ros.mapping.motion_priors import (
 )
 
 MIN_Z = 0.02  # of the median depth: nearer points would blow up the projection
+SETTLED = 1e-3  # share of the cost: an iteration that gains less is the last
 MAX_STEP = 0.7  # of a log depth in one iteration
 PRIOR_DEPTH_HUBER = 1.5  # sigmas
 MIN_PACE = 0.005  # of the median depth, between frames: slower is standing still
-
-
-@dataclass(frozen=True, eq=False)
-class Linearisation:
-    residual: Float[ndarray, "n 2"]  # pixels
-    d_anchor: Float[ndarray, "n 2 6"]  # by rotation (body), translation (submap)
-    d_frame: Float[ndarray, "n 2 6"]
-    d_depth: Float[ndarray, "n 2"]
 
 
 def adjust(
@@ -51,7 +44,7 @@ def adjust(
         trial = _moved(state, step_pose, step_depth)
         trial_cost = robust_cost(problem, trial, config, pace)
         if trial_cost < cost:
-            settled = cost - trial_cost < 1e-4 * cost
+            settled = cost - trial_cost < SETTLED * cost
             state, cost, damping = trial, trial_cost, max(damping / 5, 1e-8)
             if settled:
                 break
@@ -105,35 +98,33 @@ def _in_camera(problem: BundleProblem, state: BundleState) -> Float[ndarray, "n 
     return y
 
 
-def _skew(v: Float[ndarray, "n 3"]) -> Float[ndarray, "n 3 3"]:
-    x, y, z = v.T
-    zero = np.zeros_like(x)
-    return np.stack([zero, -z, y, z, zero, -x, -y, x, zero], 1).reshape(-1, 3, 3)
+def linearise(problem: BundleProblem, state: BundleState) -> Float[ndarray, "14 2 n"]:
+    """Of both pixel coordinates: derivatives by rotation (body) and translation (submap) of the
+    anchor, by those of the observing frame, by the log depth; last the residual."""
+    columns = np.ascontiguousarray(state.T_submap_cam[:, :3, :3].transpose(2, 1, 0))
+    R_anchor = np.take(columns, problem.anchor[problem.track], axis=2)  # column, row, observation
+    R_frame = np.take(columns, problem.frame, axis=2)
+    p = (problem.ray * np.exp(state.log_depth)[:, None]).T[:, problem.track]  # in the anchor
+    y = _in_camera(problem, state).T
+    u, v = y[:2] / y[2]
+    focal = problem.focal[problem.frame].T
+    fx, fy = focal / y[2]
+    J = np.empty((14, 2, len(problem.frame)))
+    by_point = J[3:6]  # rows of the projection's derivative, turned into the submap
+    by_point[:, 0] = fx * (R_frame[0] - u * R_frame[2])
+    by_point[:, 1] = fy * (R_frame[1] - v * R_frame[2])
+    in_anchor = np.einsum("crn,rin->cin", R_anchor, by_point)
+    J[0:3] = _cross(p[:, None], in_anchor)
+    J[6:9, 0] = fx * u * y[1], -fx * (u * y[0] + y[2]), fx * y[1]
+    J[6:9, 1] = fy * (y[2] + v * y[1]), -fy * v * y[0], -fy * y[0]
+    J[9:12] = -by_point
+    J[12] = (in_anchor * p[:, None]).sum(axis=0)
+    J[13] = (np.stack([u, v]) - problem.xy.T) * focal
+    return J
 
 
-def linearise(problem: BundleProblem, state: BundleState) -> Linearisation:
-    """Residuals and their derivatives by the rotation (body) and translation (submap) of the
-    anchor and of the observing frame, and by the log depth."""
-    T_a = state.T_submap_cam[problem.anchor]
-    R_a = T_a[:, :3, :3]
-    p = problem.ray * np.exp(state.log_depth)[:, None]
-    arm = np.einsum("nij,nj->ni", R_a, p)
-    turn = (-R_a @ _skew(p))[problem.track]
-    R_j = state.T_submap_cam[problem.frame][:, :3, :3]
-    y = _in_camera(problem, state)
-    fx, fy = problem.focal[problem.frame].T / y[:, 2]
-    zero = np.zeros_like(fx)
-    d_y = np.stack(
-        [fx, zero, -fx * y[:, 0] / y[:, 2], zero, fy, -fy * y[:, 1] / y[:, 2]], 1
-    ).reshape(-1, 2, 3)
-    d_point = d_y @ R_j.transpose(0, 2, 1)
-    focal = problem.focal[problem.frame]
-    return Linearisation(
-        residual=(y[:, :2] / y[:, 2:] - problem.xy) * focal,
-        d_anchor=np.concatenate([d_point @ turn, d_point], axis=2),
-        d_frame=np.concatenate([d_y @ _skew(y), -d_point], axis=2),
-        d_depth=np.einsum("nij,nj->ni", d_point, arm[problem.track]),
-    )
+def _cross(a: Float[ndarray, "3 ..."], b: Float[ndarray, "3 ..."]) -> Float[ndarray, "3 ..."]:
+    return np.stack([a[i] * b[j] - a[j] * b[i] for i, j in ((1, 2), (2, 0), (0, 1))])
 
 
 def _solve(
@@ -143,23 +134,22 @@ def _solve(
     damping: float,
     pace: float,
 ) -> tuple[Float[ndarray, "s 6"], Float[ndarray, " m"]]:
-    lin = linearise(problem, state)
+    J = linearise(problem, state)
     s, m = len(state.T_submap_cam), len(state.log_depth)
-    weight = np.sqrt(huber_weight(np.linalg.norm(lin.residual, axis=1), config.huber_px))
-    r = lin.residual * weight[:, None]
-    d_pose = np.concatenate([lin.d_anchor, lin.d_frame], axis=2) * weight[:, None, None]
-    d_depth = lin.d_depth * weight[:, None]
-    H, g = _pose_blocks(problem, d_pose, r, s)
+    J *= np.sqrt(huber_weight(np.hypot(*J[13]), config.huber_px))
+    H, g = _pose_blocks(problem, J, s)
     away = (state.log_depth - problem.log_depth_prior) / problem.depth_sigma
     pull = huber_weight(np.abs(away), PRIOR_DEPTH_HUBER) / problem.depth_sigma
-    h = np.bincount(problem.track, (d_depth**2).sum(1), m)
+    h = np.bincount(problem.track, (J[12] ** 2).sum(axis=0), m)
     h = (h + pull / problem.depth_sigma) * (1 + damping) + 1e-9
-    g_depth = np.bincount(problem.track, (d_depth * r).sum(1), m) + pull * away
-    W = _depth_rows(problem, d_pose, d_depth, s)
+    g_depth = np.bincount(problem.track, (J[12] * J[13]).sum(axis=0), m) + pull * away
+    W = _depth_rows(problem, J, s)
     add_motion_prior(problem, state, H, g)
     add_leap_prior(problem, state, config, pace, H, g)
-    H += np.diag(np.diag(H) * damping + 1e-9)
-    H -= W.T @ (W / h[:, None])
+    H[np.diag_indices(6 * s)] *= 1 + damping
+    H[np.diag_indices(6 * s)] += 1e-9
+    scaled = W / np.sqrt(h)[:, None]
+    H -= scaled.T @ scaled
     g -= W.T @ (g_depth / h)
     free = np.delete(np.arange(6 * s), np.arange(6) + 6 * problem.reference)
     step = np.zeros(6 * s)
@@ -169,11 +159,11 @@ def _solve(
 
 
 def _pose_blocks(
-    problem: BundleProblem, d_pose: Float[ndarray, "n 2 12"], r: Float[ndarray, "n 2"], frames: int
+    problem: BundleProblem, J: Float[ndarray, "14 2 n"], frames: int
 ) -> tuple[Float[ndarray, "p p"], Float[ndarray, " p"]]:
     """Normal matrix and gradient of the poses: one product for every pair of anchor and frame."""
     order, starts, pairs = problem.pairs
-    rows = np.concatenate([d_pose, r[:, :, None]], axis=2)[order].reshape(-1, 13)
+    rows = np.delete(J, 12, axis=0)[:, :, order].transpose(2, 1, 0).reshape(-1, 13)
     products = np.empty((len(pairs), 13, 13))
     for k, (begin, end) in enumerate(pairwise((2 * starts).tolist())):
         np.matmul(rows[begin:end].T, rows[begin:end], out=products[k])
@@ -187,13 +177,10 @@ def _pose_blocks(
 
 
 def _depth_rows(
-    problem: BundleProblem,
-    d_pose: Float[ndarray, "n 2 12"],
-    d_depth: Float[ndarray, "n 2"],
-    frames: int,
+    problem: BundleProblem, J: Float[ndarray, "14 2 n"], frames: int
 ) -> Float[ndarray, "m p"]:
     """Mixed derivatives of every track's depth and all poses."""
-    mixed = np.einsum("nki,nk->ni", d_pose, d_depth)
+    mixed = (J[:12] * J[12]).sum(axis=1).T
     W = np.zeros((len(problem.anchor), frames, 6))
     W[problem.track, problem.frame] = mixed[:, 6:]  # a track is seen once in a frame
     tracks, first = np.unique(problem.track, return_index=True)

@@ -21,6 +21,7 @@ class Carried:
     """The leading frames of a chunk, in the submap before."""
 
     depth: Float32[ndarray, "o h w"]  # units of the submap before, 0 = none
+    confidence: Float32[ndarray, "o h w"]
     T_before_cam: Float[ndarray, "o 4 4"]
 
     def __len__(self) -> int:
@@ -34,12 +35,16 @@ def carried_from(before: Submap, chunk: Chunk, prediction: Prediction) -> Carrie
     if not rows or len(rows) != chunk.overlap:
         return None
     before = on_grid(before, prediction.depth.shape[1:])
-    return Carried(before.depth[rows].astype(np.float32), before.T_submap_cam[rows])
+    maps = (m[rows].astype(np.float32) for m in (before.depth, before.confidence))
+    return Carried(*maps, before.T_submap_cam[rows])
 
 
-def carry_over(prediction: Prediction, carried: Carried, reference: int) -> Prediction:
+def carry_over(
+    prediction: Prediction, carried: Carried, reference: int, settled: int = 0
+) -> Prediction:
     """The prediction in the unit of the submap before: shared frames keep its poses and depth, the
-    others follow by the predicted motion. Unchanged where no depth is shared."""
+    first of them, which are `settled`, its confidence too; the others follow by the predicted
+    motion. Unchanged where no depth is shared."""
     count = len(carried)
     both = (prediction.depth[:count] > 0) & (carried.depth > 0)
     if not both.any():
@@ -54,4 +59,6 @@ def carry_over(prediction: Prediction, carried: Carried, reference: int) -> Pred
     T_before_cam = np.stack(T)
     depth = np.concatenate([carried.depth, np.float32(s) * prediction.depth[count:]])
     T_submap_cam = invert_pose(T_before_cam[reference]) @ T_before_cam
-    return replace(prediction, depth=depth, T_submap_cam=T_submap_cam)
+    confidence = prediction.confidence.copy()
+    confidence[:settled] = carried.confidence[:settled]
+    return replace(prediction, depth=depth, confidence=confidence, T_submap_cam=T_submap_cam)

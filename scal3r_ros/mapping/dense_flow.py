@@ -10,9 +10,10 @@ from numpy import ndarray
 
 from scal3r_ros.geometry.camera import pixel_centres
 from scal3r_ros.geometry.sim3 import invert_pose
+from scal3r_ros.mapping.types import Frame
 
 MAX_WIDTH = 256  # pixels at which is matched: more cost time and memory, the field is smooth
-STEPS = (1, 3)  # neighbours in keyframes, both ways
+STEPS = {1: 0, 3: 1}  # neighbours in keyframes, both ways: at which scale their flow ends
 FLOW_SIGMA_PX = 0.35  # of DIS at a few hundred pixels of width
 MAX_RETURN_PX = 1.0  # forward and backward flow must cancel
 MAX_EPIPOLAR_PX = 1.5
@@ -68,18 +69,27 @@ class DenseMatcher:
 
     def __init__(self) -> None:
         self._flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
-        self._flow.setFinestScale(0)
         self._flow.setUseSpatialPropagation(True)
         self._flow.setVariationalRefinementIterations(0)  # half of the time, no better depth
         self._kept: dict[tuple[int, int], tuple[Match, Match]] = {}
+        self._greys: dict[int, UInt8[ndarray, "h w"]] = {}
 
-    def flow_depths(self, views: Sequence[View]) -> list[FlowDepth]:
-        """One for every frame, from the neighbours at STEPS on either side."""
+    def grey(self, frame: Frame, height: int, width: int) -> UInt8[ndarray, "a b"]:
+        """The frame as it is matched, made once."""
+        kept = self._greys.get(frame.index)
+        if kept is not None and kept.shape == (height, width):
+            return kept
+        return small_grey(frame.image, height, width)
+
+    def flow_depths(self, views: Sequence[View], first: int = 0) -> list[FlowDepth]:
+        """One for every frame from the `first` on, from the neighbours at STEPS on either side."""
         kept, self._kept = self._kept, {}
+        self._greys = {view.name: view.grey for view in views}
         seen: list[list[tuple[Float32[ndarray, "h w"], Float32[ndarray, "h w"]]]]
         seen = [[] for _ in views]
-        texture = [_texture(view.grey) for view in views]
+        texture = {k: _texture(views[k].grey) for k in range(first, len(views))}
         for step in STEPS:
+            self._flow.setFinestScale(STEPS[step])
             for i in range(len(views) - step):
                 a, b = views[i], views[i + step]
                 pair = kept.get((a.name, b.name))
@@ -87,9 +97,11 @@ class DenseMatcher:
                     pair = self._matched(a.grey, b.grey)
                 self._kept[(a.name, b.name)] = pair
                 for k, view, other, match in ((i, a, b, pair[0]), (i + step, b, a, pair[1])):
+                    if k < first:
+                        continue
                     log_depth, information = triangulated(match, view, other)
                     seen[k].append((log_depth, information * texture[k]))
-        return [_fused(views_of_one) for views_of_one in seen]
+        return [_fused(views_of_one) for views_of_one in seen[first:]]
 
     def _matched(self, a: UInt8[ndarray, "h w"], b: UInt8[ndarray, "h w"]) -> tuple[Match, Match]:
         there, back = self._positions(a, b), self._positions(b, a)
@@ -105,6 +117,11 @@ def matching_size(height: int, width: int) -> tuple[int, int]:
     """(height, width) at which images are matched whose depth has this size."""
     scale = min(1.0, MAX_WIDTH / max(height, width))
     return round(height * scale), round(width * scale)
+
+
+def small_grey(image: UInt8[ndarray, "h w 3"], height: int, width: int) -> UInt8[ndarray, "a b"]:
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    return np.asarray(cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA))
 
 
 def grid(height: int, width: int) -> Float32[ndarray, "2 h w"]:

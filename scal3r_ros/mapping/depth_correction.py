@@ -1,5 +1,6 @@
 """Depth corrected by geometry: a field of log corrections that follows the image's edges."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import cv2
@@ -27,42 +28,43 @@ def correct_depth(
     landmarks: Landmarks,
     matcher: DenseMatcher,
     config: RefinementConfig,
+    first: int = 0,
 ) -> Prediction:
-    """Depth and confidence of every frame; frames without landmarks keep theirs."""
+    """Depth and confidence of every frame from the `first` on; frames without landmarks keep
+    theirs."""
     height, width = prediction.depth.shape[1:]
-    greys = [small_grey(frame.image, height, width) for frame in chunk.frames]
     T = prediction.T_submap_cam
-    dense = _flow_depths(chunk, prediction, matcher) if config.densify else [None] * len(greys)
+    dense: Sequence[FlowDepth | None] = [None] * (len(T) - first)
+    if config.densify:
+        dense = _flow_depths(chunk, prediction, matcher, first)
     z = landmarks.depths(T)
     depth, confidence = prediction.depth.copy(), prediction.confidence.copy()
     trust = np.minimum(1.0, landmarks.parallax_rad / (2 * config.min_parallax_rad)) ** 2
     trust[landmarks.parallax_rad < config.min_parallax_rad] = 0.0
-    for i, flow in enumerate(dense):
+    for i, flow in enumerate(dense, first):
         use = (landmarks.frame == i) & (z > 0) & (trust[landmarks.track] > 0)
         uv = landmarks.xy[use] * prediction.K[i, [0, 1], [0, 1]] + prediction.K[i, :2, 2]
         residual, weight = _samples(depth[i], uv, np.log(z[use]), flow)
         weight = _splat(weight, uv, LANDMARK_WEIGHT * trust[landmarks.track[use]])
         if np.count_nonzero(weight) < MIN_SAMPLES:
             continue
-        field, support = correction_field(depth[i], greys[i], residual, weight, config)
+        grey = matcher.grey(chunk.frames[i], height, width)
+        field, support = correction_field(depth[i], grey, residual, weight, config)
         depth[i] *= np.exp(field)
         confidence[i] = 1 + (confidence[i] - 1) * (0.3 + support)
     return replace(prediction, depth=depth, confidence=confidence)
 
 
-def _flow_depths(chunk: Chunk, prediction: Prediction, matcher: DenseMatcher) -> list[FlowDepth]:
-    """Of every frame, at the depth's size."""
+def _flow_depths(
+    chunk: Chunk, prediction: Prediction, matcher: DenseMatcher, first: int = 0
+) -> list[FlowDepth]:
+    """Of every frame from the `first` on, at the depth's size."""
     height, width = prediction.depth.shape[1:]
     size = matching_size(height, width)
     K = scale_intrinsics(prediction.K, (height, width), size)
     frames = zip(chunk.frames, K, prediction.T_submap_cam, strict=True)
-    views = [View(f.index, small_grey(f.image, *size), K, T) for f, K, T in frames]
-    return [found.at_size(height, width) for found in matcher.flow_depths(views)]
-
-
-def small_grey(image: UInt8[ndarray, "h w 3"], height: int, width: int) -> UInt8[ndarray, "a b"]:
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    return np.asarray(cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA))
+    views = [View(f.index, matcher.grey(f, *size), K, T) for f, K, T in frames]
+    return [found.at_size(height, width) for found in matcher.flow_depths(views, first)]
 
 
 def _samples(

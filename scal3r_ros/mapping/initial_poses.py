@@ -182,31 +182,34 @@ def place_all(
         T_a = T[tracks.frame[a]]
         arm = np.einsum("nij,nj->ni", T_a[:, :3, :3], ray * depth[tracks.track[rows], None])
         limit = RANSAC_PX / observations.focal[frame].mean()
-        found = _place(arm + T_a[:, :3, 3], observations.xy[rows], T[neighbour], limit)
+        found = _place(arm + T_a[:, :3, 3], observations.xy[rows], limit)
         T[frame] = _chained(T, motion, neighbour, frame) if found is None else found
         placed[frame] = True
     return T
 
 
 def _place(
-    xyz: Float[ndarray, "n 3"],
-    xy: Float[ndarray, "n 2"],
-    guess: Float[ndarray, "4 4"],
-    limit: float,
+    xyz: Float[ndarray, "n 3"], xy: Float[ndarray, "n 2"], limit: float
 ) -> Float[ndarray, "4 4"] | None:
-    """T_submap_cam by PnP in RANSAC; rough depths need the wider of the two limits."""
+    """T_submap_cam by P3P in RANSAC; rough depths need the wider of the two limits."""
     if len(xyz) < MIN_PNP:
         return None
-    turn = cv2.Rodrigues(guess[:3, :3].T)[0]
-    shift = (-guess[:3, :3].T @ guess[:3, 3]).reshape(3, 1)
     for threshold in (limit, 5 * limit):
-        found, turn_found, shift_found, inliers = cv2.solvePnPRansac(
-            xyz, xy, np.eye(3), None, turn.copy(), shift.copy(), True, 100, threshold, 0.99
+        found, turn, shift, inliers = cv2.solvePnPRansac(
+            xyz,
+            xy,
+            np.eye(3),
+            None,
+            iterationsCount=100,
+            reprojectionError=threshold,
+            flags=cv2.SOLVEPNP_AP3P,
         )
         if found and inliers is not None and len(inliers) >= max(MIN_PNP, 0.3 * len(xyz)):
-            R = cv2.Rodrigues(turn_found)[0]
+            rows = inliers[:, 0]
+            turn, shift = cv2.solvePnPRefineLM(xyz[rows], xy[rows], np.eye(3), None, turn, shift)
+            R = cv2.Rodrigues(turn)[0]
             T = np.eye(4)
-            T[:3, :3], T[:3, 3] = R.T, -R.T @ np.asarray(shift_found)[:, 0]
+            T[:3, :3], T[:3, 3] = R.T, -R.T @ np.asarray(shift)[:, 0]
             return T
     return None
 

@@ -17,7 +17,7 @@ from scal3r_ros.mapping.bundle import adjust, points, residuals
 from scal3r_ros.mapping.bundle_problem import BundleProblem, BundleState
 from scal3r_ros.mapping.carried import Carried, carry_over
 from scal3r_ros.mapping.config import RefinementConfig
-from scal3r_ros.mapping.dense_flow import DenseMatcher
+from scal3r_ros.mapping.dense_flow import STEPS, DenseMatcher
 from scal3r_ros.mapping.depth_correction import correct_depth
 from scal3r_ros.mapping.feature_tracks import FeatureTracker, FeatureTracks
 from scal3r_ros.mapping.initial_poses import (
@@ -71,11 +71,12 @@ class Refiner:
         """Bundle adjustment from the best start, then depth by its landmarks; in the unit of what
         was carried over, else the network's."""
         began = time.perf_counter()
-        known = 0
+        known = settled = 0
         if carried is not None and config.carry:
-            prediction = carry_over(prediction, carried, chunk.reference)
             loose = [k for k, f in enumerate(chunk.frames) if f.index in self._loose]
             known = min([len(carried), *loose])  # what comes later is still to be found out
+            settled = max(0, known - max(STEPS))  # had all neighbours that their depth comes from
+            prediction = carry_over(prediction, carried, chunk.reference, settled)
         if len(chunk.frames) < 2:
             return prediction, RefinementReport("none", "a single frame")
         tracks = self._tracker.track(chunk.frames, config)
@@ -96,7 +97,7 @@ class Refiner:
         refined, landmarks = _in_unit(refined, landmarks, config, known)
         good = landmarks.parallax_rad > config.min_parallax_rad
         if good.sum() >= config.min_tracks:
-            refined = correct_depth(chunk, refined, landmarks, self._matcher, config)
+            refined = correct_depth(chunk, refined, landmarks, self._matcher, config, settled)
         parallax_px = float(np.median(landmarks.parallax_rad)) * float(kept.focal.mean())
         report = RefinementReport(
             start=start,

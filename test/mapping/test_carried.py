@@ -27,7 +27,7 @@ def truth(walk, rows: slice) -> np.ndarray:
 def test_the_unit_and_the_poses_of_shared_frames_are_those_of_the_chunk_before(walk, prediction):
     """A true prediction at half the unit comes out as the truth, relative to the reference."""
     depth = walk.clip.depth[8:12].numpy().astype(np.float32)
-    carried = Carried(depth, truth(walk, slice(8, 12)))
+    carried = Carried(depth, np.full_like(depth, 7), truth(walk, slice(8, 12)))
     over = carry_over(prediction, carried, reference=3)
     T = truth(walk, slice(8, 16))
     np.testing.assert_allclose(over.T_submap_cam, invert_pose(T[3]) @ T, atol=1e-5)
@@ -35,7 +35,7 @@ def test_the_unit_and_the_poses_of_shared_frames_are_those_of_the_chunk_before(w
 
 
 def test_without_common_depth_the_prediction_stays(walk, prediction):
-    nothing = Carried(np.zeros_like(prediction.depth[:4]), truth(walk, slice(8, 12)))
+    nothing = Carried(*2 * [np.zeros_like(prediction.depth[:4])], truth(walk, slice(8, 12)))
     assert carry_over(prediction, nothing, reference=3) is prediction
 
 
