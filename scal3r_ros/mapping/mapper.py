@@ -27,7 +27,7 @@ from scal3r_ros.mapping.scale import MetricScale
 from scal3r_ros.mapping.shelf import Shelf
 from scal3r_ros.mapping.stream import ChunkStream
 from scal3r_ros.mapping.submap import keyframe_of, submap_of
-from scal3r_ros.mapping.trajectory import keyframe_poses
+from scal3r_ros.mapping.trajectory import keyframe_poses, keyframe_stamped_poses
 from scal3r_ros.mapping.types import (
     Chunk,
     ChunkTooLargeError,
@@ -123,7 +123,7 @@ class Mapper:
         self._newest = chunk.frames[-1]
         if self.localising:
             return self._localise(chunk, submap)
-        moved = self._place(submap)
+        moved = self._place(chunk, submap)
         loops, moved_by_loops = self._close_loops(chunk, submap)
         rescaled, moved_by_scale = self._measure_scale(chunk, submap)
         update = self._publishable(submap, moved | moved_by_loops | moved_by_scale, loops, rescaled)
@@ -185,14 +185,19 @@ class Mapper:
             return []
         return [MapUpdate(submap, (), self.map_version, kept=False)]
 
-    def _place(self, submap: Submap) -> set[int]:
-        """Ties the submap to all that share frames with it; without any it starts a component."""
+    def _place(self, chunk: Chunk, submap: Submap) -> set[int]:
+        """Ties the submap to all that share frames with it, and by odometry to the one before;
+        without any tie it starts a component."""
         edges = overlap_edges(submap, self.submaps, self.config.registration)
+        if edges or self.start is None:
+            edges += self.metric.ties(chunk, submap, self.submaps, edges)
         self.submaps.append(submap)
         if not edges:
             self._start_component(submap)
             return self._optimise()
-        nearest = max(edges, key=lambda edge: edge.target)
+        nearest = max(edges, key=lambda edge: (edge.kind == "overlap", edge.target))
+        if nearest.kind == "odometry":
+            logger.warning("submap %d: odometry alone leads to it", submap.index)
         submap.T_map_submap = self.submaps[nearest.target].T_map_submap @ nearest.T_target_source
         self.graph.add_submap(submap.index, submap.T_map_submap)
         for edge in edges:
@@ -281,12 +286,7 @@ class Mapper:
 
     def keyframe_stamped_poses(self) -> list[tuple[int, Float[ndarray, "4 4"]]]:
         """(stamp [ns], T_map_cam) of every keyframe, in the order of the images."""
-        stamps = {
-            i: stamp
-            for submap in self.submaps
-            for i, stamp in zip(submap.frame_indices, submap.stamps_ns, strict=True)
-        }
-        return [(stamps[i], T) for i, T in self.keyframe_poses().items()]
+        return keyframe_stamped_poses(self.submaps)
 
     def newest_keyframe(self) -> Keyframe:
         """The last mapped keyframe with depth in map units, for the tracker."""

@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 FREE = 1e6  # deviation of what a factor says nothing about
 MOVED = 1e-4  # change of a pose, in its own units, that counts as moved
 BELIEVED = 0.5  # weight of a loop
+LOOSE = 100.0  # times its deviation: what is left of a bridge that loops contradict
 
 
 def to_gtsam(T: Sim3) -> gtsam.Similarity3:
@@ -48,9 +49,11 @@ class PoseGraph:
         self.gauges: list[int] = []  # the fixed node of every piece
         self.scales: dict[int, tuple[float, float]] = {}  # log map units per submap unit, deviation
         self.levels: dict[int, tuple[Float[ndarray, " 3"], float]] = {}  # up in a submap, deviation
-        self.refused: set[int] = set()  # positions of loops in `edges` that contradict the rest
+        self.refused: set[int] = set()  # positions in `edges` of what contradicts the rest
         self._joints: set[int] = set()  # positions of edges that alone tie pieces together
-        self._pieces: dict[int, int] = {}  # submap -> fixed node of its piece
+        self._bridges: set[int] = set()  # positions of odometry that alone ties pieces together
+        self._pieces: dict[int, int] = {}  # submap -> first node of its piece: images tie them
+        self._roots: dict[int, int] = {}  # piece -> the gauge on which it hangs
         self._shifted: set[int] = set()  # moved by hand since the last solution
         self._stale = False  # what the incremental solver knows is no longer true
         self._restart()
@@ -60,17 +63,20 @@ class PoseGraph:
         self._new_values.insert(index, to_gtsam(T_map_submap))
         if fixed:
             self.gauges.append(index)
-            self._pieces[index] = index
+            self._pieces[index] = self._roots[index] = index
             self._new_factors.add(self._gauge_factor(index))
 
     def add_edge(self, edge: Edge) -> None:
-        """An edge between two pieces of the map joins them; other loops are judged when the graph
-        is solved next."""
-        if edge.source not in self._pieces:
+        """An edge between two pieces of the map joins them; odometry only hangs a new piece on one.
+        Other loops are judged when the graph is solved next."""
+        if edge.source not in self._pieces and edge.kind == "odometry":
+            self._pieces[edge.source] = edge.source
+            self._roots[edge.source] = self._roots[self._pieces[edge.target]]
+            self._bridges.add(len(self.edges))
+        elif edge.source not in self._pieces:
             self._pieces[edge.source] = self._pieces[edge.target]
-        elif self._pieces[edge.source] != self._pieces[edge.target]:
+        elif self._pieces[edge.source] != self._pieces[edge.target] and edge.kind != "odometry":
             self._join(edge)
-            self._joints.add(len(self.edges))
         self.edges.append(edge)
         self._stale = self._stale or edge.kind == "loop"
         self._new_factors.add(self._edge_factor(edge))
@@ -120,11 +126,13 @@ class PoseGraph:
         return self._take(estimate)
 
     def _factors(self, without: set[int]) -> gtsam.NonlinearFactorGraph:
-        """All factors: edges first, in their order, but some."""
+        """All factors: edges first, in their order, but some. A piece never comes loose."""
         graph = gtsam.NonlinearFactorGraph()
         for position, edge in enumerate(self.edges):
             if position not in without:
                 graph.add(self._edge_factor(edge))
+        for position in sorted(self._bridges):
+            graph.add(self._edge_factor(self.edges[position], LOOSE))
         for factor in (
             *map(self._gauge_factor, self.gauges),
             *map(self._scale_factor, self.scales),
@@ -134,10 +142,12 @@ class PoseGraph:
         return graph
 
     def _contradicting(self, values: gtsam.Values) -> set[int]:
-        """Positions of loops that do not go together with the rest (truncated least squares)."""
-        loops = [i for i, e in enumerate(self.edges) if e.kind == "loop" and i not in self._joints]
+        """Positions of loops and bridges that do not go together with the rest (truncated least
+        squares)."""
+        loops = {i for i, e in enumerate(self.edges) if e.kind == "loop"} - self._joints
         if not loops:
             return set()
+        loops |= self._bridges
         everything = self._factors(set())
         parameters = gtsam.GncLMParams()
         parameters.setLossType(gtsam.GncLossType.TLS)
@@ -158,30 +168,40 @@ class PoseGraph:
         return self.optimise_batch()
 
     def piece(self, index: int) -> int | None:
-        """The fixed node of a submap's piece of the map; None for one that is not in the graph."""
+        """The first node of a submap's piece of the map; None for one that is not in the graph."""
         return self._pieces.get(index)
 
     def _join(self, edge: Edge) -> None:
-        """The younger piece moves to where the edge puts it and gives up its gauge."""
-        pieces = self._pieces[edge.source], self._pieces[edge.target]
-        young, old = max(pieces), min(pieces)
-        if young == pieces[0]:
+        """The younger side moves to where the edge puts it; if odometry did not tie it already, it
+        gives up its gauge."""
+        ends = self._pieces[edge.source], self._pieces[edge.target]
+        young, old = max(ends), min(ends)
+        roots = self._roots[young], self._roots[old]
+        if roots[0] == roots[1]:
+            moving = {i for i, piece in self._pieces.items() if piece == young}
+        else:
+            gone, stays = max(roots), min(roots)
+            moving = {i for i, piece in self._pieces.items() if self._roots[piece] == gone}
+            self._roots |= {piece: stays for piece, root in self._roots.items() if root == gone}
+            self.gauges.remove(gone)
+            self._joints.add(len(self.edges))
+        if edge.source in moving:
             change = self.poses[edge.target] @ edge.T_target_source
             change = change @ self.poses[edge.source].inverse()
         else:
             change = self.poses[edge.source] @ edge.T_target_source.inverse()
             change = change @ self.poses[edge.target].inverse()
-        for index in [i for i, piece in self._pieces.items() if piece == young]:
+        for index in moving:
             self.poses[index] = change @ self.poses[index]
-            self._pieces[index] = old
             self._shifted.add(index)
-        self.gauges.remove(young)
+        self._pieces |= {i: old for i, piece in self._pieces.items() if piece == young}
         self._stale = True
 
     @property
     def loops(self) -> int:
         """Loops that are believed."""
-        return sum(edge.kind == "loop" for edge in self.edges) - len(self.refused)
+        loops = {i for i, edge in enumerate(self.edges) if edge.kind == "loop"}
+        return len(loops - self.refused)
 
     def covariance(self, index: int) -> Float[ndarray, "7 7"]:
         """Marginal of (rotation, translation, log scale) in the submap's own frame; of a graph that
@@ -208,9 +228,9 @@ class PoseGraph:
         noise = gtsam.noiseModel.Isotropic.Sigma(7, 1e-4)
         return gtsam.PriorFactorSimilarity3(index, to_gtsam(self.poses[index]), noise)
 
-    def _edge_factor(self, edge: Edge) -> gtsam.NonlinearFactor:
-        noise = self._noise(edge)
-        if edge.kind == "loop":
+    def _edge_factor(self, edge: Edge, loose: float = 1.0) -> gtsam.NonlinearFactor:
+        noise = self._noise(edge, loose)
+        if edge.kind != "overlap":
             noise = self._robust(noise)
         T = to_gtsam(edge.T_target_source)
         return gtsam.BetweenFactorSimilarity3(edge.target, edge.source, T, noise)
@@ -238,8 +258,8 @@ class PoseGraph:
         kernel = gtsam.noiseModel.mEstimator.Huber.Create(self.config.huber)
         return gtsam.noiseModel.Robust.Create(kernel, noise)
 
-    def _noise(self, edge: Edge) -> gtsam.noiseModel.Base:
-        deviations = 1 / np.sqrt(np.diag(edge.information))
+    def _noise(self, edge: Edge, loose: float) -> gtsam.noiseModel.Base:
+        deviations = loose / np.sqrt(np.diag(edge.information))
         floors = [self.config.rotation_floor] * 3
         floors += [self.config.translation_floor * deviations[3] / max(deviations[0], 1e-9)] * 3
         floors += [self.config.scale_floor]

@@ -6,6 +6,7 @@ so that it cannot drift.
 """
 
 from collections import deque
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -13,9 +14,10 @@ from numpy import ndarray
 
 from scal3r_ros.geometry.align import MAD_TO_SIGMA
 from scal3r_ros.mapping.config import ScaleConfig
+from scal3r_ros.mapping.odometry_ties import OdometryTies
 from scal3r_ros.mapping.pose_graph import PoseGraph
 from scal3r_ros.mapping.scale_sources import Observation, ScaleSources
-from scal3r_ros.mapping.types import Chunk, Submap
+from scal3r_ros.mapping.types import Chunk, Edge, Submap
 
 LEVEL_RAD = 0.035  # deviation of the up that an IMU tells of a submap
 ASSUMED_DEVIATION = 0.05  # of an observation that says nothing about itself
@@ -97,6 +99,7 @@ class MetricScale:
         self.sources = ScaleSources(config)
         self._graph = graph
         self._seen: dict[int, Observation] = {}  # by submap
+        self._odometry = OdometryTies()
 
     @property
     def metric(self) -> bool:
@@ -119,6 +122,14 @@ class MetricScale:
         for index in self._seen:
             self._hold(index, self.estimator.scale)
         return self.estimator.scale
+
+    def ties(
+        self, chunk: Chunk, submap: Submap, before: Sequence[Submap], edges: Sequence[Edge]
+    ) -> list[Edge]:
+        """What the robot's odometry says of a new submap and the one before it, which share images
+        if `edges` say so; nothing while lengths are not metres."""
+        tie = self._odometry.tie(chunk, submap, before[-1] if before else None, edges)
+        return [tie] if tie is not None and self.metric else []
 
     def level(self, submap: Submap) -> bool:
         """What the IMU says of the submap's tilt goes into the graph; False: it says nothing."""

@@ -44,6 +44,16 @@ def keyframe_poses(submaps: Sequence[Submap]) -> Poses:
     return blended(found)
 
 
+def keyframe_stamped_poses(
+    submaps: Sequence[Submap],
+) -> list[tuple[int, Float[ndarray, "4 4"]]]:
+    """(stamp [ns], T_map_cam) of every keyframe, in the order of the images."""
+    stamps = {
+        i: stamp for s in submaps for i, stamp in zip(s.frame_indices, s.stamps_ns, strict=True)
+    }
+    return [(stamps[i], T) for i, T in keyframe_poses(submaps).items()]
+
+
 def camera_trajectory(keyframes: Poses, tracked: Poses, images: Iterable[int]) -> Poses:
     """T_map_cam of every image.
 
