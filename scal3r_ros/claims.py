@@ -12,13 +12,13 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
 from scal3r_ros.claims_report import COUNTS, write_report
-from scal3r_ros.data.tum import Trajectory, read_trajectory, write_trajectory
+from scal3r_ros.data.sequence_folder import write_sequence
+from scal3r_ros.data.tum import Trajectory, read_trajectory
 from scal3r_ros.evaluation.boundary import edge_kinds, on_one_scale
 from scal3r_ros.evaluation.trajectory import associate, evaluate
 from scal3r_ros.geometry.align import umeyama
@@ -153,13 +153,8 @@ def tour_folder(folder: Path, seed: int, chunks: int) -> Path:
     window = profile("nano").chunks
     frames = window.overlap + chunks * (window.size - window.overlap)
     clip = render_clip(TOUR_SEED + seed, frames, *TOUR_SIZE, family="room", path=tour)
-    (made / "images").mkdir(parents=True, exist_ok=True)
-    truth = {}
-    for i, image in enumerate(clip.images.numpy()):
-        cv2.imwrite(str(made / "images" / f"{i:06d}.png"), image[..., ::-1])
-        truth[(i + 1) * 10**9 // TOUR_HZ] = clip.T_world_cam[i].double().numpy()
-    (made / "times.txt").write_text("".join(f"{stamp * 1e-9:.9f}\n" for stamp in truth))
-    write_trajectory(made / "groundtruth.txt", truth)
+    stamps = [(i + 1) * 10**9 // TOUR_HZ for i in range(frames)]
+    write_sequence(made, clip.images.numpy(), clip.T_world_cam.double().numpy(), stamps)
     return made
 
 

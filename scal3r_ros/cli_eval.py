@@ -9,6 +9,7 @@ import typer
 
 app = typer.Typer(help="Results against the truth.", no_args_is_help=True)
 
+ROUNDS_SEED = 500_000  # worlds
 Json = Annotated[Path | None, typer.Option("--json", help="Write the result as JSON here.")]
 
 
@@ -94,6 +95,23 @@ def loops(
         }
 
     _for_each(sequences, model, checkpoint, json_path, judged)
+
+
+@app.command()
+def rounds(
+    out: Annotated[Path, typer.Argument(help="Folder of the sequence.")],
+    seed: Annotated[int, typer.Option(help="Of the room; trained on are others.")] = 1,
+    images: Annotated[int, typer.Option(help="180 a round, at 10 Hz.")] = 400,
+) -> None:
+    """Render a walk round and round a room, with its truth: places to recognise."""
+    from scal3r_ros.data.sequence_folder import write_sequence
+    from scal3r_ros.training.paths import rounds as path
+    from scal3r_ros.training.world import render_clip
+
+    clip = render_clip(ROUNDS_SEED + seed, images, 240, 320, family="room", path=path)
+    stamps = [(i + 1) * 10**8 for i in range(images)]
+    write_sequence(out, clip.images.numpy(), clip.T_world_cam.double().numpy(), stamps)
+    typer.echo(f"{images} images: {out}")
 
 
 def _for_each(

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Weights files: info, verify, manifest, convert, download.")
+app = typer.Typer(help="Weights files: info, verify, manifest, convert, download, words.")
 
 LICENCES = (
     "The published Scal3R weights are a fine-tune of VGGT-1B, whose own licence is restrictive "
@@ -99,3 +99,28 @@ def download(
     from scal3r_ros.download import download
 
     typer.echo(f"wrote {download(REPOSITORY, FILE, folder)}")
+
+
+@app.command()
+def words(
+    out: Annotated[Path, typer.Argument(help="Where to write the vocabulary, .npy.")],
+    count: Annotated[int, typer.Option(help="Words.")] = 32,
+    clips: Annotated[int, typer.Option(help="Rendered clips of six images, of each family.")] = 8,
+    seed: Annotated[int, typer.Option(help="Of the first world.")] = 31_000,
+) -> None:
+    """Learn the words by which places are told apart, on the procedural world."""
+    import numpy as np
+    from tqdm import tqdm
+
+    from scal3r_ros.mapping.place_words import learn_words
+    from scal3r_ros.training.scenes import FAMILIES
+    from scal3r_ros.training.world import render_clip
+
+    worlds = [(seed + i, family) for i in range(clips) for family in FAMILIES]
+    images = [
+        image
+        for world, family in tqdm(worlds)
+        for image in render_clip(world, 6, 240, 320, family=family, stride=1.5).images.numpy()
+    ]
+    np.save(out, learn_words(images, count, seed).astype(np.float16))
+    typer.echo(f"{count} words from {len(images)} images: {out}")

@@ -1,6 +1,7 @@
 """Loops and relocalisation against the truth: how many places are found again, how truly."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ from scipy.spatial.transform import Rotation
 
 from scal3r_ros.data.sequence import open_sequence
 from scal3r_ros.data.tum import Trajectory, read_trajectory
-from scal3r_ros.evaluation.trajectory import align, associate
 from scal3r_ros.geometry.sim3 import invert_pose
 from scal3r_ros.mapping.config import MapperConfig
 from scal3r_ros.mapping.loop_closure import LoopCandidate, LoopDetector
@@ -19,7 +19,7 @@ from scal3r_ros.mapping.mapper import Mapper
 from scal3r_ros.mapping.pipeline import map_sequence
 from scal3r_ros.mapping.pose_graph import PoseGraph
 from scal3r_ros.mapping.prediction import Predictor
-from scal3r_ros.mapping.types import Edge, Frame, Submap
+from scal3r_ros.mapping.types import Edge, Submap
 
 MAX_TURN_DEG = 30.0  # between two views of the same place
 TRUE_TURN_DEG = 10.0  # by which the measured relation of a true loop may be off
@@ -27,16 +27,30 @@ MAPPED = 0.6  # share of a sequence that is mapped before the camera is sought i
 TRIES = 2  # chunks within which a camera should be recognised
 
 
-class Witness(LoopDetector):
-    """Remembers what became of every candidate."""
+@dataclass(frozen=True, eq=False)
+class Verdict:
+    """What became of a candidate."""
 
-    verdicts: list[tuple[LoopCandidate, Edge | None]]
+    candidate: LoopCandidate
+    edge: Edge | None
+    old: tuple[Submap, int]  # and the slot of the keyframe in it
+    new: tuple[Submap, int]
+
+
+class Witness(LoopDetector):
+    """Remembers the verdict on every candidate."""
+
+    verdicts: list[Verdict]
 
     def verify(
         self, candidate: LoopCandidate, submaps: Sequence[Submap], graph: PoseGraph
     ) -> Edge | None:
         edge = super().verify(candidate, submaps, graph)
-        self.verdicts.append((candidate, edge))
+        ends = []
+        for keyframe in (self.keyframes[candidate.old], self.keyframes[candidate.new]):
+            submap = submaps[keyframe.submap]
+            ends.append((submap, submap.frame_indices.index(keyframe.frame.index)))
+        self.verdicts.append(Verdict(candidate, edge, *ends))
         return edge
 
 
@@ -57,16 +71,18 @@ def evaluate_loops(
     again = (same & late).any(axis=1)
     chunks = {k.submap for k, seen in zip(witness.keyframes, again, strict=True) if seen}
     refused = {id(mapper.graph.edges[i]) for i in mapper.graph.refused}
-    believed = [(c, e) for c, e in witness.verdicts if e is not None and id(e) not in refused]
-    errors = [_loop_error(mapper.submaps, witness, poses, c, e) for c, e in believed]
+    believed = [v for v in witness.verdicts if v.edge is not None and id(v.edge) not in refused]
+    errors = [_error(truth, v) for v in believed]
     true = [turn < TRUE_TURN_DEG and way < radius for turn, way in errors]
-    tied = {edge.source for (_, edge), right in zip(believed, true, strict=True) if right}
+    tied = {v.new[0].index for v, right in zip(believed, true, strict=True) if right}
     return {
         "keyframes": len(poses),
         "chunks": len(mapper.submaps),
         "chunks that come back": len(chunks),
         "candidates": len(witness.verdicts),
-        "candidates true": sum(bool(same[c.old, c.new]) for c, _ in witness.verdicts),
+        "candidates true": sum(
+            bool(same[v.candidate.old, v.candidate.new]) for v in witness.verdicts
+        ),
         "loops": len(believed),
         "loops true": sum(true),
         "chunks tied": len(tied & chunks),
@@ -82,53 +98,31 @@ def evaluate_relocalisation(
     truth = read_trajectory(folder / "groundtruth.txt")
     frames = [f for f in open_sequence(folder) if _known(truth, f.stamp_ns)]
     mapper = Mapper(predictor, config)
+    mapper.loop_detector = witness = Witness(config.loops, mapper.shelf)
+    witness.verdicts = []
     count = round(MAPPED * len(frames))
     map_sequence(frames[:count], mapper, None)
-    A, B, _ = associate(truth, dict(mapper.keyframe_stamped_poses()))
-    scale = align(A[:, :3, 3], B[:, :3, 3], "sim3").s
+    mapped = _true_poses(truth, [k.frame.stamp_ns for k in witness.keyframes])
     length = config.chunks.first_size + (TRIES - 1) * (config.chunks.size - config.chunks.overlap)
     found: dict[str, int] = {"dropped": 0, "in the map": 0, "recognised": 0, "rightly": 0}
     errors = []
     for begin in range(count, len(frames) - length, length):
         piece = frames[begin : begin + length]
-        there = _same_place(_true_poses(truth, [f.stamp_ns for f in piece]), A, radius).any()
+        there = _same_place(_true_poses(truth, [f.stamp_ns for f in piece]), mapped, radius).any()
         found["dropped"] += 1
         found["in the map"] += int(there)
-        placed = _placed(mapper, piece)
-        if placed:
-            error = _error_in_map(placed, _true_poses(truth, list(placed)), A, B, scale)
-            errors.append(error)
+        mapper.set_localising(True)
+        witness.verdicts = []
+        for frame in piece:
+            mapper.add_frame(frame)
+        mapper.flush()
+        seen = [_error(truth, v) for v in witness.verdicts if v.edge is not None]
+        if seen:
+            errors.append(seen[0])
             found["recognised"] += 1
-            found["rightly"] += int(error[0] < TRUE_TURN_DEG and error[1] < radius)
+            found["rightly"] += int(seen[0][0] < TRUE_TURN_DEG and seen[0][1] < radius)
     middle = np.round(np.median(errors, axis=0), 3).tolist() if errors else []
     return {**found, "median error deg, m": middle}
-
-
-def _placed(mapper: Mapper, piece: list[Frame]) -> dict[int, Float[ndarray, "4 4"]]:
-    """T_map_cam of the keyframes of a recognised chunk, by stamp; none where it is not."""
-    mapper.set_localising(True)
-    updates = [u for frame in piece for u in mapper.add_frame(frame)] + mapper.flush()
-    if not updates:
-        return {}
-    first = updates[0].submap  # there is none before the map is recognised
-    T = first.T_map_submap.apply_pose(first.T_submap_cam)
-    return dict(zip(first.stamps_ns, T, strict=True))
-
-
-def _error_in_map(
-    placed: dict[int, Float[ndarray, "4 4"]],
-    true: Float[ndarray, "n 4 4"],
-    A: Float[ndarray, "m 4 4"],
-    B: Float[ndarray, "m 4 4"],
-    scale: float,
-) -> tuple[float, float]:
-    """Against the nearest mapped keyframe (true poses A, in the map B): what the map itself is off
-    elsewhere does not count."""
-    apart = np.linalg.norm(true[:, None, :3, 3] - A[None, :, :3, 3], axis=2)
-    nearest = apart.argmin(axis=1)
-    measured = invert_pose(B[nearest]) @ np.stack(list(placed.values()))
-    measured[:, :3, 3] *= scale
-    return _errors(invert_pose(A[nearest]) @ true, measured)
 
 
 def _known(truth: Trajectory, stamp_ns: int, tolerance_ns: int = 10_000_000) -> bool:
@@ -148,38 +142,19 @@ def _same_place(
     return (apart < radius) & (axes > np.cos(np.radians(MAX_TURN_DEG)))
 
 
-def _errors(
-    truth: Float[ndarray, "n 4 4"], estimate: Float[ndarray, "n 4 4"]
-) -> tuple[float, float]:
-    """Median turn [deg] and distance between poses."""
-    difference = invert_pose(truth) @ estimate
-    turn = np.degrees(Rotation.from_matrix(difference[:, :3, :3]).magnitude())
-    apart = np.linalg.norm(truth[:, :3, 3] - estimate[:, :3, 3], axis=1)
-    return float(np.median(turn)), float(np.median(apart))
-
-
-def _loop_error(
-    submaps: Sequence[Submap],
-    witness: LoopDetector,
-    poses: Float[ndarray, "n 4 4"],
-    candidate: LoopCandidate,
-    edge: Edge,
-) -> tuple[float, float]:
+def _error(truth: Trajectory, verdict: Verdict) -> tuple[float, float]:
     """Turn [deg] and distance [m] by which the measured place of the new keyframe, seen from the
     old one, is off; the old submap's unit is what its own way says."""
-    rows = {k.frame.index: i for i, k in enumerate(witness.keyframes)}
-    old, new = submaps[edge.target], submaps[edge.source]
-    slots = [
-        s.frame_indices.index(witness.keyframes[k].frame.index)
-        for s, k in ((old, candidate.old), (new, candidate.new))
-    ]
-    T_new = edge.T_target_source.apply_pose(new.T_submap_cam[slots[1]])
-    measured = invert_pose(old.T_submap_cam[slots[0]]) @ T_new
-    true_way = poses[[rows[i] for i in old.frame_indices], :3, 3]
+    assert verdict.edge is not None
+    (old, at), (new, now) = verdict.old, verdict.new
+    T_new = verdict.edge.T_target_source.apply_pose(new.T_submap_cam[now])
+    measured = invert_pose(old.T_submap_cam[at]) @ T_new
+    true_old, true_new = (_true_poses(truth, list(s.stamps_ns)) for s in (old, new))
     ways = [
-        float(np.linalg.norm(np.diff(xyz, axis=0), axis=1).sum())
-        for xyz in (true_way, old.T_submap_cam[:, :3, 3])
+        float(np.linalg.norm(np.diff(T[:, :3, 3], axis=0), axis=1).sum())
+        for T in (true_old, old.T_submap_cam)
     ]
     measured[:3, 3] *= ways[0] / max(ways[1], 1e-9)
-    true = invert_pose(poses[candidate.old]) @ poses[candidate.new]
-    return _errors(true[None], measured[None])
+    difference = invert_pose(invert_pose(true_old[at]) @ true_new[now]) @ measured
+    turn = float(np.degrees(Rotation.from_matrix(difference[:3, :3]).magnitude()))
+    return turn, float(np.linalg.norm(difference[:3, 3]))

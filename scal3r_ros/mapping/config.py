@@ -78,7 +78,9 @@ class RegistrationConfig:
 @dataclass(frozen=True)
 class LoopConfig:
     enabled: bool = True
-    min_score: float = 0.70  # cosine of descriptors
+    min_score: float = 0.1  # of two places, cosine of their words
+    tokens: bool = True  # what the network's tokens find alike is looked at, too
+    min_token_score: float = 0.70  # cosine of these
     min_gap: int = 24  # keyframes between the two places
     votes: int = 2  # of five neighbouring keyframes that must agree
     per_chunk: int = 2  # candidates verified after a chunk
@@ -202,7 +204,8 @@ def profile(name: str) -> MapperConfig:
     """Window and overlap that suit a network or a machine."""
     _check(name in PROFILES, f"profile must be one of {list(PROFILES)}, got {name}")
     size, overlap = PROFILES[name]
-    return MapperConfig(chunks=ChunkConfig(size=size, overlap=overlap))
+    loops = LoopConfig(tokens=name != "nano")  # the small network's hardly tell places apart
+    return MapperConfig(chunks=ChunkConfig(size=size, overlap=overlap), loops=loops)
 
 
 def load_config(path: Path, base: MapperConfig | None = None) -> MapperConfig:

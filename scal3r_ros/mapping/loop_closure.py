@@ -1,4 +1,4 @@
-"""Loops: the backend's own descriptors propose, local features and geometry decide.
+"""Loops: descriptors of whole images propose, local features and geometry decide.
 
 False loops are far worse than missed ones, so every test must pass: score, votes of neighbouring
 keyframes, features that agree on one camera pose in several pairs of images, poses that agree with
@@ -16,6 +16,7 @@ from numpy import ndarray
 
 from scal3r_ros.mapping.config import LoopConfig
 from scal3r_ros.mapping.place_match import PlaceMatch, View, match_places, view_of
+from scal3r_ros.mapping.place_words import describe_place, place_words
 from scal3r_ros.mapping.places import Descriptors
 from scal3r_ros.mapping.pose_graph import PoseGraph
 from scal3r_ros.mapping.registration import shared_frames
@@ -71,7 +72,8 @@ class LoopDetector:
     def __init__(self, config: LoopConfig, shelf: Shelf) -> None:
         self.config, self._shelf = config, shelf
         self.keyframes: list[KeptKeyframe] = []
-        self._descriptors = Descriptors(shelf)
+        self.words, self.tokens = Descriptors(shelf), Descriptors(shelf)
+        self._views: dict[int, View] = {}  # keyframes that were looked at for the newest chunk
         self.closed: list[tuple[int, int]] = []
 
     def add(
@@ -82,9 +84,16 @@ class LoopDetector:
         first = len(self.keyframes)
         for slot in range(0 if whole else submap.overlap, len(frames)):
             kept = keep(self._sparing(frames[slot]), submap.index, self._shelf)
-            self.take(kept, submap.descriptors[slot])
-        found = self._candidates(first, graph.piece(submap.index), graph)
-        return found[: self.config.per_chunk * (LOST_TRIES if whole else 1)]
+            words = describe_place(frames[slot].image, place_words())
+            self.take(kept, words, submap.descriptors[slot])
+        self._views = {}
+        piece = graph.piece(submap.index)
+        most = self.config.per_chunk * (LOST_TRIES if whole else 1)
+        found = self._candidates(self.words, self.config.min_score, first, piece, graph)[:most]
+        if self.config.tokens:
+            score = self.config.min_token_score
+            found += self._candidates(self.tokens, score, first, piece, graph)[:most]
+        return found
 
     def _sparing(self, frame: Frame) -> Frame:
         """With the very K of the keyframe before where they are equal: a camera has one."""
@@ -92,27 +101,39 @@ class LoopDetector:
         same = K is not None and frame.K is not None and np.array_equal(K, frame.K)
         return replace(frame, K=K) if same else frame
 
-    def take(self, kept: KeptKeyframe, descriptor: Float32[ndarray, " d"]) -> None:
+    def take(
+        self, kept: KeptKeyframe, words: Float[ndarray, " d"], tokens: Float32[ndarray, " e"]
+    ) -> None:
         """One more place to come back to."""
         self.keyframes.append(kept)
-        self._descriptors.append(descriptor)
+        self.words.append(words)
+        self.tokens.append(tokens)
 
     def forget_from(self, first: int) -> None:
         """Drops the newest keyframes (of a chunk that was only localised)."""
         del self.keyframes[first:]
-        self._descriptors.forget_from(first)
+        self.words.forget_from(first)
+        self.tokens.forget_from(first)
+        self._views = {}
 
-    def _candidates(self, first: int, piece: int | None, graph: PoseGraph) -> list[LoopCandidate]:
+    def _candidates(
+        self,
+        descriptors: Descriptors,
+        min_score: float,
+        first: int,
+        piece: int | None,
+        graph: PoseGraph,
+    ) -> list[LoopCandidate]:
         others = np.array([graph.piece(k.submap) != piece for k in self.keyframes[:first]])
         if first < self.config.min_gap and not others.any():
             return []
         around = max(0, first - 4)
-        likeness = self._descriptors.likeness(around)
+        likeness = descriptors.likeness(around)
         found = []
         for new in range(first, len(self.keyframes)):
             scores = self._scores(likeness[new - around], new, others)
             old = int(scores.argmax())
-            if scores[old] < self.config.min_score or not self._is_new(old, new):
+            if scores[old] < min_score or not self._is_new(old, new):
                 continue
             near = range(max(0, new - 4), new + 1)
             best = [int(self._scores(likeness[k - around], k, others).argmax()) for k in near]
@@ -169,8 +190,11 @@ class LoopDetector:
         return edge
 
     def _view(self, keyframe: int, submap: Submap) -> View:
-        kept = self.keyframes[keyframe]
-        return view_of(kept.restore().image, submap, submap.frame_indices.index(kept.frame.index))
+        if keyframe not in self._views:
+            kept = self.keyframes[keyframe]
+            slot = submap.frame_indices.index(kept.frame.index)
+            self._views[keyframe] = view_of(kept.restore().image, submap, slot)
+        return self._views[keyframe]
 
     def _sides(self, keyframe: int, submap: Submap) -> list[View]:
         """The neighbours on either side, as far as they lie in the same submap."""

@@ -3,7 +3,7 @@
     map.json             what it is, and the SHA-256 of every other file
     submaps/000000.npz   depth, confidence, poses, intrinsics, descriptors, thumbnails
     graph.npz            places of the submaps, edges, fixed nodes, scales, tilt
-    keyframes.npz        compressed images, for recognising places
+    keyframes.npz        compressed images and their words, for recognising places
     memory.safetensors   the test-time memory
     map.ply              the cloud, for other tools
     mesh.ply             the surface, if it was asked for
@@ -32,9 +32,9 @@ from scal3r_ros.mapping.point_map import submap_cloud
 from scal3r_ros.mapping.shelf import Shelf
 from scal3r_ros.mapping.types import Edge, Frame, Submap
 
-FORMAT, VERSION = "scal3r_map", 1
+FORMAT, VERSION = "scal3r_map", 2
 ARRAYS = tuple(f.name for f in fields(Submap) if f.name not in ("index", "overlap", "T_map_submap"))
-EDGE_KINDS = ("overlap", "loop", "odometry")
+EDGE_KINDS, NO_K = ("overlap", "loop", "odometry"), np.full((3, 3), np.nan)
 
 
 class MapFolderError(ValueError):
@@ -61,6 +61,7 @@ class StoredMap:
     scales: dict[int, tuple[float, float]]
     levels: dict[int, tuple[ndarray, float]]
     keyframes: list[KeptKeyframe]
+    words: ndarray  # of every keyframe
     closed: list[tuple[int, int]]
     memory_file: Path | None
 
@@ -154,13 +155,13 @@ def _append(mapper: Mapper, stored: StoredMap, frames_from: int) -> None:
         graph.add_scale(index + first, log_scale, deviation)
     for index, (up, deviation) in stored.levels.items():
         graph.add_level(index + first, up, deviation)
-    for kept in stored.keyframes:
+    for kept, words in zip(stored.keyframes, stored.words, strict=True):
         frame = replace(kept.frame, index=kept.frame.index + frames_from)
         stored_here = mapper.shelf.put(jpeg=kept.jpeg)
         known = replace(kept, frame=frame, stored=stored_here, submap=kept.submap + first)
         brought = stored.submaps[kept.submap]
         slot = brought.frame_indices.index(kept.frame.index)
-        detector.take(known, brought.descriptors[slot])
+        detector.take(known, words, brought.descriptors[slot])
     detector.closed += [(a + first_keyframe, b + first_keyframe) for a, b in stored.closed]
 
 
@@ -174,6 +175,7 @@ def _snapshot(mapper: Mapper) -> StoredMap:
         graph.scales,
         graph.levels,
         detector.keyframes,
+        detector.words.all(),
         detector.closed,
         None,
     )
@@ -207,13 +209,13 @@ def _write(folder: Path, mapper: Mapper, mesh: bool) -> None:
     )
     kept = detector.keyframes
     sizes = np.cumsum([0, *(len(k.jpeg) for k in kept)])
-    none = np.full((3, 3), np.nan)
     _save(
         folder / "keyframes.npz",
         jpeg=np.concatenate([k.jpeg for k in kept]) if kept else np.zeros(0, np.uint8),
         begins=sizes.astype(np.int64),
         indices=np.array([(k.frame.index, k.frame.stamp_ns, k.submap) for k in kept], np.int64),
-        K=np.array([none if k.frame.K is None else k.frame.K for k in kept]),
+        K=np.array([NO_K if k.frame.K is None else k.frame.K for k in kept]),
+        words=detector.words.all(),
     )
     if isinstance(mapper.predictor, RemembersOnDisk):
         mapper.predictor.save_memory(folder / "memory.safetensors", mapper.memory)
@@ -243,8 +245,7 @@ def _read(folder: Path, facts: dict[str, Any]) -> StoredMap:
             strict=True,
         )
     ]
-    jpeg, shelf = kept["jpeg"], Shelf()
-    keyframes = []
+    jpeg, shelf, keyframes = kept["jpeg"], Shelf(), []
     for i, (index, stamp_ns, submap) in enumerate(kept["indices"].tolist()):
         K = kept["K"][i]
         frame = Frame(index, stamp_ns, NO_PIXELS, K if np.isfinite(K).all() else None)
@@ -257,9 +258,9 @@ def _read(folder: Path, facts: dict[str, Any]) -> StoredMap:
         edges,
         graph["gauges"].tolist(),
         {int(i): (float(log), float(sigma)) for i, log, sigma in graph["scales"]},
-        # maps that were stored before tilt was held have none
-        {int(row[0]): (row[1:4], float(row[4])) for row in graph.get("levels", ())},
+        {int(row[0]): (row[1:4], float(row[4])) for row in graph["levels"]},
         keyframes,
+        kept["words"],
         [(int(a), int(b)) for a, b in graph["closed"]],
         memory if memory.exists() else None,
     )

@@ -19,8 +19,9 @@ from scal3r_ros.mapping.types import Submap
 
 WIDTH = 640  # pixels at which is matched
 FEATURES = 1500
-CONTRAST = 0.04
-REPROJECTION_PX = 4.0
+CONTRAST = 0.02
+MIN_REPROJECTION_PX = 1.5
+REPROJECTION = 4.0 / 640  # share of the width
 RANSAC_ROUNDS = 300
 
 
@@ -33,7 +34,8 @@ class View:
     K: Float[ndarray, "3 3"]
     T_submap_cam: Float[ndarray, "4 4"]
     submap: int
-    spread: float  # image diagonal in pixels
+    width: int  # of the image, pixels
+    spread: float  # its diagonal
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +66,7 @@ def view_of(image: UInt8[ndarray, "h w 3"], submap: Submap, slot: int) -> View:
         scale_intrinsics(submap.K[slot], depth.shape, size[::-1]),
         submap.T_submap_cam[slot],
         submap.index,
+        size[0],
         float(np.hypot(*size)),
     )
 
@@ -83,7 +86,7 @@ def match_places(old: View, new: View, min_inliers: int) -> PlaceMatch | None:
         new.K,
         None,
         iterationsCount=RANSAC_ROUNDS,
-        reprojectionError=REPROJECTION_PX,
+        reprojectionError=max(MIN_REPROJECTION_PX, REPROJECTION * new.width),
         flags=cv2.SOLVEPNP_AP3P,
     )
     if not found or inliers is None or len(inliers) < min_inliers:

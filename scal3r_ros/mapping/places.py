@@ -8,7 +8,7 @@ from numpy import ndarray
 
 from scal3r_ros.mapping.shelf import Shelf, Shelved
 
-BLOCK = 1024  # keyframes that lie on disk together; one block at a time is read
+BLOCK = 256  # keyframes that lie on disk together; one block at a time is read
 
 
 class Descriptors:
@@ -23,7 +23,7 @@ class Descriptors:
     def __len__(self) -> int:
         return BLOCK * len(self._full) + len(self._open)
 
-    def append(self, descriptor: Float32[ndarray, " d"]) -> None:
+    def append(self, descriptor: Float[ndarray, " d"]) -> None:
         half = descriptor.astype(np.float16)
         self._sum = self._sum + half.astype(np.float64)
         self._open.append(half)
@@ -37,6 +37,12 @@ class Descriptors:
             if not self._open:
                 self._open = list(self._full.pop()["descriptors"].copy())
             self._sum = self._sum - self._open.pop().astype(np.float64)
+
+    def all(self) -> Float16[ndarray, "n d"]:
+        """As they were taken in."""
+        newest = np.stack(self._open) if self._open else np.zeros((0, 0), np.float16)
+        blocks = [block["descriptors"] for block in self._full]
+        return np.concatenate([*blocks, newest] if self._open else blocks) if blocks else newest
 
     def likeness(self, first: int) -> Float32[ndarray, "new all"]:
         """Cosines of the keyframes from the `first` on to all, less what all have in common: that
@@ -56,5 +62,6 @@ class Descriptors:
 def _centred(
     block: Float16[ndarray, "n d"], mean: Float32[ndarray, " d"]
 ) -> Float32[ndarray, "n d"]:
-    centred = block.astype(np.float32) - mean
+    """An image without any feature is like no other."""
+    centred = np.where(block.any(axis=1, keepdims=True), block.astype(np.float32) - mean, 0)
     return centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-9)

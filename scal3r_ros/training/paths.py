@@ -79,3 +79,28 @@ def tour(rng: np.random.Generator, frames: int) -> Float[ndarray, "s 4 4"]:
     T[:, :3, :3] = Rotation.from_euler("YXZ", np.stack([yaw, pitch, roll], axis=1)).as_matrix()
     T[:, :3, 3] = position
     return T
+
+
+ROUND_IMAGES = 180  # of one round
+ROUND_AXES = (1.5, 1.0)  # metres
+ASTRAY_M, ASTRAY_RAD, ASTRAY_EVERY = (0.07, 0.03, 0.07), (0.06, 0.05, 0.03), 30
+
+
+def rounds(rng: np.random.Generator, frames: int) -> Float[ndarray, "s 4 4"]:
+    """Round and round a room by about the same way: a few centimetres and degrees astray."""
+
+    def astray(deviation: float) -> Float[ndarray, " s"]:
+        knots = np.arange(0, frames + ASTRAY_EVERY, ASTRAY_EVERY)
+        return np.interp(np.arange(frames), knots, rng.normal(0, deviation, len(knots)))
+
+    t = 2 * np.pi * np.arange(frames) / ROUND_IMAGES
+    position = np.zeros((frames, 3))
+    position[:, 0], position[:, 2] = ROUND_AXES[0] * np.sin(t), ROUND_AXES[1] * np.cos(t)
+    heading = np.gradient(position, axis=0)
+    yaw = np.unwrap(np.arctan2(heading[:, 0], heading[:, 2]))
+    angles = np.stack([yaw, np.zeros(frames), np.zeros(frames)], axis=1)
+    angles += np.stack([astray(deviation) for deviation in ASTRAY_RAD], axis=1)
+    T = np.tile(np.eye(4), (frames, 1, 1))
+    T[:, :3, :3] = Rotation.from_euler("YXZ", angles).as_matrix()
+    T[:, :3, 3] = position + np.stack([astray(deviation) for deviation in ASTRAY_M], axis=1)
+    return T
