@@ -110,3 +110,18 @@ def _numbers(text: str) -> tuple[float, ...]:
         return tuple(float(word) for word in text.split(","))
     except ValueError as error:
         raise ValueError(f"numbers with commas between them expected, got {text!r}") from error
+
+
+@app.command()
+def registration(
+    stored: Annotated[
+        Path | None, typer.Option(help="sim3_align.safetensors of the official program.")
+    ] = None,
+    json_path: Annotated[Path | None, typer.Option("--json", help="Write as JSON.")] = None,
+) -> None:
+    """Two chunks to one: errors beside the published fit (degrees, % of depth, of scale), time."""
+    from safetensors.numpy import load_file
+
+    from scal3r_ros.evaluation.registration_bench import bench_registration
+
+    _tell(bench_registration(load_file(stored) if stored else None), json_path)

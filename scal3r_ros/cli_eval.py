@@ -81,18 +81,28 @@ def refinement(
 def loops(
     sequences: Annotated[list[Path], typer.Argument(help="Folders with a groundtruth.txt.")],
     radius: Annotated[float, typer.Option(help="Metres within which a place is the same.")] = 1.0,
+    strangers: Annotated[
+        Path | None, typer.Option(help="A sequence of another place, not to be recognised.")
+    ] = None,
     model: Annotated[str, typer.Option(help="nano or scal3r")] = "nano",
     checkpoint: Annotated[Path | None, typer.Option(help="Weights file.")] = None,
     json_path: Json = None,
 ) -> None:
     """Loops that are found and missed, true and false; the camera recognised in its own map."""
-    from scal3r_ros.evaluation.loops import evaluate_loops, evaluate_relocalisation
+    from scal3r_ros.evaluation.loops import (
+        evaluate_loops,
+        evaluate_relocalisation,
+        evaluate_strangers,
+    )
 
     def judged(folder: Path, network: Any, settings: Any) -> dict[str, Any]:
-        return {
+        found = {
             "loops": evaluate_loops(folder, network, settings, radius),
             "relocalisation": evaluate_relocalisation(folder, network, settings, radius),
         }
+        if strangers is not None:
+            found["strangers"] = evaluate_strangers(folder, strangers, network, settings)
+        return found
 
     _for_each(sequences, model, checkpoint, json_path, judged)
 

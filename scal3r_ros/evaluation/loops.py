@@ -1,7 +1,7 @@
 """Loops and relocalisation against the truth: how many places are found again, how truly."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from scal3r_ros.mapping.mapper import Mapper
 from scal3r_ros.mapping.pipeline import map_sequence
 from scal3r_ros.mapping.pose_graph import PoseGraph
 from scal3r_ros.mapping.prediction import Predictor
-from scal3r_ros.mapping.types import Edge, Submap
+from scal3r_ros.mapping.types import Edge, Frame, Submap
 
 MAX_TURN_DEG = 30.0  # between two views of the same place
 TRUE_TURN_DEG = 10.0  # by which the measured relation of a true loop may be off
@@ -103,26 +103,50 @@ def evaluate_relocalisation(
     count = round(MAPPED * len(frames))
     map_sequence(frames[:count], mapper, None)
     mapped = _true_poses(truth, [k.frame.stamp_ns for k in witness.keyframes])
-    length = config.chunks.first_size + (TRIES - 1) * (config.chunks.size - config.chunks.overlap)
     found: dict[str, int] = {"dropped": 0, "in the map": 0, "recognised": 0, "rightly": 0}
     errors = []
-    for begin in range(count, len(frames) - length, length):
-        piece = frames[begin : begin + length]
+    for piece in _pieces(frames[count:], config):
         there = _same_place(_true_poses(truth, [f.stamp_ns for f in piece]), mapped, radius).any()
         found["dropped"] += 1
         found["in the map"] += int(there)
-        mapper.set_localising(True)
-        witness.verdicts = []
-        for frame in piece:
-            mapper.add_frame(frame)
-        mapper.flush()
-        seen = [_error(truth, v) for v in witness.verdicts if v.edge is not None]
+        seen = [_error(truth, v) for v in _dropped(mapper, witness, piece)]
         if seen:
             errors.append(seen[0])
             found["recognised"] += 1
             found["rightly"] += int(seen[0][0] < TRUE_TURN_DEG and seen[0][1] < radius)
     middle = np.round(np.median(errors, axis=0), 3).tolist() if errors else []
     return {**found, "median error deg, m": middle}
+
+
+def evaluate_strangers(
+    folder: Path, strangers: Path, predictor: Predictor, config: MapperConfig
+) -> dict[str, Any]:
+    """A sequence is mapped; a camera is dropped somewhere else, and should not be recognised."""
+    mapper = Mapper(predictor, config)
+    mapper.loop_detector = witness = Witness(config.loops, mapper.shelf)
+    witness.verdicts = []
+    mapped = list(open_sequence(folder))
+    map_sequence(mapped, mapper, None)
+    others = [replace(f, index=f.index + len(mapped)) for f in open_sequence(strangers)]
+    seen = [bool(_dropped(mapper, witness, piece)) for piece in _pieces(others, config)]
+    return {"dropped": len(seen), "recognised": sum(seen)}
+
+
+def _pieces(frames: list[Frame], config: MapperConfig) -> Iterator[list[Frame]]:
+    """As many images as two chunks take, if each is a keyframe."""
+    length = config.chunks.first_size + (TRIES - 1) * (config.chunks.size - config.chunks.overlap)
+    for begin in range(0, len(frames) - length, length):
+        yield frames[begin : begin + length]
+
+
+def _dropped(mapper: Mapper, witness: Witness, piece: list[Frame]) -> list[Verdict]:
+    """Where a camera that is put down there is recognised."""
+    mapper.set_localising(True)
+    witness.verdicts = []
+    for frame in piece:
+        mapper.add_frame(frame)
+    mapper.flush()
+    return [v for v in witness.verdicts if v.edge is not None]
 
 
 def _known(truth: Trajectory, stamp_ns: int, tolerance_ns: int = 10_000_000) -> bool:

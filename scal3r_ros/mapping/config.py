@@ -84,7 +84,7 @@ class LoopConfig:
     min_gap: int = 24  # keyframes between the two places
     votes: int = 2  # of five neighbouring keyframes that must agree
     per_chunk: int = 2  # candidates verified after a chunk
-    min_inliers: int = 30  # matched features that agree on one pose
+    min_inliers: int = 15  # matched features that agree on one pose
     min_share: float = 0.35  # of the matches
     min_coverage: float = 0.35  # of the image by inliers, 1 = evenly all over
     agreeing: int = 3  # pairs of images, of nine, that must say the same

@@ -58,3 +58,30 @@ def test_a_dropped_camera_is_recognised_where_the_map_was_seen(
     assert found["recognised"] == found["rightly"] >= 1
     turn, apart = found["median error deg, m"]
     assert turn < 2 and apart < 0.1
+
+
+class Both(Describing):
+    """Knows the mapped walk's images, and those after them, which are of another."""
+
+    elsewhere: object = None
+
+    def predict(self, chunk, memory, *, write=True):
+        first = len(self.clip.images)
+        if chunk.frames[0].index < first:
+            return super().predict(chunk, memory, write=write)
+        frames = tuple(replace(f, index=f.index - first) for f in chunk.frames)
+        return Describing(self.elsewhere).predict(replace(chunk, frames=frames), memory)
+
+
+def test_who_is_recognised_elsewhere_is_counted(folder, there_and_back, walk_folder, walk):  # noqa: F811
+    """Strangers are not recognised; the same walk, as if it were another place, is."""
+    short = replace(CONFIG, chunks=replace(CONFIG.chunks, size=8, overlap=4, first_size=8))
+    network = Both(there_and_back.clip)
+    for strangers, clip, known in (
+        (walk_folder, walk.clip, False),
+        (folder, there_and_back.clip, True),
+    ):
+        network.elsewhere = clip
+        found = loops.evaluate_strangers(folder, strangers, network, short)
+        assert found["dropped"] >= 2
+        assert (found["recognised"] > 0) == known
