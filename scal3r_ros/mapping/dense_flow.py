@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import cv2
 import numpy as np
@@ -124,22 +125,26 @@ def small_grey(image: UInt8[ndarray, "h w 3"], height: int, width: int) -> UInt8
     return np.asarray(cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA))
 
 
+@cache
 def grid(height: int, width: int) -> Float32[ndarray, "2 h w"]:
     return np.moveaxis(pixel_centres(height, width), -1, 0).astype(np.float32)
 
 
 def _checked(there: Float32[ndarray, "2 h w"], back: Float32[ndarray, "2 h w"]) -> Match:
     height, width = there.shape[1:]
-    margin = MARGIN * width
-    valid = np.ones((height, width), bool)
     u, v = grid(height, width)
-    for x, y in ((u, v), there):
-        valid &= (x > margin) & (y > margin) & (x < width - margin) & (y < height - margin)
+    valid = _inside(u, v) & _inside(*there)
     at = there[0] - 0.5, there[1] - 0.5  # cv2's pixels
     for k, start in enumerate((u, v)):
         returned = cv2.remap(back[k], *at, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         valid &= np.abs(returned - start) < MAX_RETURN_PX
     return Match(there, valid)
+
+
+def _inside(u: Float32[ndarray, "h w"], v: Float32[ndarray, "h w"]) -> Bool[ndarray, "h w"]:
+    """Pixels of an image of that size, but for its rim."""
+    (height, width), margin = u.shape, MARGIN * u.shape[1]
+    return (u > margin) & (v > margin) & (u < width - margin) & (v < height - margin)
 
 
 def _texture(grey: UInt8[ndarray, "h w"]) -> Float32[ndarray, "h w"]:
