@@ -19,6 +19,7 @@ LANDMARK_WEIGHT = 4.0  # of a landmark with full parallax
 MAX_WEIGHT = 4.0
 MAX_LOG_CORRECTION = 1.5
 MIN_SAMPLES = 12
+COARSE_PX = 16
 FINE_PX = 2  # radius of the last, finest window
 
 
@@ -131,7 +132,14 @@ def correction_field(
         rest = np.where(known, residual - field, 0.0)
         reach = max(1, round(radius))
         robust = _robust(rest, weight)
-        step, support = _guided(guide, rest, robust, reach, epsilon, prior)
+        if reach > COARSE_PX:  # as smooth from every second pixel
+            halves = (x[::2, ::2] for x in (guide, rest, robust))
+            slope, offset, support = _guided(*halves, reach // 2, epsilon, prior / 4)
+            size = guide.shape[::-1]
+            slope, offset, support = (cv2.resize(x, size) for x in (slope, offset, support))
+        else:
+            slope, offset, support = _guided(guide, rest, robust, reach, epsilon, prior)
+        step = slope * guide + offset
         field = field + step
     return np.clip(field, -MAX_LOG_CORRECTION, MAX_LOG_CORRECTION), support
 
@@ -160,8 +168,9 @@ def _guided(
     radius: int,
     epsilon: float,
     prior: float,
-) -> tuple[Float32[ndarray, "h w"], Float32[ndarray, "h w"]]:
-    """Weighted guided filter; the second value is the share of the data against the prior."""
+) -> tuple[Float32[ndarray, "h w"], Float32[ndarray, "h w"], Float32[ndarray, "h w"]]:
+    """Weighted guided filter: slope and offset of the line in `guide`, and the share of the data
+    against the prior."""
 
     def total(x: Float[ndarray, "h w"]) -> Float32[ndarray, "h w"]:
         return _box(x, radius)
@@ -176,4 +185,4 @@ def _guided(
     offset = share * mean_value - slope * mean_guide
     certain = share + 1e-3
     area = total(certain)
-    return (total(certain * slope) * guide + total(certain * offset)) / area, share
+    return total(certain * slope) / area, total(certain * offset) / area, share

@@ -237,7 +237,7 @@ def loop_information(
 ) -> Float[ndarray, "7 7"]:
     """Of a loop whose measurements spread so (in the new submap's units), `depth` of the scene and
     `scale` being those of the old submap: never better than features on network depth can be."""
-    floors = np.array([0.01] * 3 + [0.02 * depth / scale] * 3 + [0.02])
+    floors = np.array([0.02] * 3 + [0.04 * depth / scale] * 3 + [0.04])
     deviations = np.maximum(spread, floors)
     deviations[3:6] *= scale
     return np.diag(1 / deviations**2)

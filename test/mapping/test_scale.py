@@ -262,3 +262,33 @@ def test_what_is_unsure_of_itself_does_not_delay_the_lock():
         for observed in (1.0, 1.01, 1.02, 1.0):
             estimator.observe(observed, 0.02)
         assert estimator.locked == locked
+
+
+@pytest.mark.parametrize("orientation", ["imu", "camera_level"])
+def test_an_imu_holds_the_map_level_while_images_tilt_it(walk, orientation):
+    """Every overlap rolls the map by a degree and a half, and is no surer than to three; what the
+    IMU feels is laid against what is up in the map at each keyframe."""
+    mapper = mapper_for(walk, source="none")
+    mapper.config = replace(mapper.config, orientation=orientation)
+    rolls = Rotation.from_euler("z", 1.5, degrees=True).as_matrix()
+    drifting = mapper.graph.add_edge
+
+    def add_edge(edge):
+        T = edge.T_target_source
+        rolled = replace(edge, T_target_source=Sim3(T.R @ rolls, T.t, T.s))
+        drifting(replace(rolled, information=np.diag([400.0] * 7)))
+
+    mapper.graph.add_edge = add_edge
+    up_cam = walk.T_world_cam[:, :3, :3].transpose(0, 2, 1) @ [0.0, -1.0, 0.0]  # y is down
+    for frame, up in zip(walk.frames, up_cam, strict=True):
+        for late in range(-2, 3):
+            stamp = frame.stamp_ns + late * 20_000_000
+            mapper.metric.sources.imu.add(stamp, np.zeros(3), 9.81 * up)
+    run(mapper, walk.frames)
+    ups = [T[:3, :3] @ up_cam[index] for index, T in mapper.keyframe_poses().items()]
+    tilts = np.degrees(np.arccos(np.clip(np.array(ups)[:, 2], -1, 1)))
+    assert len(mapper.submaps) >= 4
+    if orientation == "imu":
+        assert tilts.max() < 2.5
+    else:
+        assert tilts.max() > 4.0
