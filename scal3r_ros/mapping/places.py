@@ -47,21 +47,26 @@ class Descriptors:
     def likeness(self, first: int) -> Float32[ndarray, "new all"]:
         """Cosines of the keyframes from the `first` on to all, less what all have in common: that
         says nothing about a place."""
-        begin = max(0, min(first // BLOCK, len(self._full)))
+        mean = np.asarray(self._sum / len(self), np.float32)
+        begin = min(first // BLOCK, len(self._full))
         newest = np.concatenate(list(self._blocks(begin)))[first - BLOCK * begin :]
-        return np.concatenate([newest @ block.T for block in self._blocks(0)], axis=1)
+        asked = np.where(newest.any(axis=1, keepdims=True), newest - mean, 0)
+        asked /= np.maximum(np.linalg.norm(asked, axis=1, keepdims=True), 1e-9)
+        return np.concatenate([_cosines(asked, block, mean) for block in self._blocks(0)], axis=1)
 
     def _blocks(self, begin: int) -> Iterator[Float32[ndarray, "n d"]]:
-        mean = np.asarray(self._sum / len(self), np.float32)
         for block in self._full[begin:]:
-            yield _centred(block["descriptors"], mean)
+            yield block["descriptors"].astype(np.float32)
         if self._open:
-            yield _centred(np.stack(self._open), mean)
+            yield np.stack(self._open).astype(np.float32)
 
 
-def _centred(
-    block: Float16[ndarray, "n d"], mean: Float32[ndarray, " d"]
-) -> Float32[ndarray, "n d"]:
-    """An image without any feature is like no other."""
-    centred = np.where(block.any(axis=1, keepdims=True), block.astype(np.float32) - mean, 0)
-    return centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-9)
+def _cosines(
+    asked: Float32[ndarray, "m d"], block: Float32[ndarray, "n d"], mean: Float32[ndarray, " d"]
+) -> Float32[ndarray, "m n"]:
+    """Of unit vectors to all of a block less the mean, without making them: this is done for every
+    keyframe there is. An image without any feature is like no other."""
+    squared = np.einsum("nd,nd->n", block, block)
+    apart = squared - 2 * (block @ mean) + mean @ mean
+    inverse = np.where(squared > 0, 1 / np.sqrt(np.maximum(apart, 1e-12)), 0)
+    return (asked @ block.T - (asked @ mean)[:, None]) * inverse
