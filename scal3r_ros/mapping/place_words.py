@@ -17,7 +17,6 @@ WIDTH = 320  # pixels
 FEATURES = 200
 CONTRAST = 0.01  # dark rooms have weak features
 LEARNT_FROM = 40_000  # features
-LENGTH = 512  # of a description: chance projections keep angles (Johnson and Lindenstrauss 1984)
 
 
 @cache
@@ -26,17 +25,10 @@ def place_words() -> Float32[ndarray, "k 128"]:
     return np.load(WORDS).astype(np.float32)
 
 
-@cache
-def projection(size: int) -> Float32[ndarray, "size d"]:
-    """Signs by chance, always the same: of NumPy's generators only this one never changes."""
-    signs = np.random.RandomState(0).randint(0, 2, (size, LENGTH))
-    return (2 * signs - 1).astype(np.float32)
-
-
 def describe_place(
     image: UInt8[ndarray, "h w 3"], words: Float32[ndarray, "k 128"]
 ) -> Float32[ndarray, " d"]:
-    """Unit length; zero where the image has no feature."""
+    """Unit length, d = 128 k; zero where the image has no feature."""
     features = root_sift(image)
     described = np.zeros_like(words)
     if len(features):
@@ -44,8 +36,7 @@ def describe_place(
         np.add.at(described, nearest, features - words[nearest])
     lengths = np.linalg.norm(described, axis=1, keepdims=True)
     described /= np.maximum(lengths, 1e-9)  # no word outweighs another
-    short = described.reshape(-1) @ projection(described.size)
-    return short / np.maximum(np.linalg.norm(short), np.float32(1e-9))
+    return described.reshape(-1) / np.sqrt(max(np.count_nonzero(lengths), 1), dtype=np.float32)
 
 
 def root_sift(image: UInt8[ndarray, "h w 3"]) -> Float32[ndarray, "n 128"]:
