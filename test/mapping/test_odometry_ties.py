@@ -11,6 +11,7 @@ from scal3r_ros.geometry.sim3 import Sim3
 from scal3r_ros.mapping.config import (
     ChunkConfig,
     KeyframeConfig,
+    LoopConfig,
     MapperConfig,
     PoseGraphConfig,
     RefinementConfig,
@@ -27,6 +28,7 @@ CONFIG = MapperConfig(
     keyframes=KeyframeConfig(min_flow=0.0, standstill_flow=0.0, max_gap_s=2.0),
     chunks=ChunkConfig(8, 4, 8),
     refinement=RefinementConfig(enabled=False),
+    loops=LoopConfig(enabled=False),  # or the pieces are joined because a place is recognised
     scale=ScaleConfig(source="odometry", min_baseline=0.1, lock_after=2),
 )
 SURE, TIE = np.diag([1e4] * 7), np.diag([1e3] * 3 + [4e2] * 3 + [10.0])
