@@ -2,7 +2,7 @@
 
     map.json             what it is, and the SHA-256 of every other file
     submaps/000000.npz   depth, confidence, poses, intrinsics, descriptors, thumbnails
-    graph.npz            places of the submaps, edges, fixed nodes, scales, tilt
+    graph.npz            places of the submaps, edges, scales, tilt
     keyframes.npz        compressed images and their words, for recognising places
     memory.safetensors   the test-time memory
     map.ply              the cloud, for other tools
@@ -57,7 +57,6 @@ class StoredMap:
     facts: dict[str, Any]
     submaps: list[Submap]
     edges: list[Edge]
-    gauges: list[int]
     scales: dict[int, tuple[float, float]]
     levels: dict[int, tuple[ndarray, float]]
     keyframes: list[KeptKeyframe]
@@ -140,13 +139,14 @@ def _append(mapper: Mapper, stored: StoredMap, frames_from: int) -> None:
     no new image is taken for one of them."""
     first, first_keyframe = len(mapper.submaps), len(mapper.loop_detector.keyframes)
     graph, detector = mapper.graph, mapper.loop_detector
+    tied = {edge.source for edge in stored.edges if edge.kind != "loop"}
     for submap in stored.submaps:
         indices = tuple(i + frames_from for i in submap.frame_indices)
         index = submap.index + first
         placed = replace(submap, index=index, frame_indices=indices)
         mapper.submaps.append(placed)
         mapper.shelve()
-        graph.add_submap(index, placed.T_map_submap, fixed=submap.index in stored.gauges)
+        graph.add_submap(index, placed.T_map_submap, fixed=submap.index not in tied)
         mapper.point_map.submaps[index] = placed
         mapper.point_map.clouds[index] = submap_cloud(placed, mapper.config.points)
     for edge in stored.edges:
@@ -171,7 +171,6 @@ def _snapshot(mapper: Mapper) -> StoredMap:
         {"metric": mapper.metric.metric},
         mapper.submaps,
         graph.edges,
-        graph.gauges,
         graph.scales,
         graph.levels,
         detector.keyframes,
@@ -202,7 +201,6 @@ def _write(folder: Path, mapper: Mapper, mesh: bool) -> None:
         information=np.array([e.information for e in graph.edges]).reshape(-1, 7, 7),
         kinds=np.array([EDGE_KINDS.index(e.kind) for e in graph.edges], np.int64),
         evidence=np.array([(e.inliers, e.residual) for e in graph.edges]).reshape(-1, 2),
-        gauges=np.array(graph.gauges, np.int64),
         scales=np.array(scales, np.float64).reshape(-1, 3),
         levels=np.array(levels, np.float64).reshape(-1, 5),
         closed=np.array(detector.closed, np.int64).reshape(-1, 2),
@@ -256,7 +254,6 @@ def _read(folder: Path, facts: dict[str, Any]) -> StoredMap:
         facts,
         submaps,
         edges,
-        graph["gauges"].tolist(),
         {int(i): (float(log), float(sigma)) for i, log, sigma in graph["scales"]},
         {int(row[0]): (row[1:4], float(row[4])) for row in graph["levels"]},
         keyframes,

@@ -156,6 +156,20 @@ def test_with_merge_what_was_mapped_stays_and_mapping_goes_on(folder, there_and_
     assert len({mapper.graph.piece(s.index) for s in mapper.submaps}) == 1
 
 
+def test_pieces_that_a_loop_has_joined_are_loaded_as_one(folder, there_and_back, tmp_path):  # noqa: F811
+    again = loaded(folder, there_and_back)
+    for frame in there_and_back.frames[28:]:
+        again.add_frame(frame)
+    again.flush()
+    assert again.graph.gauges == [0] and len(again.submaps) > read_map(folder).facts["submaps"]
+    save_map(tmp_path / "joined", again)
+    third = loaded(tmp_path / "joined", there_and_back)
+    assert third.graph.gauges == [0]
+    assert {third.graph.piece(s.index) for s in third.submaps} == {0}
+    for index, T in again.graph.poses.items():
+        np.testing.assert_allclose(third.graph.poses[index].as_matrix(), T.as_matrix(), atol=5e-3)
+
+
 @pytest.mark.parametrize("name", ["graph.npz", "submaps/000001.npz", "keyframes.npz", "map.ply"])
 def test_a_damaged_file_is_refused_by_name(folder, name):
     content = bytearray((folder / name).read_bytes())
