@@ -108,19 +108,36 @@ def loops(
 
 
 @app.command()
+def scale(
+    sequences: Annotated[list[Path], typer.Argument(help="Folders with a groundtruth.txt.")],
+    camera_height: Annotated[float, typer.Option(help="Metres above the ground; 0: unknown.")] = 0,
+    model: Annotated[str, typer.Option(help="nano or scal3r")] = "nano",
+    checkpoint: Annotated[Path | None, typer.Option(help="Weights file.")] = None,
+    json_path: Json = None,
+) -> None:
+    """How well each source tells the metre: odometry and IMU made from the truth; depth and
+    right/ where a sequence has them."""
+    from scal3r_ros.evaluation.metric_scale import evaluate_scale
+
+    def judged(folder: Path, network: Any, settings: Any) -> dict[str, Any]:
+        return evaluate_scale(folder, network, settings, camera_height)
+
+    _for_each(sequences, model, checkpoint, json_path, judged)
+
+
+@app.command()
 def rounds(
     out: Annotated[Path, typer.Argument(help="Folder of the sequence.")],
     seed: Annotated[int, typer.Option(help="Of the room; trained on are others.")] = 1,
     images: Annotated[int, typer.Option(help="180 a round, at 10 Hz.")] = 400,
+    baseline: Annotated[
+        float, typer.Option(help="Metres to a right camera: right/ and depth/ as well; 0: none.")
+    ] = 0.0,
 ) -> None:
     """Render a walk round and round a room, with its truth: places to recognise."""
-    from scal3r_ros.data.sequence_folder import write_sequence
-    from scal3r_ros.training.paths import rounds as path
-    from scal3r_ros.training.world import render_clip
+    from scal3r_ros.training.rendered_sequence import render_rounds
 
-    clip = render_clip(ROUNDS_SEED + seed, images, 240, 320, family="room", path=path)
-    stamps = [(i + 1) * 10**8 for i in range(images)]
-    write_sequence(out, clip.images.numpy(), clip.T_world_cam.double().numpy(), stamps)
+    render_rounds(out, ROUNDS_SEED + seed, images, baseline)
     typer.echo(f"{images} images: {out}")
 
 

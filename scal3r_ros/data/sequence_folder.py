@@ -1,14 +1,29 @@
-"""Images, times and truth as a folder that `data.sequence` reads."""
+"""Sequences as folders that `data.folder` reads, with what a second sensor saw beside them."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
-from jaxtyping import Float, UInt8
+import yaml
+from jaxtyping import Float, Float32, UInt8
 from numpy import ndarray
 
+from scal3r_ros.data.sequence import SequenceError
 from scal3r_ros.data.tum import write_trajectory
+
+MILLIMETRES = 1000  # of a depth image's unit
+
+
+@dataclass(frozen=True, eq=False)
+class StereoRig:
+    """What a stereo camera and a depth sensor see of the same walk."""
+
+    K: Float[ndarray, "3 3"]
+    baseline: float  # metres to the right camera
+    right: UInt8[ndarray, "s h w 3"]
+    depth: Float32[ndarray, "s h w"]  # metres of the left camera, 0 = none
 
 
 def write_sequence(
@@ -16,10 +31,59 @@ def write_sequence(
     images: UInt8[ndarray, "s h w 3"],
     T_world_cam: Float[ndarray, "s 4 4"],
     stamps_ns: Sequence[int],
+    rig: StereoRig | None = None,
 ) -> None:
     """RGB images as PNG; the truth is written last, so that a folder that has it is whole."""
-    (folder / "images").mkdir(parents=True, exist_ok=True)
-    for i, image in enumerate(images):
-        cv2.imwrite(str(folder / "images" / f"{i:06d}.png"), np.ascontiguousarray(image[..., ::-1]))
+    _write_images(folder / "images", images)
     (folder / "times.txt").write_text("".join(f"{stamp * 1e-9:.9f}\n" for stamp in stamps_ns))
+    if rig is not None:
+        _write_images(folder / "right", rig.right)
+        (folder / "depth").mkdir(exist_ok=True)
+        for i, depth in enumerate(rig.depth):
+            millimetres = np.round(depth * MILLIMETRES).clip(0, 65535).astype(np.uint16)
+            cv2.imwrite(str(folder / "depth" / f"{i:06d}.png"), millimetres)
+        height, width = images.shape[1:3]
+        numbers = {"width": width, "height": height, "baseline": rig.baseline}
+        for name, row, column in (("fx", 0, 0), ("fy", 1, 1), ("cx", 0, 2), ("cy", 1, 2)):
+            corner = 0.5 if column == 2 else 0.0  # the file's pixel centres are integers
+            numbers[name] = float(rig.K[row, column]) - corner
+        (folder / "camera.yaml").write_text(yaml.safe_dump(numbers))
     write_trajectory(folder / "groundtruth.txt", dict(zip(stamps_ns, T_world_cam, strict=True)))
+
+
+def _write_images(folder: Path, images: UInt8[ndarray, "s h w 3"]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, image in enumerate(images):
+        cv2.imwrite(str(folder / f"{i:06d}.png"), np.ascontiguousarray(image[..., ::-1]))
+
+
+def read_depth_image(path: Path) -> Float32[ndarray, "h w"]:
+    """Metres, 0 = none, of 16-bit millimetres."""
+    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if image is None or image.ndim != 2:
+        raise SequenceError(f"{path} must be a one-channel depth image")
+    return (np.asarray(image) / MILLIMETRES).astype(np.float32)
+
+
+def read_depth(folder: Path, index: int) -> Float32[ndarray, "h w"] | None:
+    """Of an image of the sequence; None where it has none."""
+    path = folder / "depth" / f"{index:06d}.png"
+    return read_depth_image(path) if path.is_file() else None
+
+
+def read_right(folder: Path, index: int) -> UInt8[ndarray, "h w 3"]:
+    """What the right camera of a stereo pair saw with an image of the sequence."""
+    path = folder / "right" / f"{index:06d}.png"
+    pixels = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if pixels is None:
+        raise SequenceError(f"{path} cannot be read as an image")
+    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB))
+
+
+def read_baseline(folder: Path) -> float:
+    """Metres between the cameras of a stereo pair."""
+    path = folder / "camera.yaml"
+    try:
+        return float(yaml.safe_load(path.read_text())["baseline"])
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        raise SequenceError(f"{path} must give `baseline`, metres: {error!r}") from error

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 
 from scal3r_ros.data.sequence import SequenceError
+from scal3r_ros.data.sequence_folder import read_depth_image
 from scal3r_ros.evaluation.depth import evaluate_depth
 
 
@@ -17,7 +18,7 @@ def evaluate_folders(truth: Path, estimate: Path) -> dict[str, Any]:
         raise SequenceError(f"{truth} and {estimate} share no depth image name")
     true_depth, own_depth, per_image = [], [], []
     for name in names:
-        t, e = _read(truth / name), _read(estimate / name)
+        t, e = read_depth_image(truth / name), read_depth_image(estimate / name)
         e = cv2.resize(e, t.shape[::-1], interpolation=cv2.INTER_NEAREST)
         both = (t > 0) & (e > 0)
         if both.any():
@@ -30,10 +31,3 @@ def evaluate_folders(truth: Path, estimate: Path) -> dict[str, Any]:
         **errors.as_dict(),
         "abs_rel_scale_per_image": float(np.mean(per_image)),
     }
-
-
-def _read(path: Path) -> np.ndarray:
-    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if image is None or image.ndim != 2:
-        raise SequenceError(f"{path} must be a one-channel depth image")
-    return np.asarray(image, dtype=np.float64) / 1000

@@ -16,6 +16,7 @@ from jaxtyping import Float, Float32
 from numpy import ndarray
 
 from scal3r_ros.data.sequence import SequenceError, open_sequence
+from scal3r_ros.data.sequence_folder import read_depth
 from scal3r_ros.data.tum import Trajectory, read_trajectory
 from scal3r_ros.evaluation.trajectory import associate, evaluate, motion_errors
 from scal3r_ros.geometry.keyframe import Keyframe
@@ -32,7 +33,7 @@ def track_with_depth(folder: Path, config: TrackerConfig) -> dict[str, Any]:
     """Raises SequenceError where images, truth or depth are missing."""
     frames = list(open_sequence(folder))
     truth = read_trajectory(folder / "groundtruth.txt")
-    depths = {f.index: d for f in frames if (d := _depth(folder, f)) is not None}
+    depths = {f.index: d for f in frames if (d := read_depth(folder, f.index)) is not None}
     if not depths:
         raise SequenceError(f"{folder / 'depth'} holds no depth of the images")
     results: dict[str, Any] = {"images": len(frames), "images with depth": len(depths)}
@@ -151,14 +152,3 @@ def _opencv_odometry(frames: list[Frame], depths: dict[int, Float32[ndarray, "h 
         trajectory[frame.stamp_ns] = T
         before = now
     return trajectory
-
-
-def _depth(folder: Path, frame: Frame) -> Float32[ndarray, "h w"] | None:
-    """Metres, 0 = none; None where an image has no depth."""
-    path = folder / "depth" / f"{frame.index:06d}.png"
-    if not path.is_file():
-        return None
-    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if image is None or image.ndim != 2:
-        raise SequenceError(f"{path} must be a one-channel depth image")
-    return (np.asarray(image) / 1000).astype(np.float32)

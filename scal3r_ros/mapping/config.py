@@ -126,7 +126,7 @@ class ScaleConfig:
     fixed: float = 1.0  # metres per unit of the first submap
     camera_height: float = 0.0  # metres above the ground
     min_baseline: float = 0.5  # metres of odometry before it counts
-    window: int = 20
+    window: int = 40
     lock_after: int = 10
     lock_tolerance: float = 0.05
 

@@ -169,16 +169,16 @@ def triangulated(
     u = np.arange(width, dtype=np.float32)[None] + 0.5
     v = np.arange(height, dtype=np.float32)[:, None] + 0.5
     q = [(row[0] * u + row[2]) + row[1] * v for row in H]
-    per_pixel = 1 / np.maximum(q[2], 0.1)
-    a = [(e[k] - match.uv[k] * e[2]) * per_pixel for k in (0, 1)]
-    b = [(match.uv[k] * q[2] - q[k]) * per_pixel for k in (0, 1)]
+    a = [e[k] - match.uv[k] * e[2] for k in (0, 1)]  # a and b: pixels times q_z
+    b = [match.uv[k] * q[2] - q[k] for k in (0, 1)]
     normal = np.maximum(a[0] * a[0] + a[1] * a[1], 1e-12)
     inverse = (a[0] * b[0] + a[1] * b[1]) / normal
     across = np.abs(a[0] * b[1] - a[1] * b[0])  # times the length of a: from the epipolar line
     length = np.sqrt(normal)
-    valid = match.valid & (inverse > 1e-9) & (across < MAX_EPIPOLAR_PX * length)
+    z = np.maximum(q[2], 0.1)
+    valid = match.valid & (inverse > 1e-9) & (across < MAX_EPIPOLAR_PX * length * z)
     inverse = np.maximum(inverse, 1e-9)
-    certain = length * inverse * (1 / FLOW_SIGMA_PX)  # 1 / sigma of the log depth
+    certain = length * inverse / (z * FLOW_SIGMA_PX)  # 1 / sigma of the log depth
     valid &= certain > 1 / MAX_SIGMA
     information = np.where(valid, np.minimum(certain, 1 / MIN_SIGMA) ** 2, np.float32(0))
     return -np.log(inverse), information

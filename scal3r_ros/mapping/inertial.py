@@ -22,6 +22,9 @@ LONGEST_NS = 150_000_000  # that a sample stands for: it says how the camera tur
 GRAVITY = 9.81  # m/s^2
 MAX_GRAVITY_ERROR = 0.1  # relative: else the fit is wrong
 MAX_DEVIATION = 0.2
+INERTIAL_WEIGHT = 10.0  # velocities of the unit are surer than differences of poses
+GRAVITY_WEIGHT = 10.0  # of its known length
+GRAVITY_ROUNDS = 3  # first without, then with it
 
 
 Sample = tuple[int, Float[ndarray, " 3"], Float[ndarray, " 3"]]  # stamp [ns], gyro, force
@@ -136,31 +139,55 @@ def fit_scale(
     spans = [log.between(*stamps_ns[k : k + 2]) for k in range(count - 1)]
     if count < 5 or any(span is None for span in spans):
         return None
+    felt = [span for span in spans if span is not None]
     R, p = T_submap_cam[:, :3, :3], T_submap_cam[:, :3, 3]
-    # unknowns: scale, gravity (3), velocity at every keyframe (3 each), all in the submap's axes
-    rows, values = [], []
-    for k, span in enumerate(s for s in spans if s is not None):
-        dt = span.seconds
-        place = np.zeros((3, 4 + 3 * count))
-        place[:, 0] = p[k + 1] - p[k]
-        place[:, 1:4] = -np.eye(3) * dt * dt / 2
-        place[:, 4 + 3 * k : 7 + 3 * k] = -np.eye(3) * dt
-        speed = np.zeros((3, 4 + 3 * count))
-        speed[:, 1:4] = -np.eye(3) * dt
-        speed[:, 4 + 3 * k : 7 + 3 * k] = -np.eye(3)
-        speed[:, 7 + 3 * k : 10 + 3 * k] = np.eye(3)
-        # positions count as much as velocities that are wrong for the same time
-        rows += [place / dt, speed]
-        values += [R[k] @ span.dp / dt, R[k] @ span.dv]
-    A, b = np.concatenate(rows), np.concatenate(values)
-    solution, _, rank, _ = np.linalg.lstsq(A, b, rcond=None)
-    scale, gravity = float(solution[0]), float(np.linalg.norm(solution[1:4]))
-    length = scale * float(np.linalg.norm(np.diff(p, axis=0), axis=1).sum())
-    if rank < A.shape[1] or scale <= 0 or length < min_baseline:
-        return None
-    if abs(gravity / GRAVITY - 1) > MAX_GRAVITY_ERROR:
+    down = np.zeros(3)
+    for _ in range(GRAVITY_ROUNDS):
+        A, b = _equations(felt, R, p, down)
+        solution, _, rank, _ = np.linalg.lstsq(A, b, rcond=None)
+        units, gravity = float(solution[0]), solution[1:4]  # map units a metre; in map units
+        length = float(np.linalg.norm(gravity))
+        if rank < A.shape[1] or units <= 0 or length <= 0:
+            return None
+        if not down.any() and abs(length / (GRAVITY * units) - 1) > MAX_GRAVITY_ERROR:
+            return None
+        down = gravity / length
+    way = float(np.linalg.norm(np.diff(p, axis=0), axis=1).sum()) / units
+    if way < min_baseline:
         return None
     residual = A @ solution - b
     sigma2 = float(residual @ residual) / max(len(b) - A.shape[1], 1)
-    deviation = float(np.sqrt(sigma2 * np.linalg.inv(A.T @ A)[0, 0])) / scale
-    return (scale, max(0.02, deviation)) if deviation < MAX_DEVIATION else None
+    deviation = float(np.sqrt(sigma2 * np.linalg.inv(A.T @ A)[0, 0])) / units
+    return (1 / units, max(0.02, deviation)) if deviation < MAX_DEVIATION else None
+
+
+def _equations(
+    spans: list[Span],
+    R: Float[ndarray, "s 3 3"],
+    p: Float[ndarray, "s 3"],
+    down: Float[ndarray, " 3"],
+) -> tuple[Float[ndarray, "m n"], Float[ndarray, " m"]]:
+    """Rows for the submap units of a metre, gravity (3) and the velocity at every keyframe (3
+    each), these in submap units. The poses are what is measured and what is noisy; were the scale
+    their factor, noise would make it too small. With a `down` gravity has its known length."""
+    count = len(p)
+    rows, values = [], []
+    for k, span in enumerate(spans):
+        dt = span.seconds
+        place = np.zeros((3, 4 + 3 * count))
+        place[:, 0] = R[k] @ span.dp
+        place[:, 1:4] = np.eye(3) * dt * dt / 2
+        place[:, 4 + 3 * k : 7 + 3 * k] = np.eye(3) * dt
+        speed = np.zeros((3, 4 + 3 * count))
+        speed[:, 0] = R[k] @ span.dv
+        speed[:, 1:4] = np.eye(3) * dt
+        speed[:, 4 + 3 * k : 7 + 3 * k] = np.eye(3)
+        speed[:, 7 + 3 * k : 10 + 3 * k] = -np.eye(3)
+        rows += [place / dt, INERTIAL_WEIGHT * speed]
+        values += [(p[k + 1] - p[k]) / dt, np.zeros(3)]
+    if down.any():
+        known = np.zeros((1, 4 + 3 * count))
+        known[0, 0], known[0, 1:4] = -GRAVITY, down
+        rows.append(GRAVITY_WEIGHT * known)
+        values.append(np.zeros(1))
+    return np.concatenate(rows), np.concatenate(values)

@@ -45,9 +45,10 @@ def anchors(
     """Row of the first observation of every track in an allowed frame, and whether there is one."""
     tracks = observations.tracks
     rows = np.flatnonzero(allowed[tracks.frame])
-    names, first = np.unique(tracks.track[rows], return_index=True)
+    names = tracks.track[rows]  # sorted
+    begins = np.diff(names, prepend=-1) > 0
     anchor = np.zeros(tracks.count, np.int64)
-    anchor[names] = rows[first]
+    anchor[names[begins]] = rows[begins]
     has = np.zeros(tracks.count, bool)
     has[names] = True
     return anchor, has
@@ -59,12 +60,15 @@ def triangulate(
     allowed: Bool[ndarray, " s"],
     *,
     depth_sigma: float = DEPTH_SIGMA,
+    wanted: Bool[ndarray, " m"] | None = None,
 ) -> Float[ndarray, " m"]:
     """Depth of every track along the ray of its anchor: linear least squares in inverse depth,
-    with the predicted depth as prior. Tracks without anchor get the median."""
+    with the predicted depth as prior. Tracks without anchor get the median, tracks that are not
+    wanted their prediction."""
     tracks, xy = observations.tracks, observations.xy
     anchor, _ = anchors(observations, allowed)
-    rows = np.flatnonzero(allowed[tracks.frame] & (anchor[tracks.track] != np.arange(len(xy))))
+    used = allowed[tracks.frame] & (anchor[tracks.track] != np.arange(len(xy)))
+    rows = np.flatnonzero(used if wanted is None else used & wanted[tracks.track])
     a_row = anchor[tracks.track[rows]]
     T_a, T_j = T_submap_cam[tracks.frame[a_row]], T_submap_cam[tracks.frame[rows]]
     R_j_submap = T_j[:, :3, :3].transpose(0, 2, 1)
@@ -170,13 +174,15 @@ def place_all(
     tracks = observations.tracks
     T, placed = T_submap_cam.copy(), placed.copy()
     while not placed.all():
-        depth = triangulate(observations, T, placed)
         anchor, has = anchors(observations, placed)
         common = np.bincount(tracks.frame, has[tracks.track], len(T))
         near = placed | np.roll(placed, 1) | np.roll(placed, -1)
         frame = int(np.argmax(np.where(placed, -1.0, common + 1e-3 * near)))
         neighbour = int(np.argmin(np.where(placed, np.abs(np.arange(len(T)) - frame), len(T))))
         rows = np.flatnonzero((tracks.frame == frame) & has[tracks.track])
+        seen = np.zeros(tracks.count, bool)
+        seen[tracks.track[rows]] = True
+        depth = triangulate(observations, T, placed, wanted=seen)
         a = anchor[tracks.track[rows]]
         ray = np.concatenate([observations.xy[a], np.ones((len(a), 1))], 1)
         T_a = T[tracks.frame[a]]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, Float32, UInt8
+from jaxtyping import Bool, Float, Float32, Real, UInt8
 from numpy import ndarray
 
 from scal3r_ros.mapping.config import LoopConfig
@@ -102,7 +102,7 @@ class LoopDetector:
         return replace(frame, K=K) if same else frame
 
     def take(
-        self, kept: KeptKeyframe, words: Float[ndarray, " d"], tokens: Float32[ndarray, " e"]
+        self, kept: KeptKeyframe, words: Real[ndarray, " d"], tokens: Float32[ndarray, " e"]
     ) -> None:
         """One more place to come back to."""
         self.keyframes.append(kept)

@@ -64,7 +64,8 @@ class ScaleEstimator:
         self._logs.append((float(np.log(observed)), 1 / max(deviation, 1e-6) ** 2))
         if self.locked or len(self._logs) < self.config.lock_after:
             return False
-        if self.spread > self.config.lock_tolerance:
+        surer = np.sqrt(self.config.lock_after / len(self._logs))  # by how much more was seen
+        if self.spread * surer > self.config.lock_tolerance:
             return False
         self.scale, self.locked = float(np.exp(self._median())), True
         return True

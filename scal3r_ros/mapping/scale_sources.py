@@ -19,7 +19,9 @@ from scal3r_ros.mapping.inertial import InertialLog, fit_scale
 from scal3r_ros.mapping.types import Chunk, Frame, Submap
 
 MIN_PIXELS = 100  # that both depths know
-MIN_DEVIATION = 0.01  # relative; no source is trusted more
+MIN_DEVIATION = 0.02  # relative; odometry is not trusted more
+TRUSTED = 0.75  # quantile of confidence: depth that was triangulated, where any was
+DEPTH_DEVIATION = 0.02  # a submap's depth errs as a whole against its poses
 CORRELATED = 3.0  # errors along a chunk go together: times what independent ones would make
 NEAR_S = 0.3  # around an image, in which an IMU says which way is up
 STEREO_WIDTH = 640  # pixels at which stereo is matched
@@ -86,7 +88,7 @@ class ScaleSources:
             )
         )
         scale = spread / (fit.s * spread_units)
-        return Observation(scale, max(2 * MIN_DEVIATION, CORRELATED * np.sqrt(apart / spread)))
+        return Observation(scale, max(MIN_DEVIATION, CORRELATED * np.sqrt(apart / spread)))
 
     def _from_height(self, chunk: Chunk, submap: Submap) -> Observation | None:
         plane = ground_plane(submap)
@@ -101,18 +103,15 @@ class ScaleSources:
 
 
 def from_depth(chunk: Chunk, submap: Submap) -> Observation | None:
-    """Median ratio of the sensor's depth to the network's, over pixels that both know."""
+    """Median ratio of the sensor's depth to the map's, over pixels that both know."""
     logs = []
     for frame, depth, confidence in zip(
-        chunk.frames[submap.overlap :],
-        submap.depth[submap.overlap :],
-        submap.confidence[submap.overlap :],
-        strict=True,
+        chunk.frames, submap.depth, submap.confidence, strict=True
     ):
         sensor = sensor_depth(frame, depth.shape)
         if sensor is None:
             continue
-        trusted = confidence >= np.median(confidence)
+        trusted = confidence >= np.quantile(confidence, TRUSTED)
         both = (sensor > 0) & (depth > 0) & trusted
         if both.sum() >= MIN_PIXELS:
             logs.append(np.median(np.log(sensor[both] / depth[both].astype(np.float64))))
@@ -120,7 +119,7 @@ def from_depth(chunk: Chunk, submap: Submap) -> Observation | None:
         return None
     middle = float(np.median(logs))
     spread = MAD_TO_SIGMA * float(np.median(np.abs(np.array(logs) - middle)))
-    return Observation(float(np.exp(middle)), max(MIN_DEVIATION, spread / np.sqrt(len(logs))))
+    return Observation(float(np.exp(middle)), max(DEPTH_DEVIATION, spread / np.sqrt(len(logs))))
 
 
 def sensor_depth(frame: Frame, size: tuple[int, ...]) -> Float32[ndarray, "h w"] | None:

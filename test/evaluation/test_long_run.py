@@ -1,6 +1,10 @@
 """The long run measures what it says; the full length is a benchmark."""
 
-from scal3r_ros.evaluation.long_run import long_run
+from itertools import islice
+
+import numpy as np
+
+from scal3r_ros.evaluation.long_run import PAGE, STEP_PX, WIDTH, long_run, wall
 from scal3r_ros.evaluation.report import resident_mb
 from scal3r_ros.mapping.config import ChunkConfig, MapperConfig, RefinementConfig, StorageConfig
 
@@ -16,3 +20,15 @@ def test_a_run_tells_memory_and_time_along_the_way():
     assert [s["frames"] for s in result["samples"]] == list(range(6, 121, 6))
     assert 0 < result["samples"][0]["memory_mb"] <= 1.5 * resident_mb()
     assert result["memory_ratio"] > 0.5 and result["time_ratio"] > 0
+
+
+def test_the_wall_goes_on_and_is_never_the_same():
+    """Also where one page of the painting ends and the next begins."""
+    page, step = round(PAGE / STEP_PX), round(STEP_PX)
+    begin = list(islice(wall(3, 0), 3))
+    border = list(islice(wall(2 * page, 0), page - 30, page + 3))
+    for before, after in zip(border[:-1], border[1:], strict=True):
+        shared = before.image[:, step:].astype(int) - after.image[:, : WIDTH - step]
+        assert np.abs(shared).mean() < 12  # fractions of a pixel
+    apart = begin[0].image.astype(int) - border[-3].image
+    assert np.abs(apart).mean() > 30

@@ -8,11 +8,18 @@ from scal3r_ros.mapping.places import Descriptors
 from scal3r_ros.mapping.shelf import Shelf
 
 
-def expected(kept: np.ndarray, first: int) -> np.ndarray:
-    half = kept.astype(np.float16).astype(np.float64)
-    centred = half - half.mean(axis=0)
-    centred /= np.linalg.norm(centred, axis=1, keepdims=True)
+def unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def cosines(kept: np.ndarray, first: int) -> np.ndarray:
+    centred = unit(unit(kept) - unit(kept).mean(axis=0))
     return centred[first:] @ centred.T
+
+
+def expected(kept: np.ndarray, first: int) -> np.ndarray:
+    """Of what is kept: a byte a number."""
+    return cosines(np.rint(kept / np.abs(kept).max(axis=1, keepdims=True) * 127), first)
 
 
 @pytest.mark.parametrize("count", [3, 4, 5, 8, 11])
@@ -41,3 +48,25 @@ def test_what_is_forgotten_leaves_no_trace(rng, monkeypatch):
     left = np.concatenate([kept[:6], kept[9:]])
     assert len(descriptors) == 7
     np.testing.assert_allclose(descriptors.likeness(5), expected(left, 5), atol=1e-4)
+
+
+def test_a_byte_a_number_is_enough(rng):
+    """Of places of 4096 numbers, some of them alike, as words make them."""
+    kept = rng.laplace(0, 1, (300, 4096)) + 0.3 * rng.laplace(0, 1, 4096)
+    kept[150:] = 0.5 * kept[:150] + 0.5 * kept[150:]
+    descriptors = Descriptors(Shelf())
+    for row in unit(kept).astype(np.float32):
+        descriptors.append(row)
+    exact = cosines(kept, 290)
+    found = descriptors.likeness(290)
+    assert np.abs(found - exact).max() < 2e-3
+    assert (exact > 0.3).sum(axis=1).min() >= 2
+
+
+def test_an_image_without_features_is_like_no_other(rng):
+    descriptors = Descriptors(Shelf())
+    for row in [*rng.normal(0, 1, (3, 16)), np.zeros(16)]:
+        descriptors.append(row.astype(np.float32))
+    found = descriptors.likeness(0)
+    assert not found[3].any() and not found[:, 3].any()
+    np.testing.assert_allclose(np.diag(found)[:3], 1, atol=1e-5)

@@ -1,0 +1,89 @@
+"""Every source of metres on a rendered stereo sequence that was written to disk and read back."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from scal3r_ros.data.sequence import SequenceError, open_sequence
+from scal3r_ros.data.sequence_folder import read_baseline, read_depth, read_right
+from scal3r_ros.data.tum import read_trajectory
+from scal3r_ros.evaluation.metric_scale import evaluate_scale, inertial_samples, wheel_odometry
+from scal3r_ros.mapping.config import (
+    KeyframeConfig,
+    LoopConfig,
+    MapperConfig,
+    RefinementConfig,
+    ScaleConfig,
+)
+from scal3r_ros.mapping.inertial import InertialLog
+from scal3r_ros.mapping.scale_sources import stereo_depth
+from scal3r_ros.training.rendered_sequence import render_rounds
+from test.conftest import TruthPredictor
+
+IMAGES, BASELINE = 44, 0.12
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("rounds")
+    render_rounds(folder, 500_005, IMAGES, BASELINE)
+    return folder
+
+
+def test_what_was_written_is_what_is_read(pairs):
+    frames = list(open_sequence(pairs))
+    assert len(frames) == IMAGES
+    assert read_baseline(pairs) == BASELINE
+    for frame in frames[::20]:
+        depth = read_depth(pairs, frame.index)
+        right = read_right(pairs, frame.index)
+        found = stereo_depth(replace(frame, right=right, baseline=BASELINE))
+        both = (found > 0) & (depth > 0)
+        assert both.mean() > 0.2
+        assert abs(np.median(found[both] / depth[both]) - 1) < 0.02
+    with pytest.raises(SequenceError, match="right/000099.png cannot be read"):
+        read_right(pairs, 99)
+
+
+def test_every_source_makes_the_map_metric(pairs):
+    frames = list(open_sequence(pairs))
+    clip = SimpleNamespace(
+        depth=torch.tensor(np.stack([read_depth(pairs, f.index) for f in frames])),
+        K=torch.tensor(np.stack([f.K for f in frames])),
+        T_world_cam=torch.tensor(np.stack(list(read_trajectory(pairs / "groundtruth.txt").values()))),
+    )
+    config = MapperConfig(
+        keyframes=KeyframeConfig(min_flow=0.005),
+        refinement=RefinementConfig(enabled=False),
+        loops=LoopConfig(enabled=False),
+        scale=ScaleConfig(lock_after=3, min_baseline=0.2),
+    )
+    found = evaluate_scale(pairs, TruthPredictor(clip, scales=(3.0, 2.0, 4.0, 2.5)), config)
+    assert set(found) == {"odometry", "imu", "depth", "stereo"}
+    for source in ("odometry", "depth", "stereo"):
+        assert found[source]["metric after images"] <= IMAGES
+        assert abs(found[source]["metre off at the end, %"]) < 3
+        assert found[source]["ate m, se3"] < 0.05
+
+
+def test_made_up_sensors_feel_the_true_way(pairs, rng):
+    """Within the errors that they are given, no more and no less."""
+    truth = read_trajectory(pairs / "groundtruth.txt")
+    stamps = sorted(truth)
+    odometry = wheel_odometry(truth, rng)
+    steps = [
+        np.linalg.norm(np.diff([T[stamp][:3, 3] for stamp in stamps], axis=0), axis=1)
+        for T in (truth, odometry)
+    ]
+    ratio = steps[1] / steps[0]
+    assert 0.01 < ratio.std() < 0.03
+    log = InertialLog()
+    for sample in inertial_samples(truth, rng):
+        log.add(*sample)
+    a, b = stamps[3], stamps[23]
+    turned = truth[a][:3, :3].T @ truth[b][:3, :3]
+    error = log.turn(a, b).T @ turned
+    assert 1e-4 < np.arccos(np.clip((np.trace(error) - 1) / 2, -1, 1)) < 0.02
