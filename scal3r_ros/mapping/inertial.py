@@ -21,10 +21,10 @@ NEAR_NS = 25_000_000  # between an image and the newest sample: no need to wait 
 LONGEST_NS = 150_000_000  # that a sample stands for: it says how the camera turned
 GRAVITY = 9.81  # m/s^2
 MAX_GRAVITY_ERROR = 0.1  # relative: else the fit is wrong
-MAX_DEVIATION = 0.2
+MIN_DEVIATION, MAX_DEVIATION = 0.02, 0.2  # relative, of an answer
 INERTIAL_WEIGHT = 10.0  # velocities of the unit are surer than differences of poses
 GRAVITY_WEIGHT = 10.0  # of its known length
-GRAVITY_ROUNDS = 3  # first without, then with it
+GRAVITY_ROUNDS = 2  # with it, after one without
 
 
 Sample = tuple[int, Float[ndarray, " 3"], Float[ndarray, " 3"]]  # stamp [ns], gyro, force
@@ -141,24 +141,38 @@ def fit_scale(
         return None
     felt = [span for span in spans if span is not None]
     R, p = T_submap_cam[:, :3, :3], T_submap_cam[:, :3, 3]
-    down = np.zeros(3)
+    fit = _solved(*_equations(felt, R, p, np.zeros(3)))
+    if fit is None or abs(fit.gravity_m_s2 / GRAVITY - 1) > MAX_GRAVITY_ERROR:
+        return None
     for _ in range(GRAVITY_ROUNDS):
-        A, b = _equations(felt, R, p, down)
-        solution, _, rank, _ = np.linalg.lstsq(A, b, rcond=None)
-        units, gravity = float(solution[0]), solution[1:4]  # map units a metre; in map units
-        length = float(np.linalg.norm(gravity))
-        if rank < A.shape[1] or units <= 0 or length <= 0:
+        fit = _solved(*_equations(felt, R, p, fit.down))
+        if fit is None:
             return None
-        if not down.any() and abs(length / (GRAVITY * units) - 1) > MAX_GRAVITY_ERROR:
-            return None
-        down = gravity / length
-    way = float(np.linalg.norm(np.diff(p, axis=0), axis=1).sum()) / units
-    if way < min_baseline:
+    way = float(np.linalg.norm(np.diff(p, axis=0), axis=1).sum()) / fit.units
+    if way < min_baseline or fit.deviation > MAX_DEVIATION:
+        return None
+    return 1 / fit.units, max(MIN_DEVIATION, fit.deviation)
+
+
+class Fit(NamedTuple):
+    """Solution of the alignment."""
+
+    units: float  # of the submap in a metre
+    gravity_m_s2: float
+    down: Float[ndarray, " 3"]
+    deviation: float  # of the units, relative
+
+
+def _solved(A: Float[ndarray, "m n"], b: Float[ndarray, " m"]) -> Fit | None:
+    """None where something cannot be told, or the scale is not positive."""
+    solution, _, rank, _ = np.linalg.lstsq(A, b, rcond=None)
+    units, length = float(solution[0]), float(np.linalg.norm(solution[1:4]))
+    if rank < A.shape[1] or units <= 0 or length <= 0:
         return None
     residual = A @ solution - b
     sigma2 = float(residual @ residual) / max(len(b) - A.shape[1], 1)
     deviation = float(np.sqrt(sigma2 * np.linalg.inv(A.T @ A)[0, 0])) / units
-    return (1 / units, max(0.02, deviation)) if deviation < MAX_DEVIATION else None
+    return Fit(units, length / units, solution[1:4] / length, deviation)
 
 
 def _equations(

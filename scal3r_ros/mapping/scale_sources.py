@@ -105,9 +105,7 @@ class ScaleSources:
 def from_depth(chunk: Chunk, submap: Submap) -> Observation | None:
     """Median ratio of the sensor's depth to the map's, over pixels that both know."""
     logs = []
-    for frame, depth, confidence in zip(
-        chunk.frames, submap.depth, submap.confidence, strict=True
-    ):
+    for frame, depth, confidence in zip(chunk.frames, submap.depth, submap.confidence, strict=True):
         sensor = sensor_depth(frame, depth.shape)
         if sensor is None:
             continue

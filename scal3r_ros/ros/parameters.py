@@ -127,7 +127,13 @@ METRES = (
     Parameter("scale_min_baseline", 0.5, "m of motion before odometry counts", 0.01, 1000.0),
     Parameter("scale_window", 40, "observations that are looked at", 2, 1000),
     Parameter("scale_lock_after", 10, "observations before the scale is locked", 2, 1000),
-    Parameter("scale_lock_tolerance", 0.05, "relative spread of `scale_lock_after` observations at which it is; of more, more", 0.001, 1.0),
+    Parameter(
+        "scale_lock_tolerance",
+        0.05,
+        "relative spread of `scale_lock_after` observations at which it is; of more, more",
+        0.001,
+        1.0,
+    ),
     Live("require_metric", False, "publish poses and points once in metres"),
     Parameter(
         "sensor_tolerance", 0.02, "s between an image and its depth or right image", 0.0, 1.0

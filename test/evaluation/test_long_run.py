@@ -1,6 +1,6 @@
 """The long run measures what it says; the full length is a benchmark."""
 
-from itertools import islice
+from itertools import islice, pairwise
 
 import numpy as np
 
@@ -27,7 +27,7 @@ def test_the_wall_goes_on_and_is_never_the_same():
     page, step = round(PAGE / STEP_PX), round(STEP_PX)
     begin = list(islice(wall(3, 0), 3))
     border = list(islice(wall(2 * page, 0), page - 30, page + 3))
-    for before, after in zip(border[:-1], border[1:], strict=True):
+    for before, after in pairwise(border):
         shared = before.image[:, step:].astype(int) - after.image[:, : WIDTH - step]
         assert np.abs(shared).mean() < 12  # fractions of a pixel
     apart = begin[0].image.astype(int) - border[-3].image

@@ -53,7 +53,9 @@ def test_every_source_makes_the_map_metric(pairs):
     clip = SimpleNamespace(
         depth=torch.tensor(np.stack([read_depth(pairs, f.index) for f in frames])),
         K=torch.tensor(np.stack([f.K for f in frames])),
-        T_world_cam=torch.tensor(np.stack(list(read_trajectory(pairs / "groundtruth.txt").values()))),
+        T_world_cam=torch.tensor(
+            np.stack(list(read_trajectory(pairs / "groundtruth.txt").values()))
+        ),
     )
     config = MapperConfig(
         keyframes=KeyframeConfig(min_flow=0.005),

@@ -140,7 +140,8 @@ def test_no_ground_no_height(rng):
     assert ground_plane(submap) is None
 
 
-def test_an_imu_tells_the_scale(rng):
+def shaken(rng, unit: float, noise: float) -> tuple[InertialLog, tuple[int, ...], np.ndarray]:
+    """Four seconds of an IMU; stamps and poses of nine keyframes in a unit of so many metres."""
     seconds = np.linspace(0, 4, 9)
     places = CubicSpline(seconds, rng.uniform(-1, 1, (9, 3)))
     turns = CubicSpline(seconds, rng.uniform(-0.5, 0.5, (9, 3)))
@@ -154,10 +155,23 @@ def test_an_imu_tells_the_scale(rng):
         log.add(int(t * 1e9), gyro, force)
     T = np.tile(np.eye(4), (9, 1, 1))
     T[:, :3, :3] = Rotation.from_rotvec(turns(seconds)).as_matrix()
-    T[:, :3, 3] = places(seconds) / 2.5
-    fit = fit_scale(log, tuple(int(t * 1e9) for t in seconds), T, 0.5)
+    T[:, :3, 3] = (places(seconds) + rng.normal(0, noise, (9, 3))) / unit
+    return log, tuple(int(t * 1e9) for t in seconds), T
+
+
+def test_an_imu_tells_the_scale(rng):
+    fit = fit_scale(*shaken(rng, 2.5, 0.0), 0.5)
     assert fit is not None
     assert abs(fit[0] / 2.5 - 1) < 0.03
+
+
+def test_noise_of_the_poses_does_not_make_an_imu_scale_small(rng):
+    """Poses that err by 15 cm in steps of a metre: right in the middle of 30, as unsure as said."""
+    fits = [fit for _ in range(30) if (fit := fit_scale(*shaken(rng, 2.5, 0.15), 0.5))]
+    errors, deviations = np.array([(np.log(scale / 2.5), sigma) for scale, sigma in fits]).T
+    assert len(fits) > 20
+    assert abs(np.median(errors)) < 0.04
+    assert 0.4 < np.sqrt(np.mean((errors / deviations) ** 2)) < 2
 
 
 def placed(stamps_ns: list[int], T: np.ndarray) -> Submap:
