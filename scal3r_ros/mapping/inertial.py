@@ -24,7 +24,10 @@ MAX_GRAVITY_ERROR = 0.1  # relative: else the fit is wrong
 MIN_DEVIATION, MAX_DEVIATION = 0.02, 0.2  # relative, of an answer
 INERTIAL_WEIGHT = 10.0  # velocities of the unit are surer than differences of poses
 GRAVITY_WEIGHT = 10.0  # of its known length
-GRAVITY_ROUNDS = 2  # with it, after one without
+BIAS = 0.05  # m/s^2, deviation of an accelerometer's constant error
+ROUNDS = 3  # with both, after one without
+CORRELATED = 2.0  # errors of poses go together: times what independent ones would make
+SURE = 1e3  # weight of what is taken for granted
 
 
 Sample = tuple[int, Float[ndarray, " 3"], Float[ndarray, " 3"]]  # stamp [ns], gyro, force
@@ -141,11 +144,11 @@ def fit_scale(
         return None
     felt = [span for span in spans if span is not None]
     R, p = T_submap_cam[:, :3, :3], T_submap_cam[:, :3, 3]
-    fit = _solved(*_equations(felt, R, p, np.zeros(3)))
+    fit = _solved(*_equations(felt, R, p, None))
     if fit is None or abs(fit.gravity_m_s2 / GRAVITY - 1) > MAX_GRAVITY_ERROR:
         return None
-    for _ in range(GRAVITY_ROUNDS):
-        fit = _solved(*_equations(felt, R, p, fit.down))
+    for _ in range(ROUNDS):
+        fit = _solved(*_equations(felt, R, p, fit))
         if fit is None:
             return None
     way = float(np.linalg.norm(np.diff(p, axis=0), axis=1).sum()) / fit.units
@@ -161,6 +164,7 @@ class Fit(NamedTuple):
     gravity_m_s2: float
     down: Float[ndarray, " 3"]
     deviation: float  # of the units, relative
+    noise: float  # of what is left over
 
 
 def _solved(A: Float[ndarray, "m n"], b: Float[ndarray, " m"]) -> Fit | None:
@@ -171,37 +175,40 @@ def _solved(A: Float[ndarray, "m n"], b: Float[ndarray, " m"]) -> Fit | None:
         return None
     residual = A @ solution - b
     sigma2 = float(residual @ residual) / max(len(b) - A.shape[1], 1)
-    deviation = float(np.sqrt(sigma2 * np.linalg.inv(A.T @ A)[0, 0])) / units
-    return Fit(units, length / units, solution[1:4] / length, deviation)
+    deviation = CORRELATED * float(np.sqrt(sigma2 * np.linalg.inv(A.T @ A)[0, 0])) / units
+    return Fit(units, length / units, solution[1:4] / length, deviation, float(np.sqrt(sigma2)))
 
 
 def _equations(
     spans: list[Span],
     R: Float[ndarray, "s 3 3"],
     p: Float[ndarray, "s 3"],
-    down: Float[ndarray, " 3"],
+    before: Fit | None,
 ) -> tuple[Float[ndarray, "m n"], Float[ndarray, " m"]]:
-    """Rows for the submap units of a metre, gravity (3) and the velocity at every keyframe (3
-    each), these in submap units. The poses are what is measured and what is noisy; were the scale
-    their factor, noise would make it too small. With a `down` gravity has its known length."""
+    """Rows for the submap units of a metre, gravity (3), the accelerometer's bias (3) and the
+    velocity at every keyframe (3 each), these in submap units. The poses are what is measured and
+    what is noisy; were the scale their factor, noise would make it too small. Once there is a fit,
+    gravity has its known length and the bias its usual size; till then there is none."""
     count = len(p)
+    first = 7  # of the velocities
     rows, values = [], []
     for k, span in enumerate(spans):
         dt = span.seconds
-        place = np.zeros((3, 4 + 3 * count))
+        place = np.zeros((3, first + 3 * count))
         place[:, 0] = R[k] @ span.dp
         place[:, 1:4] = np.eye(3) * dt * dt / 2
-        place[:, 4 + 3 * k : 7 + 3 * k] = np.eye(3) * dt
-        speed = np.zeros((3, 4 + 3 * count))
+        place[:, 4:7] = -R[k] * dt * dt / 2
+        place[:, first + 3 * k : first + 3 * k + 3] = np.eye(3) * dt
+        speed = np.zeros((3, first + 3 * count))
         speed[:, 0] = R[k] @ span.dv
         speed[:, 1:4] = np.eye(3) * dt
-        speed[:, 4 + 3 * k : 7 + 3 * k] = np.eye(3)
-        speed[:, 7 + 3 * k : 10 + 3 * k] = -np.eye(3)
+        speed[:, 4:7] = -R[k] * dt
+        speed[:, first + 3 * k : first + 3 * k + 6] = np.eye(6)[:3] - np.eye(6)[3:]
         rows += [place / dt, INERTIAL_WEIGHT * speed]
         values += [(p[k + 1] - p[k]) / dt, np.zeros(3)]
-    if down.any():
-        known = np.zeros((1, 4 + 3 * count))
-        known[0, 0], known[0, 1:4] = -GRAVITY, down
-        rows.append(GRAVITY_WEIGHT * known)
-        values.append(np.zeros(1))
-    return np.concatenate(rows), np.concatenate(values)
+    known = np.zeros((4, first + 3 * count))
+    known[:3, 4:7] = np.eye(3) * SURE
+    if before is not None:
+        known[:3] *= before.noise / (BIAS * before.units) / SURE
+        known[3, 0], known[3, 1:4] = -GRAVITY_WEIGHT * GRAVITY, GRAVITY_WEIGHT * before.down
+    return np.concatenate([*rows, known]), np.concatenate([*values, np.zeros(4)])
