@@ -80,9 +80,10 @@ def wall(frames: int, seed: int) -> Iterator[Frame]:
 def long_run(frames: int, config: MapperConfig, seed: int = 0) -> dict[str, Any]:
     """Host memory [MB] and seconds a chunk, at even steps of the way."""
     mapper = Mapper(SimulatedNetwork(seed), config)
-    samples: list[dict[str, float]] = []
+    samples: list[dict[str, Any]] = []
 
     def sample(frame: Frame, updates: list[MapUpdate]) -> None:
+        bar.update()
         if (frame.index + 1) % max(frames // SAMPLES, 1) == 0:
             taken = mapper.counters.total_seconds[-SAMPLES:]
             samples.append(
@@ -93,8 +94,8 @@ def long_run(frames: int, config: MapperConfig, seed: int = 0) -> dict[str, Any]
                 }
             )
 
-    images = tqdm(wall(frames, seed), total=frames, desc="images", mininterval=10)
-    map_sequence(images, mapper, Tracker(TrackerConfig()), sample)
+    with tqdm(total=frames, desc="images", mininterval=10) as bar:
+        map_sequence(wall(frames, seed), mapper, Tracker(TrackerConfig()), sample)
     fifth = len(samples) // 5
     begin, end = samples[fifth - 1 : 2 * fifth - 1], samples[-fifth:]  # from 2000 of 10 000
     return {
@@ -102,14 +103,15 @@ def long_run(frames: int, config: MapperConfig, seed: int = 0) -> dict[str, Any]
         "chunks": mapper.counters.chunks,
         "points": mapper.point_map.clouds.points,
         "samples": samples,
-        "memory_ratio": _median(end, "memory_mb") / _median(begin, "memory_mb"),
-        "time_ratio": _median(end, "chunk_s") / _median(begin, "chunk_s"),
+        "memory_ratio": _ratio(end, begin, "memory_mb"),
+        "time_ratio": _ratio(end, begin, "chunk_s"),
     }
 
 
-def _median(samples: list[dict[str, float]], of: str) -> float:
-    """One sample alone scatters by a tenth: memory by what the allocator holds back just then."""
-    return float(np.median([sample[of] for sample in samples]))
+def _ratio(end: list[dict[str, Any]], begin: list[dict[str, Any]], of: str) -> float:
+    """Of medians: one sample alone scatters, memory by what the allocator holds back just then."""
+    last, first = (float(np.median([sample[of] for sample in part])) for part in (end, begin))
+    return last / first
 
 
 def _camera() -> ndarray:

@@ -132,14 +132,21 @@ class _Lock:
 
     def __init__(self, mapper: Mapper, truth: Trajectory) -> None:
         self.mapper, self.truth = mapper, truth
+        self.images = 0
         self.after: int | None = None
         self.first_error = np.nan
 
     def look(self, frame: Frame, updates: list[MapUpdate]) -> None:
-        if updates and self.after is None and self.mapper.metric.metric:
-            self.after, self.first_error = frame.index + 1, self._error()
+        self.images = frame.index + 1
+        if updates:
+            self._note()
+
+    def _note(self) -> None:
+        if self.after is None and self.mapper.metric.metric:
+            self.after, self.first_error = self.images, self._error()
 
     def result(self) -> dict[str, Any]:
+        self._note()  # the last chunk came after the last image
         found: dict[str, Any] = {"metric after images": self.after}
         if self.after is not None:
             ate = evaluate(self.truth, dict(self.mapper.keyframe_stamped_poses()), "se3").ate_rmse

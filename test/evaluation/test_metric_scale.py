@@ -37,13 +37,15 @@ def test_what_was_written_is_what_is_read(pairs):
     frames = list(open_sequence(pairs))
     assert len(frames) == IMAGES
     assert read_baseline(pairs) == BASELINE
-    for frame in frames[::20]:
+    ratios = []
+    for frame in frames[::4]:
         depth = read_depth(pairs, frame.index)
         right = read_right(pairs, frame.index)
         found = stereo_depth(replace(frame, right=right, baseline=BASELINE))
         both = (found > 0) & (depth > 0)
         assert both.mean() > 0.2
-        assert abs(np.median(found[both] / depth[both]) - 1) < 0.02
+        ratios.append(np.median(found[both] / depth[both]))
+    assert abs(np.median(ratios) - 1) < 0.02  # of 6 pixels of disparity, a tenth is noise
     with pytest.raises(SequenceError, match="right/000099.png cannot be read"):
         read_right(pairs, 99)
 
