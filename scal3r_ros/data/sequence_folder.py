@@ -11,7 +11,7 @@ from jaxtyping import Float, Float32, UInt8
 from numpy import ndarray
 
 from scal3r_ros.data.sequence import SequenceError
-from scal3r_ros.data.tum import write_trajectory
+from scal3r_ros.data.tum import decimal_seconds, write_trajectory
 
 MILLIMETRES = 1000  # of a depth image's unit
 
@@ -35,7 +35,7 @@ def write_sequence(
 ) -> None:
     """RGB images as PNG; the truth is written last, so that a folder that has it is whole."""
     _write_images(folder / "images", images)
-    (folder / "times.txt").write_text("".join(f"{stamp * 1e-9:.9f}\n" for stamp in stamps_ns))
+    (folder / "times.txt").write_text("".join(f"{decimal_seconds(s)}\n" for s in stamps_ns))
     if rig is not None:
         _write_images(folder / "right", rig.right)
         (folder / "depth").mkdir(exist_ok=True)

@@ -18,8 +18,13 @@ def write_trajectory(path: Path, trajectory: Trajectory) -> None:
     for stamp, T in sorted(trajectory.items()):
         values = [*T[:3, 3], *Rotation.from_matrix(T[:3, :3]).as_quat()]
         numbers = " ".join(f"{v:.9f}" for v in values)
-        lines.append(f"{stamp // 1_000_000_000}.{stamp % 1_000_000_000:09d} {numbers}")
+        lines.append(f"{decimal_seconds(stamp)} {numbers}")
     path.write_text("\n".join(lines) + "\n")
+
+
+def decimal_seconds(stamp_ns: int) -> str:
+    """Exact to the nanosecond, which a float is not."""
+    return f"{stamp_ns // 1_000_000_000}.{stamp_ns % 1_000_000_000:09d}"
 
 
 def read_trajectory(path: Path) -> Trajectory:

@@ -207,8 +207,7 @@ def _equations(
         rows += [place / dt, INERTIAL_WEIGHT * speed]
         values += [(p[k + 1] - p[k]) / dt, np.zeros(3)]
     known = np.zeros((4, first + 3 * count))
-    known[:3, 4:7] = np.eye(3) * SURE
+    known[:3, 4:7] = np.eye(3) * (SURE if before is None else before.noise / (BIAS * before.units))
     if before is not None:
-        known[:3] *= before.noise / (BIAS * before.units) / SURE
         known[3, 0], known[3, 1:4] = -GRAVITY_WEIGHT * GRAVITY, GRAVITY_WEIGHT * before.down
     return np.concatenate([*rows, known]), np.concatenate([*values, np.zeros(4)])

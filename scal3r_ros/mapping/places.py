@@ -1,6 +1,7 @@
 """What every keyframe looks like as a whole, for exact search among all of them."""
 
 from collections.abc import Iterator
+from itertools import chain
 
 import numpy as np
 from jaxtyping import Float, Float32, Int8, Real
@@ -76,7 +77,7 @@ class Descriptors:
         """One after the other in the same memory: what is to last longer must be copied."""
         room: Float32[ndarray, "n d"] | None = None
         newest = [np.stack(self._open)] if self._open else []
-        for block in (*(full["descriptors"] for full in self._full[begin:]), *newest):
+        for block in chain((full["descriptors"] for full in self._full[begin:]), newest):
             if room is None:
                 room = np.empty((BLOCK, block.shape[1]), np.float32)
             room[: len(block)] = block

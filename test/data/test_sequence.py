@@ -10,6 +10,8 @@ from rosbags.typesys import Stores, get_typestore
 
 from scal3r_ros.data.folder import natural_order, stamp_ns
 from scal3r_ros.data.sequence import SequenceError, open_sequence
+from scal3r_ros.data.sequence_folder import StereoRig, read_depth, read_right, write_sequence
+from scal3r_ros.data.tum import read_trajectory
 
 STORE = get_typestore(Stores.ROS2_HUMBLE)
 HEIGHT, WIDTH, COUNT = 24, 32, 5
@@ -196,3 +198,22 @@ def test_bad_input_is_refused_with_what_was_expected(tmp_path, make, said):
     make(tmp_path / "input")
     with pytest.raises(SequenceError, match=said):
         list(open_sequence(tmp_path / "input"))
+
+
+def test_a_written_sequence_is_read_back_to_the_nanosecond_and_the_half_pixel(tmp_path, rng):
+    """Stamps of today, that a float would change, and K, whose centre the file counts otherwise."""
+    stamps = [1_790_000_000_123_456_789 + 100_000_007 * i for i in range(3)]
+    images = rng.integers(0, 255, (3, 12, 16, 3), np.uint8)
+    K = np.array([[20.0, 0, 8.25], [0, 21.0, 5.75], [0, 0, 1]])
+    depth = np.float32([0.0, 1.5, 3.25])[:, None, None] * np.ones((12, 16), np.float32)
+    T = np.tile(np.eye(4), (3, 1, 1))
+    rig = StereoRig(K, 0.1, images[:, :, ::-1].copy(), depth)
+    write_sequence(tmp_path, images, T, stamps, rig)
+    frames = list(open_sequence(tmp_path))
+    assert [f.stamp_ns for f in frames] == stamps
+    assert list(read_trajectory(tmp_path / "groundtruth.txt")) == stamps
+    for i, frame in enumerate(frames):
+        np.testing.assert_allclose(frame.K, K, atol=1e-9)
+        np.testing.assert_array_equal(frame.image, images[i])
+        np.testing.assert_array_equal(read_right(tmp_path, i), rig.right[i])
+        np.testing.assert_allclose(read_depth(tmp_path, i), depth[i])
