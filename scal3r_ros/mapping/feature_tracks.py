@@ -16,7 +16,6 @@ from scal3r_ros.mapping.types import Frame
 
 WINDOW = (17, 17)  # pixels of the Lucas-Kanade template
 LEVELS = 4  # of the pyramid above the image: steps of 60 pixels are followed
-ROUGHLY = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 5, 0.1)  # steps of the way back
 MAX_RETURN_PX = 1.0  # forward and backward must end where they began
 EPIPOLAR_PX = 1.5  # of neighbouring frames; moving things go
 MIN_RESPONSE = 2e-4  # smallest eigenvalue of the structure tensor; sensor noise is below
@@ -162,8 +161,7 @@ def follow(
     start = uv.astype(np.float32).reshape(-1, 1, 2)
     settings = {"winSize": WINDOW, "maxLevel": LEVELS}
     moved, found, _ = cv2.calcOpticalFlowPyrLK(before, after, start, None, **settings)
-    settings = {"winSize": WINDOW, "maxLevel": 1, "criteria": ROUGHLY}
-    settings |= {"flags": cv2.OPTFLOW_USE_INITIAL_FLOW}
+    settings |= {"flags": cv2.OPTFLOW_USE_INITIAL_FLOW, "maxLevel": 1}
     back, found_back, _ = cv2.calcOpticalFlowPyrLK(after, before, moved, start.copy(), **settings)
     moved = moved[:, 0]
     kept = (found[:, 0] > 0) & (found_back[:, 0] > 0)
