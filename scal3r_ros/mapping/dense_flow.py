@@ -20,6 +20,8 @@ MAX_RETURN_PX = 1.0  # forward and backward flow must cancel
 MAX_EPIPOLAR_PX = 1.5
 MAX_SIGMA = 0.25  # of a log depth that is worth keeping
 MIN_SIGMA = 0.02  # no log depth is believed to be better
+AROUND = 31  # pixels of a side: many patches of the flow, whose errors even out
+NOISE = 2.0  # deviations by which a pixel's inverse depth may differ from those around for nothing
 PATCH = 9  # pixels of a side, about that of DIS
 TEXTURE = 4.0  # grey levels a pixel, gradient at which flow counts half
 MARGIN = 0.02  # of the width, at the rim: patches of the flow reach beyond the image there
@@ -160,7 +162,8 @@ def triangulated(
     """Log depth in `view` and its information.
 
     The other image shows a point at inverse depth w at the pixel (q + w e) / (q_z + w e_z), with
-    q = K R K^-1 (u, v, 1) and e = K t: linear in w.
+    q = K R K^-1 (u, v, 1) and e = K t: linear in w. How sure that is follows from the inverse
+    depths around: from a pixel's own, those that err towards the camera would be the surest.
     """
     height, width = match.valid.shape
     T = invert_pose(other.T_submap_cam) @ view.T_submap_cam
@@ -176,12 +179,24 @@ def triangulated(
     across = np.abs(a[0] * b[1] - a[1] * b[0])  # times the length of a: from the epipolar line
     length = np.sqrt(normal)
     z = np.maximum(q[2], 0.1)
-    valid = match.valid & (inverse > 1e-9) & (across < MAX_EPIPOLAR_PX * length * z)
+    valid = match.valid & (across < MAX_EPIPOLAR_PX * length * z)
+    per_inverse = length / (z * FLOW_SIGMA_PX)
+    certain = per_inverse * inverse  # 1 / sigma of the log depth
+    certain += np.clip(per_inverse * _around(inverse, valid) - certain, -NOISE, NOISE)
+    valid &= inverse > 1e-9
     inverse = np.maximum(inverse, 1e-9)
-    certain = length * inverse / (z * FLOW_SIGMA_PX)  # 1 / sigma of the log depth
     valid &= certain > 1 / MAX_SIGMA
     information = np.where(valid, np.minimum(certain, 1 / MIN_SIGMA) ** 2, np.float32(0))
     return -np.log(inverse), information
+
+
+def _around(x: Float32[ndarray, "h w"], valid: Bool[ndarray, "h w"]) -> Float32[ndarray, "h w"]:
+    """Mean of the valid values in a window, no less than 0."""
+    total, count = (
+        cv2.boxFilter(y, -1, (AROUND, AROUND), normalize=False, borderType=cv2.BORDER_CONSTANT)
+        for y in (x * valid, valid.astype(np.float32))
+    )
+    return np.maximum(total, 0) / np.maximum(count, 1)
 
 
 def _fused(

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from scal3r_ros.mapping import dense_flow
 from scal3r_ros.mapping.dense_flow import (
+    FLOW_SIGMA_PX,
     DenseMatcher,
     Match,
     View,
@@ -45,17 +46,20 @@ def test_flow_knows_how_far_it_is_off(views, walk):
     assert np.quantile(errors, 0.9) < 2
 
 
-def test_a_true_match_gives_true_depth(views, walk):
-    """Without flow: every pixel's true position in the other view, from depth and pose."""
-    a, b = views[0], views[3]
-    height, width = a.grey.shape
-    depth = walk.clip.depth[a.name].numpy().astype(np.float64)
+def _true_match(a: View, b: View, depth: np.ndarray) -> Match:
+    height, width = depth.shape
     uv = np.concatenate([grid(height, width), np.ones((1, height, width))]).reshape(3, -1)
     p = np.linalg.inv(a.K) @ uv * depth.reshape(-1)
     T = np.linalg.inv(b.T_submap_cam) @ a.T_submap_cam
     q = b.K @ (T[:3, :3] @ p + T[:3, 3:])
-    there = (q[:2] / q[2]).reshape(2, height, width).astype(np.float32)
-    log_depth, information = triangulated(Match(there, depth > 0), a, b)
+    return Match((q[:2] / q[2]).reshape(2, height, width).astype(np.float32), depth > 0)
+
+
+def test_a_true_match_gives_true_depth(views, walk):
+    """Without flow: every pixel's true position in the other view, from depth and pose."""
+    a, b = views[0], views[3]
+    depth = walk.clip.depth[a.name].numpy().astype(np.float64)
+    log_depth, information = triangulated(_true_match(a, b, depth), a, b)
     use = information > 0
     assert use.mean() > 0.5
     np.testing.assert_allclose(np.exp(log_depth[use]), depth[use], rtol=5e-3)
@@ -108,3 +112,25 @@ def test_large_images_are_matched_small(walk, monkeypatch, width):
 def test_sorted_is_sorted(layers, seed):
     x = np.random.default_rng(seed).normal(size=(layers, 3, 4)).astype(np.float32)
     np.testing.assert_array_equal(_sorted(x.copy()), np.sort(x, axis=0))
+
+
+def test_noise_alone_brings_nothing_nearer(views, walk):
+    """Positions in the other view that are off by noise, one draw for every block of nine pixels
+    as flow's errors are: far points, of little parallax, are not chosen for erring nearer."""
+    a, T = views[0], views[0].T_submap_cam.copy()
+    T[:3, 3] += 0.3 * (views[1].T_submap_cam[:3, 3] - T[:3, 3])
+    b = View(1, a.grey, a.K, T)
+    depth = walk.clip.depth[a.name].numpy().astype(np.float64)
+    truth = _true_match(a, b, depth)
+    rng, errors, weights = np.random.default_rng(3), [], []
+    height, width = depth.shape
+    for _ in range(20):
+        coarse = rng.normal(0, FLOW_SIGMA_PX, (2, height // 9 + 1, width // 9 + 1))
+        noise = coarse.repeat(9, 1).repeat(9, 2)[:, :height, :width].astype(np.float32)
+        log_depth, information = triangulated(Match(truth.uv + noise, truth.valid), a, b)
+        use = information > 0
+        errors.append((log_depth - np.log(depth))[use])
+        weights.append(information[use])
+    errors, weights = np.concatenate(errors), np.concatenate(weights)
+    assert abs(np.median(errors)) < 0.02
+    assert abs(np.average(errors, weights=weights)) < 0.02
