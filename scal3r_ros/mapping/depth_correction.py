@@ -12,6 +12,7 @@ from scal3r_ros.geometry.camera import scale_intrinsics
 from scal3r_ros.mapping.config import RefinementConfig
 from scal3r_ros.mapping.dense_flow import DenseMatcher, FlowDepth, View, matching_size
 from scal3r_ros.mapping.landmarks import Landmarks
+from scal3r_ros.mapping.measured_depth import MeasuredDepth
 from scal3r_ros.mapping.types import Chunk, Prediction
 
 SIGMA = 0.05  # log depth; a sample this good has weight one
@@ -27,12 +28,13 @@ def correct_depth(
     chunk: Chunk,
     prediction: Prediction,
     landmarks: Landmarks,
+    measured: MeasuredDepth | None,
     matcher: DenseMatcher,
     config: RefinementConfig,
     first: int = 0,
 ) -> Prediction:
-    """Depth and confidence of every frame from the `first` on; frames without landmarks keep
-    theirs."""
+    """Depth and confidence of every frame from the `first` on; frames of which nothing is known
+    keep theirs."""
     height, width = prediction.depth.shape[1:]
     T = prediction.T_submap_cam
     dense: Sequence[FlowDepth | None] = [None] * (len(T) - first)
@@ -43,6 +45,7 @@ def correct_depth(
     trust = np.minimum(1.0, landmarks.parallax_rad / (2 * config.min_parallax_rad)) ** 2
     trust[landmarks.parallax_rad < config.min_parallax_rad] = 0.0
     for i, flow in enumerate(dense, first):
+        flow = measured.beside(flow, i) if measured is not None else flow
         use = (landmarks.frame == i) & (z > 0) & (trust[landmarks.track] > 0)
         uv = landmarks.xy[use] * prediction.K[i, [0, 1], [0, 1]] + prediction.K[i, :2, 2]
         residual, weight = _samples(depth[i], uv, np.log(z[use]), flow)

@@ -7,36 +7,69 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
+from scal3r_ros.geometry.camera import scale_intrinsics
 from scal3r_ros.mapping.feature_tracks import FeatureTracks
+from scal3r_ros.mapping.measured_depth import SIGMA as MEASURED_SIGMA
+from scal3r_ros.mapping.measured_depth import MeasuredDepth
+from scal3r_ros.mapping.types import Chunk, Prediction
 
 MIN_COMMON = 24  # tracks that two frames must share
 MIN_PNP = 12
 MIN_PARALLAX_PX = 4.0  # median, without the common rotation, of the pair that starts
 RANSAC_PX = 2.0
 DEPTH_SIGMA = 0.3  # of the predicted log depth
+FREE_SIGMA = 100.0
 PIXEL_SIGMA = 1.0
 DEPTH_RANGE = 30.0  # furthest from the median prediction, factor
 
 
 @dataclass(frozen=True, eq=False)
 class Observations:
-    """Feature tracks as rays, with the depth that the network gives each of them."""
+    """Feature tracks as rays, with the depth that is measured or predicted for each of them."""
 
     tracks: FeatureTracks
     xy: Float[ndarray, "n 2"]  # normalised image coordinates
     focal: Float[ndarray, "s 2"]  # pixels of the tracking size
-    depth: Float[ndarray, " n"]  # predicted, 0 = none
+    depth: Float[ndarray, " n"]  # 0 = none
+    depth_sigma: Float[ndarray, " n"]  # of its logarithm
 
     def select(self, keep: Bool[ndarray, " n"]) -> "Observations":
         tracks = self.tracks.select(keep)
         lengths = np.bincount(self.tracks.track[keep], minlength=self.tracks.count)
         keep = keep & (lengths[self.tracks.track] >= 2)
-        return Observations(tracks, self.xy[keep], self.focal, self.depth[keep])
+        rows = self.xy[keep], self.focal, self.depth[keep], self.depth_sigma[keep]
+        return Observations(tracks, *rows)
 
     @property
     def median_depth(self) -> float:
         known = self.depth[self.depth > 0]
         return float(np.median(known)) if len(known) else 1.0
+
+
+def observe(
+    chunk: Chunk, prediction: Prediction, measured: MeasuredDepth | None, tracks: FeatureTracks
+) -> Observations:
+    """Rays by the camera's own K where it is known; depth at the pixel."""
+    height, width = prediction.depth.shape[1:]
+    K = np.stack(
+        [
+            scale_intrinsics(k, (height, width), tracks.size)
+            if frame.K is None
+            else scale_intrinsics(frame.K, frame.image.shape[:2], tracks.size)
+            for frame, k in zip(chunk.frames, prediction.K, strict=True)
+        ]
+    )
+    focal, centre = K[:, [0, 1], [0, 1]], K[:, :2, 2]
+    xy = (tracks.uv - centre[tracks.frame]) / focal[tracks.frame]
+    scale = np.array([width / tracks.size[1], height / tracks.size[0]])
+    u, v = np.floor(tracks.uv * scale).astype(np.int64).T
+    at = tracks.frame, v.clip(0, height - 1), u.clip(0, width - 1)
+    if measured is None:
+        depth, sigma = prediction.depth[at], np.full(len(xy), DEPTH_SIGMA)
+    else:
+        depth = measured.among(prediction)[at]
+        sigma = np.where(measured.smooth[at], MEASURED_SIGMA, DEPTH_SIGMA)
+    return Observations(tracks, xy, focal, depth.astype(np.float64), sigma)
 
 
 def anchors(
@@ -59,12 +92,12 @@ def triangulate(
     T_submap_cam: Float[ndarray, "s 4 4"],
     allowed: Bool[ndarray, " s"],
     *,
-    depth_sigma: float = DEPTH_SIGMA,
+    free: bool = False,
     wanted: Bool[ndarray, " m"] | None = None,
 ) -> Float[ndarray, " m"]:
     """Depth of every track along the ray of its anchor: linear least squares in inverse depth,
-    with the predicted depth as prior. Tracks without anchor get the median, tracks that are not
-    wanted their prediction."""
+    with the known depth as prior (next to none where `free`). Tracks without anchor get the median,
+    tracks that are not wanted their prior."""
     tracks, xy = observations.tracks, observations.xy
     anchor, _ = anchors(observations, allowed)
     used = allowed[tracks.frame] & (anchor[tracks.track] != np.arange(len(xy)))
@@ -83,7 +116,8 @@ def triangulate(
     median = observations.median_depth
     predicted = observations.depth[anchor]
     inverse = 1 / np.where(predicted > 0, predicted, median)
-    prior = (1 / (inverse * depth_sigma)) ** 2
+    sigma = np.full(tracks.count, FREE_SIGMA) if free else observations.depth_sigma[anchor]
+    prior = (1 / (inverse * sigma)) ** 2
     normal = np.bincount(tracks.track[rows], weight * (A * A).sum(1), tracks.count) + prior
     right = np.bincount(tracks.track[rows], weight * (A * B).sum(1), tracks.count)
     found = (right + prior * inverse) / normal
@@ -135,7 +169,7 @@ def poses_by_five_points(
     T[pair[1]] = relative
     placed = np.zeros(len(T), bool)
     placed[list(pair)] = True
-    free = triangulate(observations, T, placed, depth_sigma=100.0)
+    free = triangulate(observations, T, placed, free=True)
     anchor, _ = anchors(observations, placed)
     seen = np.bincount(observations.tracks.track[placed[observations.tracks.frame]]) == 2
     seen = np.pad(seen, (0, observations.tracks.count - len(seen)))

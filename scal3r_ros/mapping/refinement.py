@@ -11,7 +11,6 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
-from scal3r_ros.geometry.camera import scale_intrinsics
 from scal3r_ros.geometry.sim3 import invert_pose
 from scal3r_ros.mapping.bundle import adjust, points, residuals
 from scal3r_ros.mapping.bundle_problem import BundleProblem, BundleState
@@ -21,14 +20,15 @@ from scal3r_ros.mapping.dense_flow import STEPS, DenseMatcher
 from scal3r_ros.mapping.depth_correction import correct_depth
 from scal3r_ros.mapping.feature_tracks import FeatureTracker, FeatureTracks
 from scal3r_ros.mapping.initial_poses import (
-    DEPTH_SIGMA,
     Observations,
     anchors,
+    observe,
     place_all,
     poses_by_five_points,
     triangulate,
 )
 from scal3r_ros.mapping.landmarks import Landmarks
+from scal3r_ros.mapping.measured_depth import MeasuredDepth, measured_depth, with_measured
 from scal3r_ros.mapping.types import Chunk, Prediction
 
 GOOD_COST = 1.0  # of an observation, on the average: a start that fits
@@ -69,7 +69,7 @@ class Refiner:
         carried: Carried | None = None,
     ) -> tuple[Prediction, RefinementReport]:
         """Bundle adjustment from the best start, then depth by its landmarks; in the unit of what
-        was carried over, else the network's."""
+        was carried over, else the network's. Measured depth is kept as it is."""
         began = time.perf_counter()
         known = settled = 0
         if carried is not None and config.carry:
@@ -77,12 +77,26 @@ class Refiner:
             known = min([len(carried), *loose])  # what comes later is still to be found out
             settled = max(0, known - max(STEPS))  # had all neighbours that their depth comes from
             prediction = carry_over(prediction, carried, chunk.reference, settled)
+        measured = measured_depth(chunk, prediction, known)
+        refined, report = self._adjusted(chunk, prediction, measured, config, known, settled)
+        refined = with_measured(refined, measured) if measured is not None else refined
+        return refined, replace(report, seconds=time.perf_counter() - began)
+
+    def _adjusted(
+        self,
+        chunk: Chunk,
+        prediction: Prediction,
+        measured: MeasuredDepth | None,
+        config: RefinementConfig,
+        known: int,
+        settled: int,
+    ) -> tuple[Prediction, RefinementReport]:
         if len(chunk.frames) < 2:
             return prediction, RefinementReport("none", "a single frame")
         tracks = self._tracker.track(chunk.frames, config)
         if tracks.count < config.min_tracks:
             return prediction, RefinementReport("none", "too few tracks", tracks.count)
-        observations = _observe(chunk, prediction, tracks)
+        observations = observe(chunk, prediction, measured, tracks)
         start, state = _best_start(chunk, prediction, observations, config, known)
         kept = observations
         for limit in OUTLIER_PX:
@@ -97,7 +111,9 @@ class Refiner:
         refined, landmarks = _in_unit(refined, landmarks, config, known)
         good = landmarks.parallax_rad > config.min_parallax_rad
         if good.sum() >= config.min_tracks:
-            refined = correct_depth(chunk, refined, landmarks, self._matcher, config, settled)
+            refined = correct_depth(
+                chunk, refined, landmarks, measured, self._matcher, config, settled
+            )
         parallax_px = float(np.median(landmarks.parallax_rad)) * float(kept.focal.mean())
         report = RefinementReport(
             start=start,
@@ -106,7 +122,6 @@ class Refiner:
             landmarks=int(good.sum()),
             inliers=len(kept.xy) / len(observations.xy),
             rms_px=landmarks.rms_px,
-            seconds=time.perf_counter() - began,
         )
         return refined, report
 
@@ -117,24 +132,6 @@ def _loosely_tied(tracks: FeatureTracks) -> list[int]:
     seen[tracks.frame, tracks.track] = True
     before = np.logical_or.accumulate(seen, axis=0)[:-1]
     return (np.flatnonzero((before & seen[1:]).sum(axis=1) < MIN_TIES) + 1).tolist()
-
-
-def _observe(chunk: Chunk, prediction: Prediction, tracks: FeatureTracks) -> Observations:
-    height, width = prediction.depth.shape[1:]
-    K = np.stack(
-        [
-            scale_intrinsics(k, (height, width), tracks.size)
-            if frame.K is None
-            else scale_intrinsics(frame.K, frame.image.shape[:2], tracks.size)
-            for frame, k in zip(chunk.frames, prediction.K, strict=True)
-        ]
-    )
-    focal, centre = K[:, [0, 1], [0, 1]], K[:, :2, 2]
-    xy = (tracks.uv - centre[tracks.frame]) / focal[tracks.frame]
-    scale = np.array([width / tracks.size[1], height / tracks.size[0]])
-    u, v = np.floor(tracks.uv * scale).astype(np.int64).T
-    depth = prediction.depth[tracks.frame, v.clip(0, height - 1), u.clip(0, width - 1)]
-    return Observations(tracks, xy, focal, depth.astype(np.float64))
 
 
 def _problem(
@@ -157,7 +154,7 @@ def _problem(
         anchor=tracks.frame[anchor],
         ray=np.concatenate([observations.xy[anchor], np.ones((len(anchor), 1))], 1),
         log_depth_prior=np.log(np.where(depth > 0, depth, observations.median_depth)),
-        depth_sigma=np.where(depth > 0, DEPTH_SIGMA, 10.0),
+        depth_sigma=np.where(depth > 0, observations.depth_sigma[anchor], 10.0),
         motion_prior=invert_pose(T[:-1]) @ T[1:],
         motion_sigma=_motion_sigmas(len(T) - 1, known, observations.median_depth, config),
         interval=_intervals(chunk),
@@ -256,7 +253,7 @@ def _landmarks(problem: BundleProblem, kept: Observations, state: BundleState) -
         frame=kept.tracks.frame,
         track=kept.tracks.track,
         xy=kept.xy,
-        predicted=kept.depth,
+        predicted=np.where(kept.depth_sigma <= kept.depth_sigma.min(), kept.depth, 0),
         rms_px=float(np.sqrt((error**2).mean())),
     )
 

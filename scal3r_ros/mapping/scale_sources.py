@@ -7,26 +7,23 @@ where this submap tells nothing. Whatever it says is only one observation for `m
 from collections.abc import Callable
 from typing import NamedTuple
 
-import cv2
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float
 from numpy import ndarray
 
 from scal3r_ros.geometry.align import MAD_TO_SIGMA, AlignmentError, umeyama
 from scal3r_ros.mapping.config import ScaleConfig
 from scal3r_ros.mapping.ground import ground_plane
 from scal3r_ros.mapping.inertial import InertialLog, fit_scale
-from scal3r_ros.mapping.types import Chunk, Frame, Submap
+from scal3r_ros.mapping.measured_depth import metres
+from scal3r_ros.mapping.types import Chunk, Submap
 
 MIN_PIXELS = 100  # that both depths know
 MIN_DEVIATION = 0.02  # relative; odometry is not trusted more
 TRUSTED = 0.75  # quantile of confidence: depth that was triangulated, where any was
-DEPTH_DEVIATION = 0.02  # a submap's depth errs as a whole against its poses
+DEPTH_DEVIATION = 0.01  # a submap's depth errs as a whole against its poses
 CORRELATED = 3.0  # errors along a chunk go together: times what independent ones would make
 NEAR_S = 0.3  # around an image, in which an IMU says which way is up
-STEREO_WIDTH = 640  # pixels at which stereo is matched
-STEREO_BLOCK = 5
-DISPARITIES = 96
 
 
 class Observation(NamedTuple):
@@ -103,10 +100,11 @@ class ScaleSources:
 
 
 def from_depth(chunk: Chunk, submap: Submap) -> Observation | None:
-    """Median ratio of the sensor's depth to the map's, over pixels that both know."""
+    """Median ratio of the sensor's depth, or a stereo pair's, to the map's, over pixels that both
+    know."""
     logs = []
     for frame, depth, confidence in zip(chunk.frames, submap.depth, submap.confidence, strict=True):
-        sensor = sensor_depth(frame, depth.shape)
+        sensor = metres(frame, depth.shape)
         if sensor is None:
             continue
         trusted = confidence >= np.quantile(confidence, TRUSTED)
@@ -118,45 +116,3 @@ def from_depth(chunk: Chunk, submap: Submap) -> Observation | None:
     middle = float(np.median(logs))
     spread = MAD_TO_SIGMA * float(np.median(np.abs(np.array(logs) - middle)))
     return Observation(float(np.exp(middle)), max(DEPTH_DEVIATION, spread / np.sqrt(len(logs))))
-
-
-def sensor_depth(frame: Frame, size: tuple[int, ...]) -> Float32[ndarray, "h w"] | None:
-    """Metres along z at the network's resolution, 0 = none; measured or from a stereo pair."""
-    depth = frame.depth
-    if depth is None and frame.right is not None:
-        depth = stereo_depth(frame)
-    if depth is None:
-        return None
-    nearest = cv2.resize(depth, (size[1], size[0]), interpolation=cv2.INTER_NEAREST)
-    return np.where(np.isfinite(nearest) & (nearest > 0), nearest, 0).astype(np.float32)
-
-
-def stereo_depth(frame: Frame) -> Float32[ndarray, "h w"] | None:
-    """Metres along z of a rectified pair by semi-global matching (Hirschmueller 2008)."""
-    if frame.right is None or frame.K is None or frame.baseline <= 0:
-        return None
-    height, width = frame.image.shape[:2]
-    shrink = min(1.0, STEREO_WIDTH / width)
-    size = (round(width * shrink), round(height * shrink))
-    left, right = (
-        cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), size, interpolation=cv2.INTER_AREA)
-        for image in (frame.image, frame.right)
-    )
-    matcher = cv2.StereoSGBM.create(
-        minDisparity=0,
-        numDisparities=DISPARITIES,
-        blockSize=STEREO_BLOCK,
-        P1=8 * STEREO_BLOCK**2,
-        P2=32 * STEREO_BLOCK**2,
-        disp12MaxDiff=1,
-        uniquenessRatio=10,
-        speckleWindowSize=100,
-        speckleRange=2,
-        mode=cv2.StereoSGBM_MODE_SGBM_3WAY,
-    )
-    disparity = matcher.compute(left, right).astype(np.float32) / 16
-    focal = float(frame.K[0, 0]) * size[0] / width
-    seen = disparity > 1
-    return np.where(seen, focal * frame.baseline / np.where(seen, disparity, 1), 0).astype(
-        np.float32
-    )

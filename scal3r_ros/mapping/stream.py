@@ -5,6 +5,7 @@ from scal3r_ros.mapping.config import KeyframeConfig, MapperConfig
 from scal3r_ros.mapping.continuity import Continuity
 from scal3r_ros.mapping.counters import Counters
 from scal3r_ros.mapping.keyframes import KeyframeGate
+from scal3r_ros.mapping.measured_depth import with_stereo_depth
 from scal3r_ros.mapping.types import Chunk, Frame
 
 
@@ -29,7 +30,7 @@ class ChunkStream:
             due.append(self.end_piece())
         if self.gate.accept(frame):
             self.counters.keyframes += 1
-            due.append(self.chunker.add(frame))
+            due.append(self.chunker.add(with_stereo_depth(frame)))
         return [chunk for chunk in due if chunk is not None]
 
     def adopt(self, config: KeyframeConfig) -> None:

@@ -19,7 +19,7 @@ from scal3r_ros.mapping.config import (
     ScaleConfig,
 )
 from scal3r_ros.mapping.inertial import InertialLog
-from scal3r_ros.mapping.scale_sources import stereo_depth
+from scal3r_ros.mapping.measured_depth import stereo_depth
 from scal3r_ros.training.rendered_sequence import render_rounds
 from test.conftest import TruthPredictor
 

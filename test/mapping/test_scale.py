@@ -20,8 +20,9 @@ from scal3r_ros.mapping.config import (
 from scal3r_ros.mapping.ground import ground_plane, level
 from scal3r_ros.mapping.inertial import InertialLog, fit_scale
 from scal3r_ros.mapping.mapper import Mapper
+from scal3r_ros.mapping.measured_depth import stereo_depth
 from scal3r_ros.mapping.scale import ScaleEstimator
-from scal3r_ros.mapping.scale_sources import ScaleSources, stereo_depth
+from scal3r_ros.mapping.scale_sources import ScaleSources
 from scal3r_ros.mapping.types import Frame, MapUpdate, Submap
 from test.conftest import ROOT, TruthPredictor
 
