@@ -14,9 +14,7 @@ class Landmarks:
     frame: Int[ndarray, " n"]
     track: Int[ndarray, " n"]  # row of xyz
     xy: Float[ndarray, "n 2"]  # normalised image coordinates
-    predicted: Float[
-        ndarray, " n"
-    ]  # measured depth there where there is any, else predicted; 0 = none
+    predicted: Float[ndarray, " n"]  # depth there, measured where anything is; 0 = none
     rms_px: float
 
     def depths(self, T_submap_cam: Float[ndarray, "s 4 4"]) -> Float[ndarray, " n"]:
