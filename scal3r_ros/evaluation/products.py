@@ -33,7 +33,8 @@ def write_products(
     write_ply(out / "map.ply", cloud)
     trajectory = run.trajectory(mapper)
     write_trajectory(out / "trajectory.txt", trajectory)
-    keyframes = {run.stamps_ns[i]: T for i, T in mapper.keyframe_poses().items()}
+    stamps_ns = run.stamps_ns
+    keyframes = {stamps_ns[i]: T for i, T in mapper.keyframe_poses().items()}
     write_trajectory(out / "keyframes.txt", keyframes)
     if run.tracked:
         write_trajectory(out / "odometry.txt", run.odometry())

@@ -7,7 +7,7 @@ each other, and a rotation that the graph can believe.
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -15,20 +15,19 @@ from jaxtyping import Bool, Float, Float32, Real, UInt8
 from numpy import ndarray
 
 from scal3r_ros.mapping.config import LoopConfig
+from scal3r_ros.mapping.kept_keyframes import KeptKeyframe, KeptKeyframes
 from scal3r_ros.mapping.place_match import PlaceMatch, View, match_places, view_of
 from scal3r_ros.mapping.place_words import describe_place, place_words
 from scal3r_ros.mapping.places import Descriptors
 from scal3r_ros.mapping.pose_graph import PoseGraph
 from scal3r_ros.mapping.registration import shared_frames
-from scal3r_ros.mapping.shelf import Shelf, Shelved
+from scal3r_ros.mapping.shelf import Shelf
 from scal3r_ros.mapping.types import Edge, Frame, Submap
 
 logger = logging.getLogger(__name__)
 
-JPEG_QUALITY = 92
 SIDE = 2  # keyframes between the images that are matched
 LOST_TRIES = 3  # times as many candidates where the camera is sought in a map
-NO_PIXELS = np.zeros((0, 0, 3), np.uint8)
 SUPPRESSED = 6  # keyframes around an accepted pair that are not proposed again
 
 
@@ -41,37 +40,12 @@ class LoopCandidate:
     score: float
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class KeptKeyframe:
-    """What verification needs of a keyframe: its compressed image."""
-
-    frame: Frame  # without pixels
-    stored: Shelved  # the JPEG
-    submap: int  # the submap that brought it
-
-    @property
-    def jpeg(self) -> UInt8[ndarray, " bytes"]:
-        return self.stored["jpeg"]
-
-    def restore(self) -> Frame:
-        pixels = cv2.imdecode(self.jpeg, cv2.IMREAD_COLOR)
-        image = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB))
-        return Frame(self.frame.index, self.frame.stamp_ns, image, self.frame.K)
-
-
-def keep(frame: Frame, submap: int, shelf: Shelf) -> KeptKeyframe:
-    pixels = cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR)
-    _, jpeg = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-    bare = Frame(frame.index, frame.stamp_ns, NO_PIXELS, frame.K)
-    return KeptKeyframe(bare, shelf.put(jpeg=jpeg.reshape(-1)), submap)
-
-
 class LoopDetector:
     """Searches the descriptors of all keyframes, and judges what it finds by their images."""
 
     def __init__(self, config: LoopConfig, shelf: Shelf) -> None:
-        self.config, self._shelf = config, shelf
-        self.keyframes: list[KeptKeyframe] = []
+        self.config = config
+        self.keyframes = KeptKeyframes(shelf)
         self.words, self.tokens = Descriptors(shelf), Descriptors(shelf)
         self._views: dict[int, View] = {}  # keyframes that were looked at for the newest chunk
         self.closed: list[tuple[int, int]] = []
@@ -83,9 +57,9 @@ class LoopDetector:
         Places of another piece of the map count however recent: only a loop joins the pieces."""
         first = len(self.keyframes)
         for slot in range(0 if whole else submap.overlap, len(frames)):
-            kept = keep(self._sparing(frames[slot]), submap.index, self._shelf)
-            words = describe_place(frames[slot].image, place_words())
-            self.take(kept, words, submap.descriptors[slot])
+            self.keyframes.append(frames[slot], submap.index)
+            self.words.append(describe_place(frames[slot].image, place_words()))
+            self.tokens.append(submap.descriptors[slot])
         self._views = {}
         piece = graph.piece(submap.index)
         most = self.config.per_chunk * (LOST_TRIES if whole else 1)
@@ -95,23 +69,17 @@ class LoopDetector:
             found += self._candidates(self.tokens, score, first, piece, graph)[:most]
         return found
 
-    def _sparing(self, frame: Frame) -> Frame:
-        """With the very K of the keyframe before where they are equal: a camera has one."""
-        K = self.keyframes[-1].frame.K if self.keyframes else None
-        same = K is not None and frame.K is not None and np.array_equal(K, frame.K)
-        return replace(frame, K=K) if same else frame
-
     def take(
         self, kept: KeptKeyframe, words: Real[ndarray, " d"], tokens: Float32[ndarray, " e"]
     ) -> None:
         """One more place to come back to."""
-        self.keyframes.append(kept)
+        self.keyframes.take(kept)
         self.words.append(words)
         self.tokens.append(tokens)
 
     def forget_from(self, first: int) -> None:
         """Drops the newest keyframes (of a chunk that was only localised)."""
-        del self.keyframes[first:]
+        self.keyframes.forget_from(first)
         self.words.forget_from(first)
         self.tokens.forget_from(first)
         self._views = {}
@@ -124,7 +92,7 @@ class LoopDetector:
         piece: int | None,
         graph: PoseGraph,
     ) -> list[LoopCandidate]:
-        others = np.array([graph.piece(k.submap) != piece for k in self.keyframes[:first]])
+        others = np.array([graph.piece(k) != piece for k in self.keyframes.submaps[:first]])
         if first < self.config.min_gap and not others.any():
             return []
         around = max(0, first - 4)

@@ -24,7 +24,7 @@ import numpy as np
 from numpy import ndarray
 
 from scal3r_ros.geometry.sim3 import Sim3
-from scal3r_ros.mapping.loop_closure import NO_PIXELS, KeptKeyframe
+from scal3r_ros.mapping.kept_keyframes import NO_PIXELS, KeptKeyframe, KeptKeyframes
 from scal3r_ros.mapping.map_file import write_atomically, write_ply
 from scal3r_ros.mapping.mapper import Mapper
 from scal3r_ros.mapping.mesh import write_mesh
@@ -59,7 +59,7 @@ class StoredMap:
     edges: list[Edge]
     scales: dict[int, tuple[float, float]]
     levels: dict[int, tuple[ndarray, float]]
-    keyframes: list[KeptKeyframe]
+    keyframes: KeptKeyframes
     words: ndarray  # of every keyframe
     closed: list[tuple[int, int]]
     memory_file: Path | None
@@ -157,8 +157,7 @@ def _append(mapper: Mapper, stored: StoredMap, frames_from: int) -> None:
         graph.add_level(index + first, up, deviation)
     for kept, words in zip(stored.keyframes, stored.words, strict=True):
         frame = replace(kept.frame, index=kept.frame.index + frames_from)
-        stored_here = mapper.shelf.put(jpeg=kept.jpeg)
-        known = replace(kept, frame=frame, stored=stored_here, submap=kept.submap + first)
+        known = replace(kept, frame=frame, submap=kept.submap + first)
         brought = stored.submaps[kept.submap]
         slot = brought.frame_indices.index(kept.frame.index)
         detector.take(known, words, brought.descriptors[slot])
@@ -243,12 +242,12 @@ def _read(folder: Path, facts: dict[str, Any]) -> StoredMap:
             strict=True,
         )
     ]
-    jpeg, shelf, keyframes = kept["jpeg"], Shelf(), []
+    jpeg, keyframes = kept["jpeg"], KeptKeyframes(Shelf())
     for i, (index, stamp_ns, submap) in enumerate(kept["indices"].tolist()):
         K = kept["K"][i]
         frame = Frame(index, stamp_ns, NO_PIXELS, K if np.isfinite(K).all() else None)
         begin, end = kept["begins"][i : i + 2]
-        keyframes.append(KeptKeyframe(frame, shelf.put(jpeg=jpeg[begin:end]), submap))
+        keyframes.take(KeptKeyframe(frame, jpeg[begin:end], submap))
     memory = folder / "memory.safetensors"
     return StoredMap(
         facts,

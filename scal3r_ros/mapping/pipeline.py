@@ -2,6 +2,7 @@
 
 import logging
 import time
+from array import array
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
@@ -12,7 +13,7 @@ from numpy import ndarray
 from scal3r_ros.geometry.camera import scale_intrinsics
 from scal3r_ros.geometry.keyframe import Keyframe
 from scal3r_ros.mapping.mapper import Mapper
-from scal3r_ros.mapping.trajectory import Poses, camera_trajectory
+from scal3r_ros.mapping.trajectory import PoseLog, camera_trajectory
 from scal3r_ros.mapping.types import Frame, MapUpdate
 
 logger = logging.getLogger(__name__)
@@ -38,19 +39,31 @@ class CameraTracker(Protocol):
 class MappedSequence:
     """What a run leaves beside the mapper itself."""
 
-    stamps_ns: dict[int, int] = field(default_factory=dict)  # of every image, by index
-    tracked: Poses = field(default_factory=dict)  # image index -> T_odom_cam
+    tracked: PoseLog = field(default_factory=PoseLog)  # T_odom_cam
     seconds: float = 0.0
-    track_seconds: list[float] = field(default_factory=list)
+    track_seconds: float = 0.0  # in all
+
+    def __post_init__(self) -> None:
+        self._images = array("q")  # index and stamp [ns] of each
+
+    def see(self, frame: Frame) -> None:
+        self._images.extend((frame.index, frame.stamp_ns))
+
+    @property
+    def stamps_ns(self) -> dict[int, int]:
+        """Of every image, by its index."""
+        return dict(zip(self._images[::2], self._images[1::2], strict=True))
 
     def trajectory(self, mapper: Mapper) -> dict[int, Float[ndarray, "4 4"]]:
         """T_map_cam of every image, by stamp [ns]."""
-        poses = camera_trajectory(mapper.keyframe_poses(), self.tracked, self.stamps_ns)
-        return {self.stamps_ns[index]: T for index, T in poses.items()}
+        stamps_ns = self.stamps_ns
+        poses = camera_trajectory(mapper.keyframe_poses(), self.tracked, stamps_ns)
+        return {stamps_ns[index]: T for index, T in poses.items()}
 
     def odometry(self) -> dict[int, Float[ndarray, "4 4"]]:
         """T_odom_cam of every tracked image, by stamp [ns]."""
-        return {self.stamps_ns[index]: T for index, T in self.tracked.items()}
+        stamps_ns = self.stamps_ns
+        return {stamps_ns[index]: T for index, T in self.tracked.items()}
 
 
 def map_sequence(
@@ -63,7 +76,7 @@ def map_sequence(
     result = MappedSequence()
     began = time.perf_counter()
     for frame in frames:
-        result.stamps_ns[frame.index] = frame.stamp_ns
+        result.see(frame)
         if tracker is not None:
             _track(frame, mapper, tracker, result)
         updates = mapper.add_frame(frame)
@@ -86,5 +99,5 @@ def _track(frame: Frame, mapper: Mapper, tracker: CameraTracker, result: MappedS
         K = scale_intrinsics(submap.K[-1], submap.depth.shape[1:], frame.image.shape[:2])
     pose = tracker.track(frame.image, K, frame.stamp_ns)
     if pose is not None:
-        result.tracked[frame.index] = pose.T_odom_cam
-    result.track_seconds.append(time.perf_counter() - began)
+        result.tracked.append(frame.index, pose.T_odom_cam)
+    result.track_seconds += time.perf_counter() - began

@@ -1,5 +1,6 @@
 """What every keyframe looks like as a whole, for exact search among all of them."""
 
+from array import array
 from collections.abc import Iterator
 from itertools import chain
 
@@ -23,7 +24,7 @@ class Descriptors:
         self._shelf = shelf
         self._full: list[Shelved] = []
         self._open: list[Int8[ndarray, " d"]] = []
-        self._inverse: list[float] = []  # of every keyframe's length; 0: it has no feature
+        self._inverse = array("d")  # of every keyframe's length; 0: it has no feature
         self._sum: Float[ndarray, " d"] | float = 0.0  # of all as unit vectors
 
     def __len__(self) -> int:

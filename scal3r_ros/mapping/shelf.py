@@ -17,6 +17,7 @@ class Shelf:
         """Raises OSError where the folder cannot be made."""
         self.path = Path(tempfile.mkdtemp(prefix="scal3r_", dir=parent or None))
         self.numbers = count()
+        self.names: dict[tuple[str, ...], tuple[str, ...]] = {}  # each kept once
         weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
     def put(self, **arrays: ndarray) -> "Shelved":
@@ -31,7 +32,7 @@ class Shelved:
 
     def __init__(self, shelf: Shelf, arrays: dict[str, ndarray]) -> None:
         self._shelf, self._number = shelf, next(shelf.numbers)
-        self._names = tuple(arrays)
+        self._names = shelf.names.setdefault(tuple(arrays), tuple(arrays))
         for name, array in arrays.items():
             np.save(self._path(name), array, allow_pickle=False)
 

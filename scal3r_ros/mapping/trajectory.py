@@ -1,6 +1,8 @@
 """A pose in the map for every image, from keyframes and the tracker's motion between them."""
 
-from collections.abc import Iterable, Sequence
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -11,6 +13,34 @@ from scal3r_ros.geometry.sim3 import invert_pose
 from scal3r_ros.mapping.types import Submap
 
 Poses = dict[int, Float[ndarray, "4 4"]]  # image index -> T
+
+
+class PoseLog(Mapping[int, Float[ndarray, "4 4"]]):
+    """A pose of every image of a long run, by image index, in a hundred bytes each."""
+
+    def __init__(self) -> None:
+        self._indices, self._numbers = array("q"), array("d")
+
+    def append(self, index: int, T: Float[ndarray, "4 4"]) -> None:
+        """Raises ValueError unless the index is larger than all before."""
+        if self._indices and index <= self._indices[-1]:
+            raise ValueError(f"index must be above {self._indices[-1]}, got {index}")
+        self._indices.append(index)
+        self._numbers.extend(T[:3].ravel().tolist())
+
+    def __getitem__(self, index: int) -> Float[ndarray, "4 4"]:
+        k = bisect_left(self._indices, index)
+        if k == len(self) or self._indices[k] != index:
+            raise KeyError(index)
+        T = np.eye(4)
+        T[:3] = np.reshape(self._numbers[12 * k : 12 * (k + 1)], (3, 4))
+        return T
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._indices)
+
+    def __len__(self) -> int:
+        return len(self._indices)
 
 
 WeightedPoses = dict[int, list[tuple[float, Float[ndarray, "4 4"]]]]  # key -> (weight, T)
@@ -54,7 +84,9 @@ def keyframe_stamped_poses(
     return [(stamps[i], T) for i, T in keyframe_poses(submaps).items()]
 
 
-def camera_trajectory(keyframes: Poses, tracked: Poses, images: Iterable[int]) -> Poses:
+def camera_trajectory(
+    keyframes: Poses, tracked: Mapping[int, Float[ndarray, "4 4"]], images: Iterable[int]
+) -> Poses:
     """T_map_cam of every image.
 
     Between keyframes the tracker's motion is carried from both sides and blended, so that it meets
@@ -68,7 +100,10 @@ def camera_trajectory(keyframes: Poses, tracked: Poses, images: Iterable[int]) -
 
 
 def _pose_at(
-    index: int, known: list[int], keyframes: Poses, tracked: Poses
+    index: int,
+    known: list[int],
+    keyframes: Poses,
+    tracked: Mapping[int, Float[ndarray, "4 4"]],
 ) -> Float[ndarray, "4 4"]:
     if index in keyframes:
         return keyframes[index]

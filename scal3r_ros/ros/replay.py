@@ -23,7 +23,7 @@ from scal3r_ros.geometry.camera import scale_intrinsics
 from scal3r_ros.mapping.map_file import write_ply
 from scal3r_ros.mapping.map_folder import save_map
 from scal3r_ros.mapping.mapper import Mapper
-from scal3r_ros.mapping.trajectory import Poses, camera_trajectory
+from scal3r_ros.mapping.trajectory import PoseLog, camera_trajectory
 from scal3r_ros.mapping.types import Frame, MapUpdate
 from scal3r_ros.ros.frames import RobotFrame
 from scal3r_ros.ros.map_odom import GuardedBroadcaster
@@ -57,7 +57,7 @@ class Replay:
     node: Any  # an OfflineNode, in the place of rclpy's
     tracker: Tracker | None
     stamps_ns: list[int] = field(default_factory=list)
-    tracked: Poses = field(default_factory=dict)
+    tracked: PoseLog = field(default_factory=PoseLog)
     waiting: deque[tuple[Frame, int]] = field(default_factory=deque)  # with their time in the bag
 
     def __post_init__(self) -> None:
@@ -115,7 +115,7 @@ class Replay:
         pose = self.tracker.track(frame.image, K, frame.stamp_ns)
         if pose is None:
             return
-        self.tracked[frame.index] = pose.T_odom_cam
+        self.tracked.append(frame.index, pose.T_odom_cam)
         self.link.odometry.take(frame.stamp_ns, pose.T_odom_cam, self.maps.frame_id)
         self.odometry.publish(pose, self.maps.frame_id)
 

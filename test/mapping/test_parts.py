@@ -15,11 +15,14 @@ from scal3r_ros.mapping.config import (
     profile,
     updated,
 )
+from scal3r_ros.mapping.kept_keyframes import KeptKeyframes
 from scal3r_ros.mapping.keyframes import KeyframeGate
 from scal3r_ros.mapping.map_file import write_pcd, write_ply
 from scal3r_ros.mapping.occupancy import FREE, OCCUPIED, UNKNOWN, height_field, occupancy_grid
 from scal3r_ros.mapping.point_map import Cloud
 from scal3r_ros.mapping.scale import ScaleEstimator
+from scal3r_ros.mapping.shelf import Shelf
+from scal3r_ros.mapping.trajectory import PoseLog
 from scal3r_ros.mapping.types import Frame
 
 
@@ -132,3 +135,39 @@ def test_heights_by_hand():
     assert np.isnan(height(3.5, 1.6))
     with pytest.raises(ValueError, match="needs points"):
         height_field(np.zeros((0, 3)), resolution=0.2)
+
+
+def test_a_log_of_poses_gives_back_what_it_was_given(rng):
+    log, poses = PoseLog(), {}
+    for index in (3, 4, 9):
+        T = np.eye(4)
+        T[:3] = rng.normal(size=(3, 4))
+        log.append(index, T)
+        poses[index] = T
+    assert list(log) == [3, 4, 9] and len(log) == 3
+    for index, T in poses.items():
+        np.testing.assert_array_equal(log[index], T)
+    assert 5 not in log and 10 not in log
+    with pytest.raises(ValueError, match="above 9, got 9"):
+        log.append(9, np.eye(4))
+
+
+def test_kept_keyframes_lie_on_disk_and_the_newest_can_be_dropped(tmp_path):
+    shelf = Shelf(str(tmp_path))
+    kept, K = KeptKeyframes(shelf), np.diag([100.0, 100.0, 1.0])
+    for k in range(5):
+        image = np.full((48, 64, 3), 40 * k, np.uint8)
+        its_K = None if k == 2 else K * (1 + (k > 2))
+        kept.append(Frame(10 + k, 10**9 + k, image, its_K), k // 2)
+    assert len(kept) == 5 and kept.submaps == [0, 0, 1, 1, 2]
+    assert [k.frame.index for k in kept] == [10, 11, 12, 13, 14]
+    assert kept[-1].frame.stamp_ns == 10**9 + 4 and kept[2].frame.K is None
+    np.testing.assert_array_equal(kept[1].frame.K, K)
+    np.testing.assert_array_equal(kept[3].frame.K, 2 * K)
+    assert abs(int(kept[3].restore().image.mean()) - 120) <= 1
+    files = len(list(shelf.path.iterdir()))
+    kept.forget_from(3)
+    assert len(kept) == 3 and kept.submaps == [0, 0, 1]
+    assert len(list(shelf.path.iterdir())) == files - 2
+    with pytest.raises(IndexError):
+        kept[3]
