@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -56,25 +56,35 @@ def tracker(
     sequence: Annotated[Path, typer.Option(help="Sequence folder with depth and truth.")],
     width: Annotated[int, typer.Option(help="Pixels at which is tracked; 0: the default.")] = 0,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write as JSON.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write a picture.")] = None,
 ) -> None:
     """Drift, time an image and honesty of the covariance, beside OpenCV's RGB-D odometry."""
+    from scal3r_ros.evaluation.plots import draw_ways
     from scal3r_ros.evaluation.tracking import track_with_depth
     from scal3r_ros.tracking.types import TrackerConfig
 
     config = TrackerConfig(max_width=width) if width else TrackerConfig()
-    _tell(track_with_depth(sequence, config), json_path)
+    ways: dict[str, Any] = {}
+    _tell(track_with_depth(sequence, config, ways), json_path)
+    if plot is not None:
+        draw_ways({sequence.name: ways}, plot)
 
 
 @app.command()
 def memory(
     frames: Annotated[int, typer.Option(help="Images, at 10 Hz.")] = 10000,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write as JSON.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write a picture.")] = None,
 ) -> None:
     """Does host memory stay flat? Thousands of images, the network simulated."""
     from scal3r_ros.evaluation.long_run import long_run
+    from scal3r_ros.evaluation.plots import draw_long_run
     from scal3r_ros.mapping.config import profile
 
-    _tell(long_run(frames, profile("nano")), json_path)
+    result = long_run(frames, profile("nano"))
+    _tell(result, json_path)
+    if plot is not None:
+        draw_long_run(result, plot)
 
 
 def _tell(result: dict, json_path: Path | None) -> None:
@@ -95,14 +105,14 @@ def backend(
 ) -> None:
     """Kilometres, simulated: our back end beside the published ways, on identical chunks."""
     from scal3r_ros.evaluation.backend import sweep, table
-    from scal3r_ros.evaluation.backend_plot import draw
+    from scal3r_ros.evaluation.plots import draw_backend
 
     result = sweep(poses, _numbers(levels), _numbers(false_loops), seed)
     typer.echo(table(result))
     if json_path is not None:
         json_path.write_text(json.dumps(result, indent=1) + "\n")
     if plot is not None:
-        draw(result, plot)
+        draw_backend(result, plot)
 
 
 def _numbers(text: str) -> tuple[float, ...]:

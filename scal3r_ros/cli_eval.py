@@ -70,11 +70,20 @@ def refinement(
     model: Annotated[str, typer.Option(help="nano or scal3r")] = "nano",
     checkpoint: Annotated[Path | None, typer.Option(help="Weights file.")] = None,
     json_path: Json = None,
+    plot: Annotated[Path | None, typer.Option(help="Write a picture.")] = None,
 ) -> None:
     """Trajectory with and without refinement, from the same predictions, and what it costs."""
     from scal3r_ros.evaluation.ablation import ablate_refinement
+    from scal3r_ros.evaluation.plots import draw_ways
 
-    _for_each(sequences, model, checkpoint, json_path, ablate_refinement)
+    ways: dict[str, dict[str, Any]] = {}
+
+    def judged(folder: Path, network: Any, settings: Any) -> dict[str, Any]:
+        return ablate_refinement(folder, network, settings, ways.setdefault(folder.name, {}))
+
+    _for_each(sequences, model, checkpoint, json_path, judged)
+    if plot is not None:
+        draw_ways(ways, plot)
 
 
 @app.command()

@@ -38,7 +38,7 @@ ROS = {
 EXCEPTIONS = {  # file -> what it alone may import in addition
     "mapping/predictor.py": {"torch", "network"},
     "evaluation/backend.py": {"gtsam"},  # the published optimiser, for comparison
-    "evaluation/backend_plot.py": {"matplotlib"},
+    "evaluation/plots.py": {"matplotlib"},
 }
 TYPES_ONLY = {"data": {"mapping.types"}}
 FORBIDDEN_NAMES = {"utils", "core", "common", "helpers", "engine"}

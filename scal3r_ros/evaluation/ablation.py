@@ -5,11 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from jaxtyping import Float
+from numpy import ndarray
 from tqdm import tqdm
 
 from scal3r_ros.data.sequence import open_sequence
 from scal3r_ros.data.tum import read_trajectory
-from scal3r_ros.evaluation.trajectory import evaluate
+from scal3r_ros.evaluation.plots import TRUTH
+from scal3r_ros.evaluation.trajectory import aligned_places, evaluate
 from scal3r_ros.mapping.config import MapperConfig, RefinementConfig
 from scal3r_ros.mapping.mapper import Mapper
 from scal3r_ros.mapping.pipeline import map_sequence
@@ -58,15 +61,22 @@ class TimedMapper(Mapper):
 
 
 def ablate_refinement(
-    folder: Path, predictor: Predictor, config: MapperConfig
+    folder: Path,
+    predictor: Predictor,
+    config: MapperConfig,
+    places: dict[str, Float[ndarray, "n 3"]] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Errors of the keyframes' trajectory after Sim(3) alignment, by way; the same keyframes."""
+    """Errors of the keyframes' trajectory after Sim(3) alignment, by way; the same keyframes.
+    Where they are, and where they were in truth, goes into `places`."""
     truth = read_trajectory(folder / "groundtruth.txt")
     remembered, found = Remembered(predictor), {}
     for way, refinement in tqdm(WAYS.items(), desc=folder.name):
         mapper = TimedMapper(remembered, replace(config, refinement=refinement))
         map_sequence(open_sequence(folder), mapper, None)
-        errors = evaluate(truth, dict(mapper.keyframe_stamped_poses()))
+        estimate = dict(mapper.keyframe_stamped_poses())
+        errors = evaluate(truth, estimate)
+        if places is not None:
+            places[TRUTH], places[way] = aligned_places(truth, estimate)
         keyframes = mapper.counters.keyframes
         found[way] = {
             "keyframes": keyframes,

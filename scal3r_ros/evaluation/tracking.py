@@ -18,7 +18,8 @@ from numpy import ndarray
 from scal3r_ros.data.sequence import SequenceError, open_sequence
 from scal3r_ros.data.sequence_folder import read_depth
 from scal3r_ros.data.tum import Trajectory, read_trajectory
-from scal3r_ros.evaluation.trajectory import associate, evaluate, motion_errors
+from scal3r_ros.evaluation.plots import TRUTH
+from scal3r_ros.evaluation.trajectory import aligned_places, associate, evaluate, motion_errors
 from scal3r_ros.geometry.keyframe import Keyframe
 from scal3r_ros.geometry.sim3 import invert_pose
 from scal3r_ros.mapping.types import Frame
@@ -29,8 +30,12 @@ DELIVERIES = {"at once": (0.0, 0), "late": (1.0, 3)}  # s between keyframes, ima
 MAX_STEP, MAX_TURN_DEG, MAX_DEPTH_DIFF = 0.5, 30.0, 0.3  # that OpenCV is to expect, m
 
 
-def track_with_depth(folder: Path, config: TrackerConfig) -> dict[str, Any]:
-    """Raises SequenceError where images, truth or depth are missing."""
+def track_with_depth(
+    folder: Path, config: TrackerConfig, places: dict[str, Float[ndarray, "n 3"]] | None = None
+) -> dict[str, Any]:
+    """Where the camera was by each, and in truth, goes into `places`. Raises SequenceError where
+    images, truth or depth are missing."""
+    places = {} if places is None else places
     frames = list(open_sequence(folder))
     truth = read_trajectory(folder / "groundtruth.txt")
     depths = {f.index: d for f in frames if (d := read_depth(folder, f.index)) is not None}
@@ -40,13 +45,16 @@ def track_with_depth(folder: Path, config: TrackerConfig) -> dict[str, Any]:
     for name, delivery in DELIVERIES.items():
         poses, seconds = _track(frames, depths, config, delivery)
         estimate = {stamp: p.T_odom_cam for stamp, p in poses.items()}
+        places[TRUTH], places[f"keyframes {name}"] = aligned_places(truth, estimate, "se3")
         results[f"tracker, keyframes {name}"] = _drift(truth, estimate) | {
             "tracked": len(poses),
             "coasted": sum(p.state != "tracking" for p in poses.values()),
             **{f"ms p{q}": round(1e3 * float(np.percentile(seconds, q)), 1) for q in (50, 95, 99)},
             "normalised error": normalised_error(poses, truth),
         }
-    results["OpenCV RGB-D odometry"] = _drift(truth, _opencv_odometry(frames, depths))
+    others = _opencv_odometry(frames, depths)
+    places["OpenCV RGB-D"] = aligned_places(truth, others, "se3")[1]
+    results["OpenCV RGB-D odometry"] = _drift(truth, others)
     return results
 
 

@@ -78,6 +78,15 @@ def evaluate(truth: Trajectory, estimate: Trajectory, alignment: str = "sim3") -
     )
 
 
+def aligned_places(
+    truth: Trajectory, estimate: Trajectory, alignment: str = "sim3"
+) -> tuple[Float[ndarray, "n 3"], Float[ndarray, "n 3"]]:
+    """Positions at the same times, the estimate's brought to the truth."""
+    A, B, _ = associate(truth, estimate)
+    T = align(A[:, :3, 3], B[:, :3, 3], alignment)
+    return A[:, :3, 3], T.apply(B[:, :3, 3])
+
+
 def align(xyz_a: Float[ndarray, "n 3"], xyz_b: Float[ndarray, "n 3"], alignment: str) -> Sim3:
     weights = np.ones(len(xyz_a))
     if alignment == "sim3":

@@ -69,6 +69,7 @@ class RefinementConfig:
 
 @dataclass(frozen=True)
 class RegistrationConfig:
+    scale_walk: float = 0.1  # of log scale, between submaps whose unit was carried over
     max_points: int = 8000
     iterations: int = 10
     min_inliers: float = 0.2

@@ -74,6 +74,7 @@ class Mapper:
         self.start: Float[ndarray, "4 4"] | None = None  # T_map_cam of the next piece, if told
         self._newest: Frame | None = None
         self._carries = False  # whether the newest submap's poses are worth carrying over
+        self._carried = False  # whether the newest submap's unit is that of the one before
 
     def add_frame(self, frame: Frame) -> list[MapUpdate]:
         """One image; usually nothing is due and the list is empty."""
@@ -166,11 +167,13 @@ class Mapper:
         logger.warning(what)
 
     def _refined(self, chunk: Chunk, prediction: Prediction) -> Prediction:
-        if not self.config.refinement.enabled:
+        self._carried, config = False, self.config.refinement
+        if not config.enabled:
             return prediction
         carried = carried_from(self.submaps[-1], chunk, prediction) if self._carries else None
-        refined, report = self.refiner.refine(chunk, prediction, self.config.refinement, carried)
-        self._carries = report.start != "none"  # what was not refined is not worth carrying
+        refined, report = self.refiner.refine(chunk, prediction, config, carried)
+        self._carries = config.carry and report.start != "none"  # not refined: not worth it
+        self._carried = carried is not None
         logger.debug("chunk %d: %s", chunk.index, report)
         return refined
 
@@ -188,7 +191,7 @@ class Mapper:
     def _place(self, chunk: Chunk, submap: Submap) -> set[int]:
         """Ties the submap to all that share frames with it, and by odometry to the one before;
         without any tie it starts a component."""
-        edges = overlap_edges(submap, self.submaps, self.config.registration)
+        edges = overlap_edges(submap, self.submaps, self.config.registration, carried=self._carried)
         if edges or self.start is None:
             edges += self.metric.ties(chunk, submap, self.submaps, edges)
         self.submaps.append(submap)

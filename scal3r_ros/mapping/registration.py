@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -19,6 +20,11 @@ logger = logging.getLogger(__name__)
 DEPTH_SIGMA = 0.04  # of the log ratio of two depths, at best: errors are shared by all pixels
 PATH_SIGMA = 0.02  # of the log ratio of two camera paths, at best
 MAX_WEIGHT = 10.0  # of one point: confidence is no license to decide alone
+
+
+class Estimate(NamedTuple):
+    value: float
+    deviation: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,28 +44,38 @@ def shared_frames(source: Submap, target: Submap) -> list[tuple[int, int]]:
 
 
 def overlap_edges(
-    submap: Submap, others: Sequence[Submap], config: RegistrationConfig
+    submap: Submap,
+    others: Sequence[Submap],
+    config: RegistrationConfig,
+    *,
+    carried: bool = False,
 ) -> list[Edge]:
-    """Edges to all of the newest submaps that share frames with this one."""
+    """Edges to all of the newest submaps that share frames with this one; with a prior on the walk
+    of scale where its unit was carried over from them."""
     edges = []
     for other in reversed(others):
         if not shared_frames(submap, other):
             break
         try:
-            edges.append(register(submap, other, config))
+            edges.append(register(submap, other, config, carried=carried))
         except AlignmentError as error:
             logger.warning("submap %d: %s", submap.index, error)
     return edges
 
 
 def register(
-    source: Submap, target: Submap, config: RegistrationConfig, kind: str = "overlap"
+    source: Submap,
+    target: Submap,
+    config: RegistrationConfig,
+    kind: str = "overlap",
+    *,
+    carried: bool = False,
 ) -> Edge:
     """T_target_source from the points of shared frames.
 
     The scale comes from the ratio of the two depths of the same pixels and from that of the two
-    paths of the shared cameras, each by how well it agrees with itself; rotation and
-    translation follow by IRLS.
+    paths of the shared cameras, each by how well it agrees with itself, and from the prior that
+    a unit which was `carried` over hardly changes; rotation and translation follow by IRLS.
     Raises AlignmentError where the submaps share no frame or the fit does not hold.
     """
     pairs = shared_frames(source, target)
@@ -69,7 +85,10 @@ def register(
     count = len(points.weights)
     if count < config.min_points:
         raise AlignmentError(f"{config.min_points} shared points are needed, got {count}")
-    scale, log_deviation = _scale(source, target, pairs, points.log_ratios)
+    log_scale = _log_scale(source, target, pairs, points.log_ratios)
+    if carried:
+        log_scale = _merged(log_scale, Estimate(0.0, config.scale_walk))
+    scale, log_deviation = float(np.exp(log_scale.value)), log_scale.deviation
     fit = robust_align(
         points.target, points.source, points.weights, scale=scale, iterations=config.iterations
     )
@@ -153,25 +172,26 @@ def points_of(
     return depth.reshape(s, -1), xyz + T[:, None, :3, 3], confidence.reshape(s, -1)
 
 
-def _scale(
+def _log_scale(
     source: Submap,
     target: Submap,
     pairs: list[tuple[int, int]],
     log_ratios: Float[ndarray, " k"],
-) -> tuple[float, float]:
-    """Units of the target per unit of the source, and the deviation of its logarithm."""
+) -> Estimate:
+    """Of units of the target per unit of the source."""
     log_depth = float(np.median(log_ratios))
     spread = MAD_TO_SIGMA * float(np.median(np.abs(log_ratios - log_depth)))
-    depth_sigma = max(spread, DEPTH_SIGMA)
+    depth = Estimate(log_depth, max(spread, DEPTH_SIGMA))
     path = _path_scale(*_shared_paths(source, target, pairs))
-    if path is None:
-        return float(np.exp(log_depth)), depth_sigma
-    log_path, path_sigma = path
-    trust_path, trust_depth = 1 / path_sigma**2, 1 / depth_sigma**2
-    trust = trust_path + trust_depth
-    mean = (trust_path * log_path + trust_depth * log_depth) / trust
-    dispute = abs(log_path - log_depth) / np.hypot(path_sigma, depth_sigma)
-    return float(np.exp(mean)), float(max(dispute, 1.0) / np.sqrt(trust))
+    return depth if path is None else _merged(Estimate(*path), depth)
+
+
+def _merged(a: Estimate, b: Estimate) -> Estimate:
+    """Weighted mean; less sure where the two dispute more than they admit."""
+    trust_a, trust_b = 1 / a.deviation**2, 1 / b.deviation**2
+    mean = (trust_a * a.value + trust_b * b.value) / (trust_a + trust_b)
+    dispute = abs(a.value - b.value) / np.hypot(a.deviation, b.deviation)
+    return Estimate(mean, float(max(dispute, 1.0) / np.sqrt(trust_a + trust_b)))
 
 
 def _path_scale(A: Float[ndarray, "n 3"], B: Float[ndarray, "n 3"]) -> tuple[float, float] | None:

@@ -120,3 +120,20 @@ def test_every_third_pixel_is_where_it_was_among_all(pair):
         xyz = unproject(submap.depth[slot].astype(np.float64), submap.K[slot])[::3, ::3]
         xyz = transform_points(submap.T_submap_cam[slot], xyz.reshape(-1, 3))
         np.testing.assert_allclose(coarse[row], xyz, atol=1e-9)
+
+
+def test_a_unit_that_was_carried_over_hardly_walks(pair):
+    """The prior pulls the scale towards one, a little where depth and path are sure of another, and
+    the edge is less sure where they contradict it."""
+    (source, target), config = pair, RegistrationConfig()
+    free, held = (register(source, target, config, carried=carried) for carried in (False, True))
+    logs = [np.log(edge.T_target_source.s) for edge in (free, held)]
+    assert abs(logs[0]) > 0.3 and 0.9 * abs(logs[0]) < abs(logs[1]) < abs(logs[0])
+    assert held.information[6, 6] < 0.5 * free.information[6, 6]
+    near = replace(source, depth=source.depth * np.float16(free.T_target_source.s))
+    T = near.T_submap_cam.copy()
+    T[:, :3, 3] *= free.T_target_source.s
+    near = replace(near, T_submap_cam=T)
+    free, held = (register(near, target, config, carried=carried) for carried in (False, True))
+    assert abs(np.log(held.T_target_source.s)) <= abs(np.log(free.T_target_source.s)) + 1e-9
+    assert held.information[6, 6] > free.information[6, 6]
