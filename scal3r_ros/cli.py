@@ -79,6 +79,9 @@ def map_command(
     ] = None,
     depth_head: Annotated[str, typer.Option(help="auto (as the file has), moe, dpt")] = "auto",
     config: Annotated[Path | None, typer.Option(help="YAML settings of the mapper.")] = None,
+    scale_source: Annotated[
+        str, typer.Option(help="depth or stereo, of a folder that has depth/ or right/.")
+    ] = "",
     device: Device = "auto",
     topic: Annotated[str, typer.Option(help="Image topic of a bag that has several.")] = "",
     track: Annotated[bool, typer.Option(help="A pose for every image by the tracker.")] = True,
@@ -102,6 +105,7 @@ def map_command(
             compile=compile,
             depth_head=depth_head,
             config=config,
+            scale_source=scale_source,
             device=device,
             topic=topic,
             track=track,

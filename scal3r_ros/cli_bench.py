@@ -41,20 +41,27 @@ def ros(
     """The nodes under load over DDS: odometry per image, latency, memory, drops."""
     from scal3r_ros.ros.bench import Load, run_load, table
 
-    width, _, height = size.partition("x")
-    if not (width.isdigit() and height.isdigit()):
-        raise ValueError(f"size must be WIDTHxHEIGHT, got {size}")
-    load = Load(seconds, rate, int(width), int(height), compressed, robots, str(sequence))
+    height, width = _size(size)
+    load = Load(seconds, rate, width, height, compressed, robots, str(sequence))
     result = run_load(load)
     typer.echo(table(result))
     if json_path is not None:
         json_path.write_text(json.dumps(result, indent=1) + "\n")
 
 
+def _size(text: str) -> tuple[int, int]:
+    """(height, width)"""
+    width, _, height = text.partition("x")
+    if not (width.isdigit() and height.isdigit()):
+        raise ValueError(f"size must be WIDTHxHEIGHT, got {text}")
+    return int(height), int(width)
+
+
 @app.command()
 def tracker(
     sequence: Annotated[Path, typer.Option(help="Sequence folder with depth and truth.")],
     width: Annotated[int, typer.Option(help="Pixels at which is tracked; 0: the default.")] = 0,
+    size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of the images; empty: their own.")] = "",
     json_path: Annotated[Path | None, typer.Option("--json", help="Write as JSON.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Write a picture.")] = None,
 ) -> None:
@@ -65,7 +72,8 @@ def tracker(
 
     config = TrackerConfig(max_width=width) if width else TrackerConfig()
     ways: dict[str, Any] = {}
-    _tell(track_with_depth(sequence, config, ways), json_path)
+    result = track_with_depth(sequence, config, _size(size) if size else None, ways)
+    _tell(result, json_path)
     if plot is not None:
         draw_ways({sequence.name: ways}, plot)
 

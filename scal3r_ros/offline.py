@@ -8,6 +8,7 @@ from typing import Any
 from tqdm import tqdm
 
 from scal3r_ros.data.sequence import Sequence, SequenceError, open_sequence
+from scal3r_ros.data.sequence_folder import SensorSequence
 from scal3r_ros.evaluation.products import write_products
 from scal3r_ros.mapping.config import ConfigError, MapperConfig, load_config, profile
 from scal3r_ros.mapping.mapper import Mapper
@@ -39,6 +40,7 @@ class OfflineRun:
     compile: str | None = None
     depth_head: str = "auto"
     config: Path | None = None
+    scale_source: str = ""  # other than the settings'
     device: str = "auto"
     topic: str = ""
     track: bool = True
@@ -59,10 +61,13 @@ def run(options: OfflineRun) -> dict[str, Any]:
         )
     if options.resume and not (options.memory and options.schedule == "causal"):
         raise ValueError("a stored memory is resumed by the causal schedule, with memory")
-    sequence = open_sequence(options.source, options.topic)
     settings = mapper_config(options)
-    if settings.scale.source not in OWN_SCALES:
-        wanted = settings.scale.source
+    wanted = settings.scale.source
+    if wanted in ("depth", "stereo") and (options.source / "images").is_dir():
+        sequence = SensorSequence(options.source, wanted)
+    elif wanted in OWN_SCALES:
+        sequence = open_sequence(options.source, options.topic)
+    else:
         raise ConfigError(f"scale source {wanted} needs more than images: use `scal3r replay BAG`")
     if (options.out / "report.json").exists() and not options.overwrite:
         raise SequenceError(
@@ -127,7 +132,8 @@ def mapper_config(options: OfflineRun) -> MapperConfig:
     network = replace(config.network, memory=options.memory and config.network.memory)
     if options.compile:
         network = replace(network, compile=options.compile)
-    return replace(config, network=network)
+    source = options.scale_source or config.scale.source
+    return replace(config, network=network, scale=replace(config.scale, source=source))
 
 
 def remember_everything(

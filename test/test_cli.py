@@ -142,3 +142,6 @@ def test_a_scale_that_images_cannot_tell_is_refused(clip, tmp_path):
     done = scal3r("map", clip, "--out", tmp_path / "out", "--config", tmp_path / "c.yaml")
     assert done.returncode == 2
     assert "scale source odometry needs more than images" in done.stderr
+    done = scal3r("map", clip, "--out", tmp_path / "out", "--scale-source", "depth")
+    assert done.returncode == 2
+    assert "scale source depth needs more than images" in done.stderr

@@ -1,7 +1,8 @@
 """Sequences as folders that `data.folder` reads, with what a second sensor saw beside them."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from collections.abc import Sequence as Row
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -10,8 +11,10 @@ import yaml
 from jaxtyping import Float, Float32, UInt8
 from numpy import ndarray
 
-from scal3r_ros.data.sequence import SequenceError
+from scal3r_ros.data.folder import ImageFolder
+from scal3r_ros.data.sequence import Sequence, SequenceError
 from scal3r_ros.data.tum import decimal_seconds, write_trajectory
+from scal3r_ros.mapping.types import Frame
 
 MILLIMETRES = 1000  # of a depth image's unit
 
@@ -30,7 +33,7 @@ def write_sequence(
     folder: Path,
     images: UInt8[ndarray, "s h w 3"],
     T_world_cam: Float[ndarray, "s 4 4"],
-    stamps_ns: Sequence[int],
+    stamps_ns: Row[int],
     rig: StereoRig | None = None,
 ) -> None:
     """RGB images as PNG; the truth is written last, so that a folder that has it is whole."""
@@ -55,6 +58,31 @@ def _write_images(folder: Path, images: UInt8[ndarray, "s h w 3"]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for i, image in enumerate(images):
         cv2.imwrite(str(folder / f"{i:06d}.png"), np.ascontiguousarray(image[..., ::-1]))
+
+
+class SensorSequence(Sequence):
+    """A folder of images with depth/ or right/ beside them, of the same names' numbers."""
+
+    def __init__(self, folder: Path, sensor: str) -> None:
+        """`sensor` is depth or stereo. Raises SequenceError where the folder has none."""
+        super().__init__(ImageFolder(folder))
+        self.folder, self.sensor = folder, sensor
+        beside = folder / {"depth": "depth", "stereo": "right"}[sensor]
+        if not beside.is_dir():
+            raise SequenceError(f"{sensor} of a folder is read from {beside}, which is no folder")
+        if self.camera is None:
+            raise SequenceError(f"{sensor} needs {folder / 'camera.yaml'}")
+        if np.any(self.camera.distortion != 0):
+            raise SequenceError(f"{sensor} needs undistorted images: camera.yaml has distortion")
+        self.baseline = read_baseline(folder) if sensor == "stereo" else 0.0
+
+    def __iter__(self) -> Iterator[Frame]:
+        for frame in super().__iter__():
+            if self.sensor == "depth":
+                yield replace(frame, depth=read_depth(self.folder, frame.index))
+            else:
+                right = read_right(self.folder, frame.index)
+                yield replace(frame, right=right, baseline=self.baseline)
 
 
 def read_depth_image(path: Path) -> Float32[ndarray, "h w"]:

@@ -17,7 +17,7 @@ from scipy.spatial.transform import Rotation, RotationSpline
 from tqdm import tqdm
 
 from scal3r_ros.data.sequence import open_sequence
-from scal3r_ros.data.sequence_folder import read_baseline, read_depth, read_right
+from scal3r_ros.data.sequence_folder import SensorSequence
 from scal3r_ros.data.tum import Trajectory, read_trajectory
 from scal3r_ros.evaluation.ablation import Remembered
 from scal3r_ros.evaluation.trajectory import associate, evaluate
@@ -72,8 +72,10 @@ class Sensors:
     imu: InertialLog
 
     def frames(self) -> Iterator[Frame]:
-        sequence = open_sequence(self.folder)
-        baseline = read_baseline(self.folder) if self.source == "stereo" else 0.0
+        sensed = self.source in ("depth", "stereo")
+        sequence = (
+            SensorSequence(self.folder, self.source) if sensed else open_sequence(self.folder)
+        )
         odometry = wheel_odometry(self.truth, np.random.default_rng(SEED))
         felt = inertial_samples(self.truth, np.random.default_rng(SEED))
         ahead = next(felt, None)
@@ -83,11 +85,6 @@ class Sensors:
                 ahead = next(felt, None)
             if self.source == "odometry":
                 frame = replace(frame, T_odom_cam=odometry.get(frame.stamp_ns))
-            elif self.source == "depth":
-                frame = replace(frame, depth=read_depth(self.folder, frame.index))
-            elif self.source == "stereo":
-                right = read_right(self.folder, frame.index)
-                frame = replace(frame, right=right, baseline=baseline)
             yield frame
 
 

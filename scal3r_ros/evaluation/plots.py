@@ -67,7 +67,8 @@ def draw_long_run(result: dict[str, Any], path: Path) -> None:
     images = [sample["frames"] for sample in result["samples"]]
     shown = {"memory_mb": "host memory, MB", "chunk_s": "a chunk, s"}
     for axis, (of, label) in zip(figure.subplots(1, 2), shown.items(), strict=True):
-        axis.plot(images, [sample[of] for sample in result["samples"]], "o-", ms=3)
-        axis.set(xlabel="images", ylabel=label, ylim=(0, None))
+        values = [sample[of] for sample in result["samples"]]
+        axis.plot(images, values, "o-", ms=3)
+        axis.set(xlabel="images", ylabel=label, ylim=(0, 1.2 * max(values)))
         axis.grid(alpha=0.3)
     figure.savefig(path, dpi=110)

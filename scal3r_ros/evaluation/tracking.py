@@ -7,6 +7,7 @@ keyframe a second and that late. Truth judges the drift over a second, and the c
 import itertools
 import time
 from collections import deque
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from scal3r_ros.data.sequence_folder import read_depth
 from scal3r_ros.data.tum import Trajectory, read_trajectory
 from scal3r_ros.evaluation.plots import TRUTH
 from scal3r_ros.evaluation.trajectory import aligned_places, associate, evaluate, motion_errors
+from scal3r_ros.geometry.camera import scale_intrinsics
 from scal3r_ros.geometry.keyframe import Keyframe
 from scal3r_ros.geometry.sim3 import invert_pose
 from scal3r_ros.mapping.types import Frame
@@ -31,14 +33,19 @@ MAX_STEP, MAX_TURN_DEG, MAX_DEPTH_DIFF = 0.5, 30.0, 0.3  # that OpenCV is to exp
 
 
 def track_with_depth(
-    folder: Path, config: TrackerConfig, places: dict[str, Float[ndarray, "n 3"]] | None = None
+    folder: Path,
+    config: TrackerConfig,
+    size: tuple[int, int] | None = None,
+    places: dict[str, Float[ndarray, "n 3"]] | None = None,
 ) -> dict[str, Any]:
-    """Where the camera was by each, and in truth, goes into `places`. Raises SequenceError where
-    images, truth or depth are missing."""
+    """Images of another size (height, width) where one is given. Where the camera was by each, and
+    in truth, goes into `places`. Raises SequenceError where images, truth or depth are missing."""
     places = {} if places is None else places
-    frames = list(open_sequence(folder))
+    frames = [_resized(frame, size) if size else frame for frame in open_sequence(folder)]
     truth = read_trajectory(folder / "groundtruth.txt")
     depths = {f.index: d for f in frames if (d := read_depth(folder, f.index)) is not None}
+    if size:
+        depths = {i: _stretched(d, size, cv2.INTER_NEAREST) for i, d in depths.items()}
     if not depths:
         raise SequenceError(f"{folder / 'depth'} holds no depth of the images")
     results: dict[str, Any] = {"images": len(frames), "images with depth": len(depths)}
@@ -56,6 +63,15 @@ def track_with_depth(
     places["OpenCV RGB-D"] = aligned_places(truth, others, "se3")[1]
     results["OpenCV RGB-D odometry"] = _drift(truth, others)
     return results
+
+
+def _resized(frame: Frame, size: tuple[int, int]) -> Frame:
+    K = None if frame.K is None else scale_intrinsics(frame.K, frame.image.shape[:2], size)
+    return replace(frame, image=_stretched(frame.image, size, cv2.INTER_LINEAR), K=K)
+
+
+def _stretched(image: ndarray, size: tuple[int, int], interpolation: int) -> ndarray:
+    return np.asarray(cv2.resize(image, size[::-1], interpolation=interpolation))
 
 
 def normalised_error(poses: dict[int, TrackedPose], truth: Trajectory) -> dict[str, float]:

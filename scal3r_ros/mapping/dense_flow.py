@@ -21,6 +21,7 @@ MAX_EPIPOLAR_PX = 1.5
 MAX_SIGMA = 0.25  # of a log depth that is worth keeping
 MIN_SIGMA = 0.02  # no log depth is believed to be better
 AROUND = 31  # pixels of a side: many patches of the flow, whose errors even out
+COARSE = 4
 NOISE = 2.0  # deviations by which a pixel's inverse depth may differ from those around for nothing
 PATCH = 9  # pixels of a side, about that of DIS
 TEXTURE = 4.0  # grey levels a pixel, gradient at which flow counts half
@@ -191,12 +192,16 @@ def triangulated(
 
 
 def _around(x: Float32[ndarray, "h w"], valid: Bool[ndarray, "h w"]) -> Float32[ndarray, "h w"]:
-    """Mean of the valid values in a window, no less than 0."""
+    """Mean of the valid values in a window, no less than 0; from every fourth pixel, for it is
+    smooth."""
+    seen = valid[::COARSE, ::COARSE].astype(np.float32)
+    side = AROUND // COARSE
     total, count = (
-        cv2.boxFilter(y, -1, (AROUND, AROUND), normalize=False, borderType=cv2.BORDER_CONSTANT)
-        for y in (x * valid, valid.astype(np.float32))
+        cv2.boxFilter(y, -1, (side, side), normalize=False, borderType=cv2.BORDER_CONSTANT)
+        for y in (x[::COARSE, ::COARSE] * seen, seen)
     )
-    return np.maximum(total, 0) / np.maximum(count, 1)
+    mean = np.maximum(total, 0) / np.maximum(count, 1)
+    return np.asarray(cv2.resize(mean, x.shape[::-1], interpolation=cv2.INTER_LINEAR))
 
 
 def _fused(

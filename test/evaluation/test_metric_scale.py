@@ -11,6 +11,7 @@ from scal3r_ros.data.sequence import SequenceError, open_sequence
 from scal3r_ros.data.sequence_folder import read_baseline, read_depth, read_right
 from scal3r_ros.data.tum import read_trajectory
 from scal3r_ros.evaluation.metric_scale import evaluate_scale, inertial_samples, wheel_odometry
+from scal3r_ros.evaluation.trajectory import evaluate
 from scal3r_ros.mapping.config import (
     KeyframeConfig,
     LoopConfig,
@@ -20,6 +21,7 @@ from scal3r_ros.mapping.config import (
 )
 from scal3r_ros.mapping.inertial import InertialLog
 from scal3r_ros.mapping.measured_depth import stereo_depth
+from scal3r_ros.offline import OfflineRun, run
 from scal3r_ros.training.rendered_sequence import render_rounds
 from test.conftest import TruthPredictor
 
@@ -71,6 +73,33 @@ def test_every_source_makes_the_map_metric(pairs):
         assert found[source]["metric after images"] <= IMAGES
         assert abs(found[source]["metre off at the end, %"]) < 3
         assert found[source]["ate m, se3"] < 0.05
+
+
+@pytest.mark.parametrize("sensor", ["depth", "stereo"])
+def test_a_folder_with_a_second_sensor_is_mapped_in_metres(pairs, tmp_path, sensor):
+    """By the nano network and `scal3r map`; nothing is aligned but the first place. One that lacks
+    what it needs is refused by name."""
+    settings = tmp_path / "settings.yaml"
+    settings.write_text("scale: {lock_after: 2}\nkeyframes: {min_flow: 0.01}\n")
+    options = OfflineRun(
+        pairs, tmp_path / "out", config=settings, scale_source=sensor, device="cpu"
+    )
+    report = run(options)
+    assert report["scale"]["metric"] and report["scale"]["source"] == sensor
+    truth = read_trajectory(pairs / "groundtruth.txt")
+    errors = evaluate(truth, read_trajectory(out / "keyframes.txt"), "se3")
+    assert errors.ate_rmse < 0.03 * errors.path_length
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for name in ("images", "times.txt", "camera.yaml"):
+        (bare / name).symlink_to(pairs / name)
+    with pytest.raises(SequenceError, match="which is no folder"):
+        run(replace(options, source=bare, out=tmp_path / "none"))
+    (bare / "camera.yaml").unlink()
+    (bare / "depth").mkdir()
+    (bare / "right").mkdir()
+    with pytest.raises(SequenceError, match="needs .*camera.yaml"):
+        run(replace(options, source=bare, out=tmp_path / "none"))
 
 
 def test_made_up_sensors_feel_the_true_way(pairs, rng):
