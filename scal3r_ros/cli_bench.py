@@ -136,10 +136,16 @@ def registration(
         Path | None, typer.Option(help="sim3_align.safetensors of the official program.")
     ] = None,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write as JSON.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write a picture.")] = None,
 ) -> None:
     """Two chunks to one: errors beside the published fit (degrees, % of depth, of scale), time."""
     from safetensors.numpy import load_file
 
+    from scal3r_ros.evaluation.plots import draw_bars
     from scal3r_ros.evaluation.registration_bench import bench_registration
 
-    _tell(bench_registration(load_file(stored) if stored else None), json_path)
+    result = bench_registration(load_file(stored) if stored else None)
+    _tell(result, json_path)
+    if plot is not None:
+        cases = {n: {way: e[1] for way, e in case.items()} for n, case in result["cases"].items()}
+        draw_bars(cases, "scene's middle off, % of depth", plot, logarithmic=True)

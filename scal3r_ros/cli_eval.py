@@ -96,6 +96,7 @@ def loops(
     model: Annotated[str, typer.Option(help="nano or scal3r")] = "nano",
     checkpoint: Annotated[Path | None, typer.Option(help="Weights file.")] = None,
     json_path: Json = None,
+    plot: Annotated[Path | None, typer.Option(help="Write a picture.")] = None,
 ) -> None:
     """Loops that are found and missed, true and false; the camera recognised in its own map."""
     from scal3r_ros.evaluation.loops import (
@@ -103,6 +104,18 @@ def loops(
         evaluate_relocalisation,
         evaluate_strangers,
     )
+    from scal3r_ros.evaluation.plots import draw_bars
+
+    def counts(found: dict[str, Any]) -> dict[str, float]:
+        loops, dropped = found["loops"], found["relocalisation"]
+        return {
+            "loops believed": loops["loops"],
+            "true loops": loops["loops true"],
+            "chunks that come back": loops["chunks that come back"],
+            "tied": loops["chunks tied"],
+            "cameras dropped in the map": dropped["in the map"],
+            "recognised rightly": dropped["rightly"],
+        }
 
     def judged(folder: Path, network: Any, settings: Any) -> dict[str, Any]:
         found = {
@@ -113,7 +126,9 @@ def loops(
             found["strangers"] = evaluate_strangers(folder, strangers, network, settings)
         return found
 
-    _for_each(sequences, model, checkpoint, json_path, judged)
+    result = _for_each(sequences, model, checkpoint, json_path, judged)
+    if plot is not None:
+        draw_bars({name: counts(found) for name, found in result.items()}, "", plot)
 
 
 @app.command()
@@ -123,15 +138,23 @@ def scale(
     model: Annotated[str, typer.Option(help="nano or scal3r")] = "nano",
     checkpoint: Annotated[Path | None, typer.Option(help="Weights file.")] = None,
     json_path: Json = None,
+    plot: Annotated[Path | None, typer.Option(help="Write a picture.")] = None,
 ) -> None:
     """How well each source tells the metre: odometry and IMU made from the truth; depth and
     right/ where a sequence has them."""
-    from scal3r_ros.evaluation.metric_scale import evaluate_scale
+    from scal3r_ros.evaluation.metric_scale import GOAL, OFF, evaluate_scale
+    from scal3r_ros.evaluation.plots import draw_bars
 
     def judged(folder: Path, network: Any, settings: Any) -> dict[str, Any]:
         return evaluate_scale(folder, network, settings, camera_height)
 
-    _for_each(sequences, model, checkpoint, json_path, judged)
+    result = _for_each(sequences, model, checkpoint, json_path, judged)
+    if plot is not None:
+        told = {
+            name: {source: abs(said[OFF]) for source, said in found.items() if OFF in said}
+            for name, found in result.items()
+        }
+        draw_bars(told, "metre off, %; missing: not metric", plot, goal=GOAL)
 
 
 @app.command()
@@ -156,7 +179,7 @@ def _for_each(
     checkpoint: Path | None,
     json_path: Path | None,
     judged: Callable[[Path, Any, Any], dict[str, Any]],
-) -> None:
+) -> dict[str, Any]:
     """What is found in every sequence by a fresh network with its usual settings, as JSON."""
     from scal3r_ros.mapping.config import profile
     from scal3r_ros.mapping.predictor import NetworkPredictor
@@ -168,6 +191,7 @@ def _for_each(
         typer.echo(f"{folder.name}\n{json.dumps(result[folder.name], indent=1)}")
     if json_path is not None:
         json_path.write_text(json.dumps(result, indent=1) + "\n")
+    return result
 
 
 @app.command()

@@ -144,4 +144,7 @@ def test_a_scale_that_images_cannot_tell_is_refused(clip, tmp_path):
     assert "scale source odometry needs more than images" in done.stderr
     done = scal3r("map", clip, "--out", tmp_path / "out", "--scale-source", "depth")
     assert done.returncode == 2
+    assert "depth of a folder is read from" in done.stderr and "is no folder" in done.stderr
+    done = scal3r("map", clip / "images", "--out", tmp_path / "out", "--scale-source", "depth")
+    assert done.returncode == 2
     assert "scale source depth needs more than images" in done.stderr

@@ -1,5 +1,6 @@
 """Pictures of what evaluations and benchmarks find; matplotlib is asked for only here."""
 
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -71,4 +72,34 @@ def draw_long_run(result: dict[str, Any], path: Path) -> None:
         axis.plot(images, values, "o-", ms=3)
         axis.set(xlabel="images", ylabel=label, ylim=(0, 1.2 * max(values)))
         axis.grid(alpha=0.3)
+    figure.savefig(path, dpi=110)
+
+
+def draw_bars(
+    groups: Mapping[str, Mapping[str, float]],
+    label: str,
+    path: Path,
+    *,
+    goal: float | None = None,
+    logarithmic: bool = False,
+) -> None:
+    """A cluster for every group, in it a bar for each of what is told of it; a line at the goal."""
+    from matplotlib.figure import Figure
+
+    names = list(dict.fromkeys(name for bars in groups.values() for name in bars))
+    figure = Figure(figsize=(max(5.0, 1.1 * len(groups) * len(names) ** 0.5), 3.4))
+    figure.set_layout_engine("constrained")
+    axis = figure.subplots()
+    width = 0.8 / max(len(names), 1)
+    for k, name in enumerate(names):
+        places = [g + (k - (len(names) - 1) / 2) * width for g in range(len(groups))]
+        told = zip(places, groups.values(), strict=True)
+        shown = [(x, bars[name]) for x, bars in told if name in bars]
+        axis.bar(*zip(*shown, strict=True), width=width, label=name)
+    if goal is not None:
+        axis.axhline(goal, c="black", ls="--", lw=1, label="goal")
+    axis.set_xticks(range(len(groups)), [textwrap.fill(name, 16) for name in groups], fontsize=8)
+    axis.set(ylabel=label, yscale="log" if logarithmic else "linear")
+    axis.grid(alpha=0.3, axis="y")
+    axis.legend(fontsize="small")
     figure.savefig(path, dpi=110)

@@ -16,7 +16,7 @@ from scal3r_ros.ros.frames import RobotFrame
 from scal3r_ros.ros.listening import listen
 from scal3r_ros.ros.parameters import AnyNode
 
-PATIENCE_S, POLL_S = 0.03, 0.002
+PATIENCE_S, POLL_S = 0.1, 0.002
 SENSOR = QoSProfile(depth=1000, reliability=ReliabilityPolicy.BEST_EFFORT)  # 200 Hz and more
 
 

@@ -81,9 +81,8 @@ def test_a_folder_with_a_second_sensor_is_mapped_in_metres(pairs, tmp_path, sens
     what it needs is refused by name."""
     settings = tmp_path / "settings.yaml"
     settings.write_text("scale: {lock_after: 2}\nkeyframes: {min_flow: 0.01}\n")
-    options = OfflineRun(
-        pairs, tmp_path / "out", config=settings, scale_source=sensor, device="cpu"
-    )
+    out = tmp_path / "out"
+    options = OfflineRun(pairs, out, config=settings, scale_source=sensor, device="cpu")
     report = run(options)
     assert report["scale"]["metric"] and report["scale"]["source"] == sensor
     truth = read_trajectory(pairs / "groundtruth.txt")

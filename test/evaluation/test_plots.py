@@ -40,3 +40,13 @@ def test_a_long_run_is_drawn_from_nothing_up(tmp_path, figures):
     memory, seconds = figures[0].axes
     assert memory.get_ylim()[0] == seconds.get_ylim()[0] == 0
     np.testing.assert_allclose(memory.get_lines()[0].get_ydata(), [201, 202, 203, 204, 205])
+
+
+def test_bars_stand_beside_each_other_and_what_is_not_told_is_missing(tmp_path, figures):
+    told = {"walk": {"depth": 0.6, "stereo": 2.0}, "road": {"depth": 1.5}}
+    plots.draw_bars(told, "off, %", tmp_path / "bars.png", goal=3.0)
+    assert cv2.imread(str(tmp_path / "bars.png")) is not None
+    (axis,) = figures[0].axes
+    bars = [(round(p.get_x() + p.get_width() / 2, 3), p.get_height()) for p in axis.patches]
+    assert bars == [(-0.2, 0.6), (0.8, 1.5), (0.2, 2.0)]
+    assert [t.get_text() for t in axis.get_legend().get_texts()] == ["goal", "depth", "stereo"]
