@@ -67,6 +67,7 @@ def baselines(
 @app.command()
 def refinement(
     sequences: Annotated[list[Path], typer.Argument(help="Folders with a groundtruth.txt.")],
+    uncalibrated: Annotated[bool, typer.Option(help="As if nobody knew K.")] = False,
     model: Annotated[str, typer.Option(help="nano or scal3r")] = "nano",
     checkpoint: Annotated[Path | None, typer.Option(help="Weights file.")] = None,
     json_path: Json = None,
@@ -79,7 +80,8 @@ def refinement(
     ways: dict[str, dict[str, Any]] = {}
 
     def judged(folder: Path, network: Any, settings: Any) -> dict[str, Any]:
-        return ablate_refinement(folder, network, settings, ways.setdefault(folder.name, {}))
+        there = ways.setdefault(folder.name, {})
+        return ablate_refinement(folder, network, settings, there, calibrated=not uncalibrated)
 
     _for_each(sequences, model, checkpoint, json_path, judged)
     if plot is not None:

@@ -23,7 +23,6 @@ MILLIMETRES = 1000  # of a depth image's unit
 class StereoRig:
     """What a stereo camera and a depth sensor see of the same walk."""
 
-    K: Float[ndarray, "3 3"]
     baseline: float  # metres to the right camera
     right: UInt8[ndarray, "s h w 3"]
     depth: Float32[ndarray, "s h w"]  # metres of the left camera, 0 = none
@@ -34,9 +33,11 @@ def write_sequence(
     images: UInt8[ndarray, "s h w 3"],
     T_world_cam: Float[ndarray, "s 4 4"],
     stamps_ns: Row[int],
+    K: Float[ndarray, "3 3"] | None = None,
     rig: StereoRig | None = None,
 ) -> None:
-    """RGB images as PNG; the truth is written last, so that a folder that has it is whole."""
+    """RGB images as PNG; without K the camera is not calibrated. The truth is written last, so that
+    a folder that has it is whole."""
     _write_images(folder / "images", images)
     (folder / "times.txt").write_text("".join(f"{decimal_seconds(s)}\n" for s in stamps_ns))
     if rig is not None:
@@ -45,11 +46,13 @@ def write_sequence(
         for i, depth in enumerate(rig.depth):
             millimetres = np.round(depth * MILLIMETRES).clip(0, 65535).astype(np.uint16)
             cv2.imwrite(str(folder / "depth" / f"{i:06d}.png"), millimetres)
+    if K is not None:
         height, width = images.shape[1:3]
-        numbers = {"width": width, "height": height, "baseline": rig.baseline}
+        numbers = {"width": width, "height": height}
         for name, row, column in (("fx", 0, 0), ("fy", 1, 1), ("cx", 0, 2), ("cy", 1, 2)):
             corner = 0.5 if column == 2 else 0.0  # the file's pixel centres are integers
-            numbers[name] = float(rig.K[row, column]) - corner
+            numbers[name] = float(K[row, column]) - corner
+        numbers |= {"baseline": rig.baseline} if rig is not None else {}
         (folder / "camera.yaml").write_text(yaml.safe_dump(numbers))
     write_trajectory(folder / "groundtruth.txt", dict(zip(stamps_ns, T_world_cam, strict=True)))
 

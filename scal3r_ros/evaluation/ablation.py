@@ -1,6 +1,7 @@
 """What refinement buys: one sequence, mapped in several ways from the very same predictions."""
 
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from scal3r_ros.mapping.config import MapperConfig, RefinementConfig
 from scal3r_ros.mapping.mapper import Mapper
 from scal3r_ros.mapping.pipeline import map_sequence
 from scal3r_ros.mapping.prediction import Predictor
-from scal3r_ros.mapping.types import Chunk, Prediction
+from scal3r_ros.mapping.types import Chunk, Frame, Prediction
 
 WAYS = {
     "network alone": RefinementConfig(enabled=False),
@@ -65,14 +66,18 @@ def ablate_refinement(
     predictor: Predictor,
     config: MapperConfig,
     places: dict[str, Float[ndarray, "n 3"]] | None = None,
+    *,
+    calibrated: bool = True,
 ) -> dict[str, dict[str, Any]]:
-    """Errors of the keyframes' trajectory after Sim(3) alignment, by way; the same keyframes.
-    Where they are, and where they were in truth, goes into `places`."""
+    """Errors of the keyframes' trajectory after Sim(3) alignment, by way; the same keyframes. Not
+    `calibrated`: as if nobody knew K. Where they are, and where they were in truth, goes into
+    `places`."""
     truth = read_trajectory(folder / "groundtruth.txt")
     remembered, found = Remembered(predictor), {}
     for way, refinement in tqdm(WAYS.items(), desc=folder.name):
         mapper = TimedMapper(remembered, replace(config, refinement=refinement))
-        map_sequence(open_sequence(folder), mapper, None)
+        frames = open_sequence(folder)
+        map_sequence(frames if calibrated else _without_K(frames), mapper, None)
         estimate = dict(mapper.keyframe_stamped_poses())
         errors = evaluate(truth, estimate)
         if places is not None:
@@ -83,7 +88,12 @@ def ablate_refinement(
             "ate m": round(errors.ate_rmse, 3),
             "rpe m/s": round(errors.rpe_translation, 3),
             "rpe deg/s": round(errors.rpe_rotation_deg, 2),
+            **({} if calibrated else {"focal, image widths": mapper.refiner.calibration.focal}),
             "loops": mapper.counters.loops,
             "refinement ms a keyframe": round(1e3 * mapper.refine_seconds / keyframes, 1),
         }
     return found
+
+
+def _without_K(frames: Iterable[Frame]) -> list[Frame]:
+    return [replace(frame, K=None) for frame in frames]

@@ -36,10 +36,19 @@ def build_report(mapper: Mapper, seconds: float, **more: Any) -> dict[str, Any]:
             "metric": mapper.metric.metric,
             "metres_per_unit": mapper.metric.estimator.scale,
         },
+        "focal_length": _focal_length(mapper),
         "versions": versions(),
         "commit": commit(),
         **more,
     }
+
+
+def _focal_length(mapper: Mapper) -> dict[str, float] | str:
+    """Of a camera without calibration, as bundle adjustment has measured it."""
+    found = mapper.refiner.calibration
+    if found.focal is None:
+        return "calibrated"
+    return {"image_widths": round(found.focal, 4), "deviation": round(found.deviation, 4)}
 
 
 def _mean(values: list[float]) -> float:
@@ -107,5 +116,9 @@ def summary(report: dict[str, Any]) -> str:
         ("peak memory", f"{report['peak_host_memory_mb']:.0f} MB host"),
         ("lengths are", "metres" if report["scale"]["metric"] else "not metric"),
     ]
+    focal = report["focal_length"]
+    if isinstance(focal, dict):
+        found = f"{focal['image_widths']:.3f} image widths +- {100 * focal['deviation']:.0f} %"
+        rows.append(("focal length", f"{found}, found on the way: the camera is not calibrated"))
     wide = max(len(name) for name, _ in rows)
     return "\n".join(f"  {name:<{wide}}  {value}" for name, value in rows)

@@ -24,6 +24,7 @@ class BundleProblem:
     motion_sigma: Float[ndarray, "pairs 6"]  # rotation [rad], translation [submap units]
     interval: Float[ndarray, " pairs"]  # time between neighbouring frames over its median
     reference: int
+    focal_sigma: float = 0.0  # of the logarithm of `focal`; 0: the camera is calibrated
 
     @cached_property
     def pairs(self) -> tuple[Int[ndarray, " n"], Int[ndarray, " k1"], Int[ndarray, "k 2"]]:
@@ -39,6 +40,7 @@ class BundleProblem:
 class BundleState:
     T_submap_cam: Float[ndarray, "s 4 4"]
     log_depth: Float[ndarray, " m"]  # in the anchor
+    log_focal: float = 0.0  # of the true focal length over the problem's, one for all frames
 
 
 def huber(x: Float[ndarray, " n"], delta: float) -> Float[ndarray, " n"]:

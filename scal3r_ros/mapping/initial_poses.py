@@ -1,6 +1,6 @@
 """First poses of a chunk from its feature tracks, in the scale of the predicted depth."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -18,6 +18,7 @@ MIN_PNP = 12
 MIN_PARALLAX_PX = 4.0  # median, without the common rotation, of the pair that starts
 RANSAC_PX = 2.0
 DEPTH_SIGMA = 0.3  # of the predicted log depth
+BENT_SIGMA = 1.0  # where the focal length is unknown: what bends it bends the depth too
 FREE_SIGMA = 100.0
 PIXEL_SIGMA = 1.0
 DEPTH_RANGE = 30.0  # furthest from the median prediction, factor
@@ -32,13 +33,19 @@ class Observations:
     focal: Float[ndarray, "s 2"]  # pixels of the tracking size
     depth: Float[ndarray, " n"]  # 0 = none
     depth_sigma: Float[ndarray, " n"]  # of its logarithm
+    focal_sigma: float = 0.0  # of the log focal length; 0: the camera is calibrated
 
     def select(self, keep: Bool[ndarray, " n"]) -> "Observations":
         tracks = self.tracks.select(keep)
         lengths = np.bincount(self.tracks.track[keep], minlength=self.tracks.count)
         keep = keep & (lengths[self.tracks.track] >= 2)
         rows = self.xy[keep], self.focal, self.depth[keep], self.depth_sigma[keep]
-        return Observations(tracks, *rows)
+        return Observations(tracks, *rows, self.focal_sigma)
+
+    def zoomed(self, log_focal: float) -> "Observations":
+        """With another focal length."""
+        zoom = np.exp(log_focal)
+        return replace(self, xy=self.xy / zoom, focal=self.focal * zoom)
 
     @property
     def median_depth(self) -> float:
@@ -47,9 +54,14 @@ class Observations:
 
 
 def observe(
-    chunk: Chunk, prediction: Prediction, measured: MeasuredDepth | None, tracks: FeatureTracks
+    chunk: Chunk,
+    prediction: Prediction,
+    measured: MeasuredDepth | None,
+    tracks: FeatureTracks,
+    focal_sigma: float = 0.0,
 ) -> Observations:
     """Rays by the camera's own K where it is known; depth at the pixel."""
+    predicted_sigma = BENT_SIGMA if focal_sigma > 0 else DEPTH_SIGMA
     height, width = prediction.depth.shape[1:]
     K = np.stack(
         [
@@ -65,11 +77,11 @@ def observe(
     u, v = np.floor(tracks.uv * scale).astype(np.int64).T
     at = tracks.frame, v.clip(0, height - 1), u.clip(0, width - 1)
     if measured is None:
-        depth, sigma = prediction.depth[at], np.full(len(xy), DEPTH_SIGMA)
+        depth, sigma = prediction.depth[at], np.full(len(xy), predicted_sigma)
     else:
         depth = measured.among(prediction)[at]
-        sigma = np.where(measured.smooth[at], MEASURED_SIGMA, DEPTH_SIGMA)
-    return Observations(tracks, xy, focal, depth.astype(np.float64), sigma)
+        sigma = np.where(measured.smooth[at], MEASURED_SIGMA, predicted_sigma)
+    return Observations(tracks, xy, focal, depth.astype(np.float64), sigma, focal_sigma)
 
 
 def anchors(

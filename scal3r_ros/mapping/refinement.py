@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
 from scal3r_ros.geometry.sim3 import invert_pose
-from scal3r_ros.mapping.bundle import adjust, points, residuals
+from scal3r_ros.mapping.bundle import adjust, focal_deviation, points, residuals
 from scal3r_ros.mapping.bundle_problem import BundleProblem, BundleState
 from scal3r_ros.mapping.carried import Carried, carry_over
 from scal3r_ros.mapping.config import RefinementConfig
@@ -29,6 +29,7 @@ from scal3r_ros.mapping.initial_poses import (
 )
 from scal3r_ros.mapping.landmarks import Landmarks
 from scal3r_ros.mapping.measured_depth import MeasuredDepth, measured_depth, with_measured
+from scal3r_ros.mapping.self_calibration import SelfCalibration, zoomed
 from scal3r_ros.mapping.types import Chunk, Prediction
 
 GOOD_COST = 1.0  # of an observation, on the average: a start that fits
@@ -51,6 +52,7 @@ class RefinementReport:
     landmarks: int = 0  # with enough parallax to correct depth
     inliers: float = 0.0  # share of the observations that fit
     rms_px: float = 0.0  # of the inliers, pixels of the tracking size
+    carried: int = 0  # frames whose poses and depth are those of the chunk before
     seconds: float = 0.0
 
 
@@ -59,6 +61,7 @@ class Refiner:
 
     def __init__(self) -> None:
         self._tracker, self._matcher = FeatureTracker(), DenseMatcher()
+        self.calibration = SelfCalibration()
         self._loose: set[int] = set()  # frames that hardly anything tied to those before
 
     def refine(
@@ -72,7 +75,8 @@ class Refiner:
         was carried over, else the network's. Measured depth is kept as it is."""
         began = time.perf_counter()
         known = settled = 0
-        if carried is not None and config.carry:
+        prediction = self.calibration.apply(chunk, prediction)
+        if carried is not None and config.carry and self.calibration.sigma(chunk) == 0:
             loose = [k for k, f in enumerate(chunk.frames) if f.index in self._loose]
             known = min([len(carried), *loose])  # what comes later is still to be found out
             settled = max(0, known - max(STEPS))  # had all neighbours that their depth comes from
@@ -80,7 +84,7 @@ class Refiner:
         measured = measured_depth(chunk, prediction, known)
         refined, report = self._adjusted(chunk, prediction, measured, config, known, settled)
         refined = with_measured(refined, measured) if measured is not None else refined
-        return refined, replace(report, seconds=time.perf_counter() - began)
+        return refined, replace(report, carried=known, seconds=time.perf_counter() - began)
 
     def _adjusted(
         self,
@@ -96,7 +100,8 @@ class Refiner:
         tracks = self._tracker.track(chunk.frames, config)
         if tracks.count < config.min_tracks:
             return prediction, RefinementReport("none", "too few tracks", tracks.count)
-        observations = observe(chunk, prediction, measured, tracks)
+        focal_sigma = self.calibration.sigma(chunk)
+        observations = observe(chunk, prediction, measured, tracks, focal_sigma)
         start, state = _best_start(chunk, prediction, observations, config, known)
         kept = observations
         for limit in OUTLIER_PX:
@@ -105,6 +110,11 @@ class Refiner:
             kept, state = _without_outliers(kept, problem, state, limit)
             if kept.tracks.count < config.min_tracks:
                 return prediction, RefinementReport("none", "tracks disagree", tracks.count)
+        if focal_sigma > 0:
+            problem = _problem(chunk, prediction, kept, config, known)
+            self.calibration.learn(state.log_focal, focal_deviation(problem, state, config))
+            prediction, kept = zoomed(prediction, state.log_focal), kept.zoomed(state.log_focal)
+            state = replace(state, log_focal=0.0)
         landmarks = _landmarks(_problem(chunk, prediction, kept, config, known), kept, state)
         self._loose = {chunk.frames[k].index for k in _loosely_tied(kept.tracks)}
         refined = replace(prediction, T_submap_cam=state.T_submap_cam)
@@ -159,6 +169,7 @@ def _problem(
         motion_sigma=_motion_sigmas(len(T) - 1, known, observations.median_depth, config),
         interval=_intervals(chunk),
         reference=chunk.reference,
+        focal_sigma=observations.focal_sigma,
     )
 
 

@@ -28,7 +28,7 @@ def render_rounds(out: Path, seed: int, count: int, baseline: float = 0.0) -> No
     eyes, path = (2, pairs) if baseline > 0 else (1, rounds)
     clip = render_clip(seed, eyes * count, *SIZE, family="room", path=path)
     images, depth = clip.images.numpy(), clip.depth.numpy()
-    rig = StereoRig(clip.K[0].double().numpy(), baseline, images[1::2], depth[::2])
+    rig = StereoRig(baseline, images[1::2], depth[::2]) if baseline > 0 else None
     poses = clip.T_world_cam.double().numpy()[::eyes]
     stamps = [(i + 1) * STEP_NS for i in range(count)]
-    write_sequence(out, images[::eyes], poses, stamps, rig if baseline > 0 else None)
+    write_sequence(out, images[::eyes], poses, stamps, clip.K[0].double().numpy(), rig)

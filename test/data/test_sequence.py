@@ -207,8 +207,8 @@ def test_a_written_sequence_is_read_back_to_the_nanosecond_and_the_half_pixel(tm
     K = np.array([[20.0, 0, 8.25], [0, 21.0, 5.75], [0, 0, 1]])
     depth = np.float32([0.0, 1.5, 3.25])[:, None, None] * np.ones((12, 16), np.float32)
     T = np.tile(np.eye(4), (3, 1, 1))
-    rig = StereoRig(K, 0.1, images[:, :, ::-1].copy(), depth)
-    write_sequence(tmp_path, images, T, stamps, rig)
+    rig = StereoRig(0.1, images[:, :, ::-1].copy(), depth)
+    write_sequence(tmp_path, images, T, stamps, K, rig)
     frames = list(open_sequence(tmp_path))
     assert [f.stamp_ns for f in frames] == stamps
     assert list(read_trajectory(tmp_path / "groundtruth.txt")) == stamps

@@ -7,7 +7,14 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from scal3r_ros.geometry.sim3 import invert_pose
-from scal3r_ros.mapping.bundle import _moved, _solve, adjust, residuals, typical_pace
+from scal3r_ros.mapping.bundle import (
+    _moved,
+    _solve,
+    adjust,
+    focal_deviation,
+    residuals,
+    typical_pace,
+)
 from scal3r_ros.mapping.bundle_problem import BundleProblem, BundleState
 from scal3r_ros.mapping.config import RefinementConfig
 
@@ -62,32 +69,65 @@ def test_the_truth_is_found_again(scene, rng):
     np.testing.assert_allclose(found.T_submap_cam, truth.T_submap_cam, atol=2e-3)
 
 
-def test_a_step_solves_the_normal_equations(scene, rng):
+@pytest.mark.parametrize("focal_sigma", [0.0, 1e9])
+def test_a_step_solves_the_normal_equations(scene, rng, focal_sigma):
     """The step by Schur complement and blocks against least squares on the whole Jacobian, by
-    finite differences. Priors are switched off by their deviations, weights by a wide Huber."""
+    finite differences. Priors are switched off by their deviations, weights by a wide Huber; the
+    focal length is known, or is not."""
     problem, truth = scene
     huge = 1e9
     problem = replace(
         problem,
         depth_sigma=np.full(POINTS, huge),
         motion_sigma=np.full((FRAMES - 1, 6), huge),
+        focal_sigma=focal_sigma,
     )
     config = replace(CONFIG, huber_px=huge, prior_leap=huge)
     state = disturbed(truth, rng)
     damping = 1e-3
-    step, step_depth = _solve(problem, state, config, damping, typical_pace(problem, state))
+    step, step_depth, zoom = _solve(problem, state, config, damping, typical_pace(problem, state))
+    assert (zoom != 0) == (focal_sigma > 0)
 
     def shifted(k: int, size: float) -> np.ndarray:
-        pose, depth = np.zeros(6 * FRAMES), np.zeros(POINTS)
-        (pose if k < len(pose) else depth)[k % len(pose) if k < len(pose) else k - len(pose)] = size
-        return residuals(problem, _moved(state, pose.reshape(FRAMES, 6), depth)).reshape(-1)
+        moved = np.zeros(6 * FRAMES + POINTS + 1)
+        moved[k] = size
+        pose, depth = moved[: 6 * FRAMES].reshape(FRAMES, 6), moved[6 * FRAMES : -1]
+        return residuals(problem, _moved(state, pose, depth, float(moved[-1]))).reshape(-1)
 
-    free = [k for k in range(6 * FRAMES + POINTS) if k // 6 != problem.reference or k >= 6 * FRAMES]
+    count = 6 * FRAMES + POINTS + (focal_sigma > 0)
+    free = [k for k in range(count) if k // 6 != problem.reference or k >= 6 * FRAMES]
     J = np.stack([(shifted(k, 1e-6) - shifted(k, -1e-6)) / 2e-6 for k in free], axis=1)
     H, g = J.T @ J, J.T @ residuals(problem, state).reshape(-1)
     expected = -np.linalg.solve(H + damping * np.diag(np.diag(H)), g)
     poses = np.delete(step.reshape(-1), np.arange(6) + 6 * problem.reference)
-    np.testing.assert_allclose(np.concatenate([poses, step_depth]), expected, rtol=1e-3, atol=1e-6)
+    found = np.concatenate([poses, step_depth, [zoom] if focal_sigma else []])
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-6)
+    if focal_sigma > 0:
+        covariance = np.linalg.inv(H)
+        assert focal_deviation(problem, state, config) == pytest.approx(
+            np.sqrt(covariance[-1, -1]), rel=1e-3
+        )
+
+
+def test_a_wrong_focal_length_is_found(scene, rng):
+    """Rays seen through a focal length 20 % too short, from poses and depths that are off."""
+    problem, truth = scene
+    wrong = 1.2
+    problem = replace(
+        problem,
+        xy=problem.xy * wrong,
+        ray=problem.ray * [wrong, wrong, 1.0],
+        focal=problem.focal / wrong,
+        depth_sigma=np.full(POINTS, 1.0),
+    )
+    start = disturbed(truth, rng)
+    known, _ = adjust(problem, start, CONFIG, 40)
+    open_problem = replace(problem, focal_sigma=0.25)
+    found, _ = adjust(open_problem, start, CONFIG, 40)
+    assert known.log_focal == 0.0
+    assert found.log_focal == pytest.approx(np.log(wrong), abs=0.01)
+    worst = np.abs(residuals(open_problem, found)).max()
+    assert worst < 0.2 < np.abs(residuals(problem, known)).max()
 
 
 def test_the_reference_stays(scene, rng):
