@@ -28,7 +28,7 @@ from scal3r_ros.evaluation.neighbour_chain import chain, fit_neighbour, owned_fr
 from scal3r_ros.evaluation.trajectory import evaluate
 from scal3r_ros.geometry.sim3 import Sim3
 from scal3r_ros.mapping.config import PoseGraphConfig, RegistrationConfig
-from scal3r_ros.mapping.loop_closure import loop_information
+from scal3r_ros.mapping.place_match import loop_information
 from scal3r_ros.mapping.pose_graph import PoseGraph, from_gtsam, to_gtsam
 from scal3r_ros.mapping.registration import overlap_edges, points_of, shared_frames
 from scal3r_ros.mapping.trajectory import keyframe_poses

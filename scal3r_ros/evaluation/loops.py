@@ -61,9 +61,7 @@ def evaluate_loops(
     that see a place again, how many are tied to it. `radius` in metres: views from farther apart,
     or that look more than 30 degrees another way, are not of the same place."""
     truth = read_trajectory(folder / "groundtruth.txt")
-    mapper = Mapper(predictor, config)
-    witness = Witness(config.loops, mapper.shelf)
-    witness.verdicts, mapper.loop_detector = [], witness
+    mapper, witness = _witnessed(predictor, config)
     map_sequence(open_sequence(folder), mapper, None)
     poses = _true_poses(truth, [k.frame.stamp_ns for k in witness.keyframes])
     same = _same_place(poses, poses, radius)
@@ -97,9 +95,7 @@ def evaluate_relocalisation(
     again, for two chunks each time, and has to say where it is."""
     truth = read_trajectory(folder / "groundtruth.txt")
     frames = [f for f in open_sequence(folder) if _known(truth, f.stamp_ns)]
-    mapper = Mapper(predictor, config)
-    mapper.loop_detector = witness = Witness(config.loops, mapper.shelf)
-    witness.verdicts = []
+    mapper, witness = _witnessed(predictor, config)
     count = round(MAPPED * len(frames))
     map_sequence(frames[:count], mapper, None)
     mapped = _true_poses(truth, [k.frame.stamp_ns for k in witness.keyframes])
@@ -122,14 +118,19 @@ def evaluate_strangers(
     folder: Path, strangers: Path, predictor: Predictor, config: MapperConfig
 ) -> dict[str, Any]:
     """A sequence is mapped; a camera is dropped somewhere else, and should not be recognised."""
-    mapper = Mapper(predictor, config)
-    mapper.loop_detector = witness = Witness(config.loops, mapper.shelf)
-    witness.verdicts = []
+    mapper, witness = _witnessed(predictor, config)
     mapped = list(open_sequence(folder))
     map_sequence(mapped, mapper, None)
     others = [replace(f, index=f.index + len(mapped)) for f in open_sequence(strangers)]
     seen = [bool(_dropped(mapper, witness, piece)) for piece in _pieces(others, config)]
     return {"dropped": len(seen), "recognised": sum(seen)}
+
+
+def _witnessed(predictor: Predictor, config: MapperConfig) -> tuple[Mapper, Witness]:
+    mapper = Mapper(predictor, config)
+    witness = Witness(config, mapper.shelf, mapper.loop_detector.bridges.ask)
+    witness.verdicts, mapper.loop_detector = [], witness
+    return mapper, witness
 
 
 def _pieces(frames: list[Frame], config: MapperConfig) -> Iterator[list[Frame]]:

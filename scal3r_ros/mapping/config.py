@@ -93,6 +93,11 @@ class LoopConfig:
     agree_depth: float = 0.15  # translation, share of the median depth
     agree_log_scale: float = 0.25
     max_turn_rad: float = 1.0  # by which a loop may turn against the graph
+    bridge_keyframes: int = 8  # of either place, that pass the network together
+    bridges_per_chunk: int = 1  # where features do not tie a candidate; 0: the network is not asked
+    bridge_residual: float = 0.15  # of the bridge's points in both submaps, share of the depth
+    bridge_overlap: float = 0.25  # of the views of both places that is shared
+    bridge_same: float = 0.6  # of that, where both say that it is
 
 
 @dataclass(frozen=True)
@@ -205,7 +210,8 @@ def profile(name: str) -> MapperConfig:
     """Window and overlap that suit a network or a machine."""
     _check(name in PROFILES, f"profile must be one of {list(PROFILES)}, got {name}")
     size, overlap = PROFILES[name]
-    loops = LoopConfig(tokens=name != "nano")  # the small network's hardly tell places apart
+    small = name == "nano"  # its tokens hardly tell places apart, nor its poses how they lie
+    loops = LoopConfig(tokens=not small, bridges_per_chunk=0 if small else 1)
     return MapperConfig(chunks=ChunkConfig(size=size, overlap=overlap), loops=loops)
 
 

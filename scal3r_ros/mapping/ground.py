@@ -11,6 +11,8 @@ from scal3r_ros.geometry.align import MAD_TO_SIGMA
 from scal3r_ros.geometry.camera import transform_points, unproject
 from scal3r_ros.mapping.types import Submap
 
+# Optical axes (x right, y down, z forward) of a level first camera in a z-up map (REP 103).
+R_MAP_OPTICAL = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
 MAX_POINTS = 6000
 ROUNDS = 200
 MAX_TILT_RAD = 0.5  # of the ground against the camera's own up

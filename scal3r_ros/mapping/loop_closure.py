@@ -2,21 +2,28 @@
 
 False loops are far worse than missed ones, so every test must pass: score, votes of neighbouring
 keyframes, features that agree on one camera pose in several pairs of images, poses that agree with
-each other, and a rotation that the graph can believe.
+each other, and a rotation that the graph can believe. Where features do not suffice, the network is
+asked by a bridge chunk.
 """
 
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Real, UInt8
+from jaxtyping import Bool, Float32, Real
 from numpy import ndarray
 
-from scal3r_ros.mapping.config import LoopConfig
+from scal3r_ros.mapping.bridge import Ask, Bridges
+from scal3r_ros.mapping.config import LoopConfig, MapperConfig
 from scal3r_ros.mapping.kept_keyframes import KeptKeyframe, KeptKeyframes
-from scal3r_ros.mapping.place_match import PlaceMatch, View, match_places, view_of
+from scal3r_ros.mapping.place_match import (
+    PlaceMatch,
+    View,
+    loop_information,
+    match_places,
+    view_of,
+)
 from scal3r_ros.mapping.place_words import describe_place, place_words
 from scal3r_ros.mapping.places import Descriptors
 from scal3r_ros.mapping.pose_graph import PoseGraph
@@ -43,12 +50,17 @@ class LoopCandidate:
 class LoopDetector:
     """Searches the descriptors of all keyframes, and judges what it finds by their images."""
 
-    def __init__(self, config: LoopConfig, shelf: Shelf) -> None:
-        self.config = config
+    def __init__(self, config: MapperConfig, shelf: Shelf, ask: Ask) -> None:
+        self.bridges = Bridges(config, ask)
+        self.adopt(config.loops)
         self.keyframes = KeptKeyframes(shelf)
         self.words, self.tokens = Descriptors(shelf), Descriptors(shelf)
         self._views: dict[int, View] = {}  # keyframes that were looked at for the newest chunk
         self.closed: list[tuple[int, int]] = []
+
+    def adopt(self, config: LoopConfig) -> None:
+        """Other settings from the next chunk on."""
+        self.config = self.bridges.config = config
 
     def add(
         self, frames: tuple[Frame, ...], submap: Submap, graph: PoseGraph, *, whole: bool = False
@@ -62,7 +74,9 @@ class LoopDetector:
             self.tokens.append(submap.descriptors[slot])
         self._views = {}
         piece = graph.piece(submap.index)
-        most = self.config.per_chunk * (LOST_TRIES if whole else 1)
+        tries = LOST_TRIES if whole else 1
+        self.bridges.begin(tries)
+        most = self.config.per_chunk * tries
         found = self._candidates(self.words, self.config.min_score, first, piece, graph)[:most]
         if self.config.tokens:
             score = self.config.min_token_score
@@ -82,6 +96,7 @@ class LoopDetector:
         self.keyframes.forget_from(first)
         self.words.forget_from(first)
         self.tokens.forget_from(first)
+        self.bridges.forget()
         self._views = {}
 
     def _candidates(
@@ -127,17 +142,30 @@ class LoopDetector:
     def verify(
         self, candidate: LoopCandidate, submaps: Sequence[Submap], graph: PoseGraph
     ) -> Edge | None:
-        """T_old_new by matching images around both places, or None where any test fails.
-
-        At least `agreeing` pairs of images must say the same, each with enough features.
-        """
+        """T_old_new by matching images around both places, else by a bridge through the network;
+        None where any test fails."""
         old, new = (submaps[self.keyframes[k].submap] for k in (candidate.old, candidate.new))
         if new is old or shared_frames(old, new):
             return None
+        edge = self._matched(candidate, old, new)
+        if edge is None:
+            ends = candidate.old, candidate.new
+            edge = self.bridges.verify(ends, self.keyframes, old, new, graph)
+        if edge is None:
+            return None
+        known = graph.piece(old.index) == graph.piece(new.index)
+        turn = float(np.linalg.norm(graph.residual(edge)[:3])) if known else 0.0
+        if turn > self.config.max_turn_rad:
+            logger.info("loop %s refused: %.2f rad against the graph", candidate, turn)
+            return None
+        return edge
+
+    def _matched(self, candidate: LoopCandidate, old: Submap, new: Submap) -> Edge | None:
+        """At least `agreeing` pairs of images must say the same, each with enough features."""
         first = self._view(candidate.old, old), self._view(candidate.new, new)
         found = [match_places(*first, self.config.min_inliers)]
         if found[0] is None:  # most candidates end here, before the costly rest
-            logger.info("loop %s refused: the images do not match", candidate)
+            logger.info("loop %s: the images do not match", candidate)
             return None
         olds = [first[0], *self._sides(candidate.old, old)]
         news = [first[1], *self._sides(candidate.new, new)]
@@ -147,15 +175,9 @@ class LoopDetector:
         groups = [[m for m in matches if self._agree(m, pivot, first[0])] for pivot in matches]
         group = max(groups, key=len, default=[])
         if len(group) < self.config.agreeing:
-            logger.info("loop %s refused: %d pairs agree", candidate, len(group))
+            logger.info("loop %s: %d pairs agree", candidate, len(group))
             return None
-        edge = _edge(group, *first)
-        known = graph.piece(old.index) == graph.piece(new.index)
-        turn = float(np.linalg.norm(graph.residual(edge)[:3])) if known else 0.0
-        if turn > self.config.max_turn_rad:
-            logger.info("loop %s refused: %.2f rad against the graph", candidate, turn)
-            return None
-        return edge
+        return _edge(group, *first)
 
     def _view(self, keyframe: int, submap: Submap) -> View:
         if keyframe not in self._views:
@@ -198,19 +220,3 @@ def _edge(group: list[PlaceMatch], old: View, new: View) -> Edge:
         inliers=best.share,
         residual=best.log_spread,
     )
-
-
-def loop_information(
-    spread: Float[ndarray, " 7"], depth: float, scale: float
-) -> Float[ndarray, "7 7"]:
-    """Of a loop whose measurements spread so (in the new submap's units), `depth` of the scene and
-    `scale` being those of the old submap: never better than features on network depth can be."""
-    floors = np.array([0.02] * 3 + [0.04 * depth / scale] * 3 + [0.04])
-    deviations = np.maximum(spread, floors)
-    deviations[3:6] *= scale
-    return np.diag(1 / deviations**2)
-
-
-def thumbnail(image: UInt8[ndarray, "h w 3"], height: int, width: int) -> UInt8[ndarray, "h2 w2 3"]:
-    """The image at the depth's resolution."""
-    return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA))

@@ -15,7 +15,7 @@ from scal3r_ros.geometry.sim3 import Sim3
 from scal3r_ros.mapping.carried import carried_from
 from scal3r_ros.mapping.config import MapperConfig
 from scal3r_ros.mapping.counters import Counters
-from scal3r_ros.mapping.ground import upright
+from scal3r_ros.mapping.ground import R_MAP_OPTICAL, upright
 from scal3r_ros.mapping.localisation import Localiser
 from scal3r_ros.mapping.loop_closure import LoopDetector
 from scal3r_ros.mapping.point_map import PointMap
@@ -40,9 +40,6 @@ from scal3r_ros.mapping.types import (
 
 logger = logging.getLogger(__name__)
 
-# Optical axes (x right, y down, z forward) of a level first camera in a z-up map (REP 103).
-R_MAP_OPTICAL = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
-
 
 class Mapper:
     """Owns the memory, the submaps, the graph and the map of one session."""
@@ -63,7 +60,7 @@ class Mapper:
         self.memory, self.refiner = self.predictor.initial_memory(), Refiner()
         self.graph = PoseGraph(self.config.graph)
         self.shelf = Shelf(self.config.storage.folder)
-        self.loop_detector = LoopDetector(self.config.loops, self.shelf)
+        self.loop_detector = LoopDetector(self.config, self.shelf, self._ask)
         self.metric = MetricScale(self.config.scale, self.graph)
         self.localiser = Localiser(self.config.registration)
         self.point_map = PointMap(self.config.points, self.shelf)
@@ -92,7 +89,7 @@ class Mapper:
         """Other settings, of what may change while mapping runs: keyframes, loops, refinement."""
         self.config = config
         self.stream.adopt(config.keyframes)
-        self.loop_detector.config = config.loops
+        self.loop_detector.adopt(config.loops)
 
     def set_localising(self, localising: bool) -> list[MapUpdate]:
         """From here on the map stays as it is, or grows again."""
@@ -109,12 +106,8 @@ class Mapper:
     def _map_chunk(self, chunk: Chunk) -> list[MapUpdate]:
         began = time.perf_counter()
         try:
-            prediction, self.memory = self.predictor.predict(
-                chunk, self.memory, write=self.write_memory and not self.localising
-            )
-            if len(prediction.depth) != len(chunk.frames):
-                count = len(chunk.frames)
-                raise PredictionError(f"{count} frames expected, got {len(prediction.depth)}")
+            writes = self.write_memory and not self.localising
+            prediction, self.memory = self._ask(chunk, writes)
         except ChunkTooLargeError as error:
             return self._map_shorter(chunk, error)
         except PredictionError as error:
@@ -136,6 +129,14 @@ class Mapper:
         what = f"{len(chunk.frames)} keyframes, {len(cloud)} points, scale {s:.3f}, {seconds:.2f} s"
         logger.info("submap %d: %s", submap.index, what)
         return [update]
+
+    def _ask(self, chunk: Chunk, write: bool) -> tuple[Prediction, object]:
+        """What the network says, and its memory after it."""
+        prediction, memory = self.predictor.predict(chunk, self.memory, write=write)
+        found, count = len(prediction.depth), len(chunk.frames)
+        if found != count:
+            raise PredictionError(f"{count} frames expected, got {found}")
+        return prediction, memory
 
     def shelve(self) -> None:
         """A submap that is no longer among the newest lies on disk from here on."""
@@ -173,7 +174,7 @@ class Mapper:
         carried = carried_from(self.submaps[-1], chunk, prediction) if self._carries else None
         refined, report = self.refiner.refine(chunk, prediction, config, carried)
         self._carries = config.carry and report.start != "none"  # not refined: not worth it
-        self._carried = carried is not None
+        self._carried = report.carried > 0
         logger.debug("chunk %d: %s", chunk.index, report)
         return refined
 

@@ -106,3 +106,14 @@ def match_places(old: View, new: View, min_inliers: int) -> PlaceMatch | None:
     T_old_new = T_old_cam @ Sim3.from_pose(invert_pose(new.T_submap_cam))
     coverage = float(2 * uv.std(axis=0).mean() / (0.29 * new.spread))
     return PlaceMatch(T_old_new, len(rows), len(rows) / len(first), coverage, spread)
+
+
+def loop_information(
+    spread: Float[ndarray, " 7"], depth: float, scale: float
+) -> Float[ndarray, "7 7"]:
+    """Of a loop whose measurements spread so (in the new submap's units), `depth` of the scene and
+    `scale` being those of the old submap: never better than features on network depth can be."""
+    floors = np.array([0.02] * 3 + [0.04 * depth / scale] * 3 + [0.04])
+    deviations = np.maximum(spread, floors)
+    deviations[3:6] *= scale
+    return np.diag(1 / deviations**2)

@@ -164,7 +164,7 @@ class NetworkPredictor:
         if 0 < settings.reset_every <= memory.chunks:
             memory = GlobalContext()
         before = memory if settings.memory else None
-        inputs = self.prepare(chunk, chunk.overlap if before else 0)
+        inputs = self.prepare(chunk, chunk.overlap if before else 0, keep=chunk.index >= 0)
         policy = MemoryPolicy(write=write, forget=settings.forget, window=settings.memory_window)
         with inference(self.device, self.precision):
             if not self._tuned:  # with the first chunk, as it comes
@@ -179,22 +179,23 @@ class NetworkPredictor:
     ) -> Tensor:
         return self.model([inputs], before, policy)[0][0].depth
 
-    def prepare(self, chunk: Chunk, overlap: int) -> ChunkImages:
+    def prepare(self, chunk: Chunk, overlap: int, *, keep: bool = True) -> ChunkImages:
         """The network's input; `overlap` leading frames are in the memory already. What was
-        prepared and encoded for the previous chunk is not done again."""
+        prepared and encoded for the previous chunk is not done again; `keep` for the next."""
         crop = self.crop(chunk.frames[0])
         keys = [(frame.index, crop) for frame in chunk.frames]
-        self._kept = {key: self._kept[key] for key in keys if key in self._kept}
-        new = [i for i, key in enumerate(keys) if key not in self._kept]
+        known = {key: self._kept[key] for key in keys if key in self._kept}
+        new = [i for i, key in enumerate(keys) if key not in known]
         if new:
             pixels = [np.ascontiguousarray(chunk.frames[i].image) for i in new]
             images = torch.stack([preprocess(torch.from_numpy(p), crop) for p in pixels])
             images = images.to(self.device)
             with inference(self.device, self.precision):
                 patches = self.model.encode(images[None])[0]
-            self._kept |= {keys[i]: (images[n], patches[n]) for n, i in enumerate(new)}
+            known |= {keys[i]: (images[n], patches[n]) for n, i in enumerate(new)}
+        self._kept = known if keep else self._kept
         images, patches = (
-            torch.stack(part)[None] for part in zip(*(self._kept[k] for k in keys), strict=True)
+            torch.stack(part)[None] for part in zip(*(known[k] for k in keys), strict=True)
         )
         return ChunkImages(images, chunk.reference, overlap, patches)
 

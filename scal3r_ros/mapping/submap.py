@@ -2,12 +2,11 @@
 
 import cv2
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, UInt8
 from numpy import ndarray
 
 from scal3r_ros.geometry.camera import scale_intrinsics
 from scal3r_ros.geometry.keyframe import Keyframe
-from scal3r_ros.mapping.loop_closure import thumbnail
 from scal3r_ros.mapping.types import Chunk, Frame, Prediction, Submap
 
 LARGEST = 6e4  # that half precision holds
@@ -57,3 +56,8 @@ def keyframe_of(submap: Submap, frame: Frame, map_version: int, unit: float) -> 
         map_version=map_version,
         unit=unit,
     )
+
+
+def thumbnail(image: UInt8[ndarray, "h w 3"], height: int, width: int) -> UInt8[ndarray, "h2 w2 3"]:
+    """The image at the depth's resolution."""
+    return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA))

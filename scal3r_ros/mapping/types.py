@@ -40,7 +40,7 @@ class Frame:
 class Chunk:
     """Keyframes that pass the network together, chronological."""
 
-    index: int
+    index: int  # position in the stream; -1: a bridge between two places
     frames: tuple[Frame, ...]
     overlap: int  # leading frames shared with the previous chunk
     reference: int  # whose camera is the submap frame

@@ -12,9 +12,9 @@ from rosbags.rosbag2 import Reader
 from scal3r_ros.data.sequence import open_sequence
 from scal3r_ros.data.tum import write_trajectory
 from scal3r_ros.evaluation.render import render_depth, render_map
-from scal3r_ros.mapping.loop_closure import thumbnail
 from scal3r_ros.mapping.map_file import write_ply
 from scal3r_ros.mapping.point_map import Cloud
+from scal3r_ros.mapping.submap import thumbnail
 from scal3r_ros.mapping.trajectory import camera_trajectory
 from scal3r_ros.ros.chunk_map import ChunkMap
 from scal3r_ros.ros.conversions import (

@@ -10,8 +10,8 @@ from jaxtyping import Float
 from numpy import ndarray
 from std_srvs.srv import Trigger
 
+from scal3r_ros.mapping.ground import R_MAP_OPTICAL
 from scal3r_ros.mapping.map_folder import read_map, restore, save_map
-from scal3r_ros.mapping.mapper import R_MAP_OPTICAL
 from scal3r_ros.ros.conversions import matrix_to_numbers, ns_to_stamp, pose_to_matrix
 from scal3r_ros.ros.interfaces import GetTrajectory, LoadMap, SaveMap, SetMode, SetScale
 from scal3r_ros.ros.listening import listen
