@@ -189,7 +189,7 @@ def _filtered(
     )
     chunk = Chunk(0, frames, overlap=0, reference=(len(frames) + 1) // 2 - 1)
     prediction, _ = predictor.predict(chunk, predictor.initial_memory())
-    submap = submap_of(chunk, prediction, 0)
+    submap = submap_of(chunk, prediction, None, 0)
     median = float(np.median(submap.depth[submap.depth > 0]))
     rows = []
     for name, config in filters.items():

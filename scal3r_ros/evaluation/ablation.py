@@ -18,6 +18,7 @@ from scal3r_ros.mapping.config import MapperConfig, RefinementConfig
 from scal3r_ros.mapping.mapper import Mapper
 from scal3r_ros.mapping.pipeline import map_sequence
 from scal3r_ros.mapping.prediction import Predictor
+from scal3r_ros.mapping.refinement import RefinementReport
 from scal3r_ros.mapping.types import Chunk, Frame, Prediction
 
 WAYS = {
@@ -54,7 +55,7 @@ class Remembered:
 class TimedMapper(Mapper):
     refine_seconds = 0.0
 
-    def _refined(self, chunk: Chunk, prediction: Prediction) -> Prediction:
+    def _refined(self, chunk: Chunk, prediction: Prediction) -> tuple[Prediction, RefinementReport]:
         began = time.perf_counter()
         refined = super()._refined(chunk, prediction)
         self.refine_seconds += time.perf_counter() - began

@@ -101,7 +101,7 @@ class Bridges:
             raise AlignmentError(f"images of one size are needed, got {sorted(sizes)}")
         chunk = Chunk(-1, frames, 0, (len(frames) + 1) // 2 - 1)
         prediction, _ = self.ask(chunk, False)
-        both = submap_of(chunk, prediction, -1)
+        both = submap_of(chunk, prediction, None, -1)
         to_old, to_new = (register(both, side, self.registration) for side in (old, new))
         worst = max(to_old.residual, to_new.residual)
         if worst > self.config.bridge_residual:

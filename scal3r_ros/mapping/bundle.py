@@ -69,15 +69,6 @@ def points(problem: BundleProblem, state: BundleState) -> Float[ndarray, "m 3"]:
     return np.einsum("nij,nj->ni", T[:, :3, :3], _in_anchor(problem, state)) + T[:, :3, 3]
 
 
-def focal_deviation(problem: BundleProblem, state: BundleState, config: RefinementConfig) -> float:
-    """Marginal standard deviation of the log focal length, the errors of pixels being one pixel."""
-    pace = typical_pace(problem, state)
-    normal = _normal_equations(problem, state, config, 0.0, pace)
-    unit = np.zeros(len(normal.g))
-    unit[-1] = 1.0
-    return float(np.sqrt(cho_solve(cho_factor(normal.H), unit)[-1]))
-
-
 def typical_pace(problem: BundleProblem, state: BundleState) -> float:
     """Median distance between neighbouring frames, submap units per median interval."""
     steps = np.diff(state.T_submap_cam[:, :3, 3], axis=0) / problem.interval[:, None]
@@ -152,7 +143,7 @@ def _cross(a: Float[ndarray, "3 ..."], b: Float[ndarray, "3 ..."]) -> Float[ndar
     return np.stack([a[i] * b[j] - a[j] * b[i] for i, j in ((1, 2), (2, 0), (0, 1))])
 
 
-class _Normal(NamedTuple):
+class Normal(NamedTuple):
     """Normal equations without the depths, of what is free: poses but the reference's, and the
     focal length where it is not known. `W` and what follows bring the depths back."""
 
@@ -164,13 +155,13 @@ class _Normal(NamedTuple):
     g_depth: Float[ndarray, " m"]
 
 
-def _normal_equations(
+def normal_equations(
     problem: BundleProblem,
     state: BundleState,
     config: RefinementConfig,
     damping: float,
     pace: float,
-) -> _Normal:
+) -> Normal:
     J = linearise(problem, state)
     s, m = len(state.T_submap_cam), len(state.log_depth)
     J *= np.sqrt(huber_weight(np.hypot(*J[13]), config.huber_px))
@@ -192,7 +183,7 @@ def _normal_equations(
     H -= scaled.T @ scaled
     g -= W.T @ (g_depth / h)
     free = np.delete(everything, np.arange(6) + 6 * problem.reference)
-    return _Normal(H[np.ix_(free, free)], g[free], free, W, h, g_depth)
+    return Normal(H[np.ix_(free, free)], g[free], free, W, h, g_depth)
 
 
 def _solve(
@@ -202,7 +193,7 @@ def _solve(
     damping: float,
     pace: float,
 ) -> tuple[Float[ndarray, "s 6"], Float[ndarray, " m"], float]:
-    normal = _normal_equations(problem, state, config, damping, pace)
+    normal = normal_equations(problem, state, config, damping, pace)
     step = np.zeros(normal.W.shape[1])
     step[normal.free] = -cho_solve(cho_factor(normal.H), normal.g)
     step_depth = -(normal.g_depth + normal.W @ step) / normal.h

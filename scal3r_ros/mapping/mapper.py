@@ -21,7 +21,7 @@ from scal3r_ros.mapping.loop_closure import LoopDetector
 from scal3r_ros.mapping.point_map import PointMap
 from scal3r_ros.mapping.pose_graph import PoseGraph
 from scal3r_ros.mapping.prediction import Predictor
-from scal3r_ros.mapping.refinement import Refiner
+from scal3r_ros.mapping.refinement import RefinementReport, Refiner
 from scal3r_ros.mapping.registration import overlap_edges
 from scal3r_ros.mapping.scale import MetricScale
 from scal3r_ros.mapping.shelf import Shelf
@@ -71,7 +71,6 @@ class Mapper:
         self.start: Float[ndarray, "4 4"] | None = None  # T_map_cam of the next piece, if told
         self._newest: Frame | None = None
         self._carries = False  # whether the newest submap's poses are worth carrying over
-        self._carried = False  # whether the newest submap's unit is that of the one before
 
     def add_frame(self, frame: Frame) -> list[MapUpdate]:
         """One image; usually nothing is due and the list is empty."""
@@ -113,7 +112,7 @@ class Mapper:
         except PredictionError as error:
             return self._discard(chunk, error)
         self.counters.predict_seconds.append(time.perf_counter() - began)
-        submap = submap_of(chunk, self._refined(chunk, prediction), len(self.submaps))
+        submap = submap_of(chunk, *self._refined(chunk, prediction), len(self.submaps))
         self._newest = chunk.frames[-1]
         if self.localising:
             return self._localise(chunk, submap)
@@ -167,16 +166,15 @@ class Mapper:
         self.trouble = what
         logger.warning(what)
 
-    def _refined(self, chunk: Chunk, prediction: Prediction) -> Prediction:
-        self._carried, config = False, self.config.refinement
+    def _refined(self, chunk: Chunk, prediction: Prediction) -> tuple[Prediction, RefinementReport]:
+        config = self.config.refinement
         if not config.enabled:
-            return prediction
+            return prediction, RefinementReport("none", "switched off")
         carried = carried_from(self.submaps[-1], chunk, prediction) if self._carries else None
         refined, report = self.refiner.refine(chunk, prediction, config, carried)
         self._carries = config.carry and report.start != "none"  # not refined: not worth it
-        self._carried = report.carried > 0
         logger.debug("chunk %d: %s", chunk.index, report)
-        return refined
+        return refined, report
 
     def _localise(self, chunk: Chunk, submap: Submap) -> list[MapUpdate]:
         """The map stays as it is: the submap only says where the camera is."""
@@ -192,7 +190,7 @@ class Mapper:
     def _place(self, chunk: Chunk, submap: Submap) -> set[int]:
         """Ties the submap to all that share frames with it, and by odometry to the one before;
         without any tie it starts a component."""
-        edges = overlap_edges(submap, self.submaps, self.config.registration, carried=self._carried)
+        edges = overlap_edges(submap, self.submaps, self.config.registration)
         if edges or self.start is None:
             edges += self.metric.ties(chunk, submap, self.submaps, edges)
         self.submaps.append(submap)

@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
 from scal3r_ros.geometry.sim3 import invert_pose
-from scal3r_ros.mapping.bundle import adjust, focal_deviation, points, residuals
+from scal3r_ros.mapping.bundle import adjust, points, residuals
+from scal3r_ros.mapping.bundle_covariance import covariance, far_end
 from scal3r_ros.mapping.bundle_problem import BundleProblem, BundleState
 from scal3r_ros.mapping.carried import Carried, carry_over
 from scal3r_ros.mapping.config import RefinementConfig
@@ -53,6 +54,7 @@ class RefinementReport:
     inliers: float = 0.0  # share of the observations that fit
     rms_px: float = 0.0  # of the inliers, pixels of the tracking size
     carried: int = 0  # frames whose poses and depth are those of the chunk before
+    far_end: Float[ndarray, " 7"] | None = None  # deviations of the newest camera, in the unit
     seconds: float = 0.0
 
 
@@ -110,15 +112,18 @@ class Refiner:
             kept, state = _without_outliers(kept, problem, state, limit)
             if kept.tracks.count < config.min_tracks:
                 return prediction, RefinementReport("none", "tracks disagree", tracks.count)
+        problem = _problem(chunk, prediction, kept, config, known)
+        C = covariance(problem, state, config)
         if focal_sigma > 0:
-            problem = _problem(chunk, prediction, kept, config, known)
-            self.calibration.learn(state.log_focal, focal_deviation(problem, state, config))
+            self.calibration.learn(state.log_focal, float(np.sqrt(C[-1, -1])))
             prediction, kept = zoomed(prediction, state.log_focal), kept.zoomed(state.log_focal)
             state = replace(state, log_focal=0.0)
         landmarks = _landmarks(_problem(chunk, prediction, kept, config, known), kept, state)
         self._loose = {chunk.frames[k].index for k in _loosely_tied(kept.tracks)}
         refined = replace(prediction, T_submap_cam=state.T_submap_cam)
-        refined, landmarks = _in_unit(refined, landmarks, config, known)
+        end = far_end(problem, state, C)
+        refined, landmarks, s = _in_unit(refined, landmarks, config, known)
+        end[3:6] *= s
         good = landmarks.parallax_rad > config.min_parallax_rad
         if good.sum() >= config.min_tracks:
             refined = correct_depth(
@@ -127,6 +132,7 @@ class Refiner:
         parallax_px = float(np.median(landmarks.parallax_rad)) * float(kept.focal.mean())
         report = RefinementReport(
             start=start,
+            far_end=end,
             reason="rotation" if parallax_px < STILL_PX else "",
             tracks=tracks.count,
             landmarks=int(good.sum()),
@@ -271,9 +277,9 @@ def _landmarks(problem: BundleProblem, kept: Observations, state: BundleState) -
 
 def _in_unit(
     refined: Prediction, landmarks: Landmarks, config: RefinementConfig, known: int
-) -> tuple[Prediction, Landmarks]:
+) -> tuple[Prediction, Landmarks, float]:
     """Scaled so that landmarks and depths agree in the median: with the depths that were carried
-    over where there are any, else with the network's."""
+    over where there are any, else with the network's. Last the factor."""
     T = refined.T_submap_cam.copy()
     z = landmarks.depths(T)
     use = (z > 0) & (landmarks.predicted > 0)
@@ -282,4 +288,4 @@ def _in_unit(
     use = next((u for u in (carried, sure) if u.sum() >= config.min_tracks), use)
     s = float(np.exp(np.median(np.log(landmarks.predicted[use] / z[use])))) if use.any() else 1.0
     T[:, :3, 3] *= s
-    return replace(refined, T_submap_cam=T), replace(landmarks, xyz=landmarks.xyz * s)
+    return replace(refined, T_submap_cam=T), replace(landmarks, xyz=landmarks.xyz * s), s

@@ -47,17 +47,14 @@ def overlap_edges(
     submap: Submap,
     others: Sequence[Submap],
     config: RegistrationConfig,
-    *,
-    carried: bool = False,
 ) -> list[Edge]:
-    """Edges to all of the newest submaps that share frames with this one; with a prior on the walk
-    of scale where its unit was carried over from them."""
+    """Edges to all of the newest submaps that share frames with this one."""
     edges = []
     for other in reversed(others):
         if not shared_frames(submap, other):
             break
         try:
-            edges.append(register(submap, other, config, carried=carried))
+            edges.append(register(submap, other, config))
         except AlignmentError as error:
             logger.warning("submap %d: %s", submap.index, error)
     return edges
@@ -68,14 +65,13 @@ def register(
     target: Submap,
     config: RegistrationConfig,
     kind: str = "overlap",
-    *,
-    carried: bool = False,
 ) -> Edge:
     """T_target_source from the points of shared frames.
 
     The scale comes from the ratio of the two depths of the same pixels and from that of the two
     paths of the shared cameras, each by how well it agrees with itself, and from the prior that
-    a unit which was `carried` over hardly changes; rotation and translation follow by IRLS.
+    a unit which was carried over hardly changes; rotation and translation follow by IRLS. Carried
+    poses agree whether or not they are right: how sure the target was of them counts as well.
     Raises AlignmentError where the submaps share no frame or the fit does not hold.
     """
     pairs = shared_frames(source, target)
@@ -86,7 +82,7 @@ def register(
     if count < config.min_points:
         raise AlignmentError(f"{config.min_points} shared points are needed, got {count}")
     log_scale = _log_scale(source, target, pairs, points.log_ratios)
-    if carried:
+    if source.carried:
         log_scale = _merged(log_scale, Estimate(0.0, config.scale_walk))
     scale, log_deviation = float(np.exp(log_scale.value)), log_scale.deviation
     fit = robust_align(
@@ -99,11 +95,12 @@ def register(
     centred = points.target - points.target.mean(axis=0)
     depth = float(np.median(np.linalg.norm(centred, axis=1)))
     T = _with_shared_cameras(source, target, pairs, fit.T_a_b, fit.sigma)
+    inherited = target.far_end if source.carried else None
     return Edge(
         source=source.index,
         target=target.index,
         T_target_source=T,
-        information=_information(fit.sigma, depth, log_deviation, len(pairs)),
+        information=_information(fit.sigma, depth, log_deviation, len(pairs), inherited),
         kind=kind,
         inliers=fit.inlier_share,
         residual=fit.sigma / max(depth, 1e-9),
@@ -244,7 +241,11 @@ def _with_shared_cameras(
 
 
 def _information(
-    sigma: float, depth: float, log_deviation: float, frames: int
+    sigma: float,
+    depth: float,
+    log_deviation: float,
+    frames: int,
+    inherited: Float[ndarray, " 7"] | None,
 ) -> Float[ndarray, "7 7"]:
     """Of (rotation, translation, log scale); errors within a frame are correlated, so the number
     of independent measurements is that of the shared frames."""
@@ -252,4 +253,6 @@ def _information(
     rotation = max(sigma / max(depth, 1e-9), 1e-4) / share
     translation = max(sigma, 1e-4 * depth) / share
     deviations = np.array([rotation] * 3 + [translation] * 3 + [log_deviation])
+    if inherited is not None:
+        deviations = np.hypot(deviations, inherited)
     return np.diag(1 / deviations**2)

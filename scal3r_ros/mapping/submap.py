@@ -7,12 +7,15 @@ from numpy import ndarray
 
 from scal3r_ros.geometry.camera import scale_intrinsics
 from scal3r_ros.geometry.keyframe import Keyframe
+from scal3r_ros.mapping.refinement import RefinementReport
 from scal3r_ros.mapping.types import Chunk, Frame, Prediction, Submap
 
 LARGEST = 6e4  # that half precision holds
 
 
-def submap_of(chunk: Chunk, prediction: Prediction, index: int) -> Submap:
+def submap_of(
+    chunk: Chunk, prediction: Prediction, report: RefinementReport | None, index: int
+) -> Submap:
     """In half precision: it is kept. Without depth where a mask hides the scene."""
     size = prediction.depth.shape[1:]
     scene = np.stack([_scene(f, size) for f in chunk.frames])
@@ -28,6 +31,8 @@ def submap_of(chunk: Chunk, prediction: Prediction, index: int) -> Submap:
         T_submap_cam=prediction.T_submap_cam,
         descriptors=prediction.descriptors,
         thumbnails=np.stack([thumbnail(f.image, *size) for f in chunk.frames]),
+        carried=report is not None and report.carried > 0,
+        far_end=report.far_end if report is not None else None,
     )
 
 

@@ -120,6 +120,8 @@ class Submap:
     descriptors: Float32[ndarray, "s d"]
     thumbnails: UInt8[ndarray, "s h w 3"]  # RGB at the depth's resolution
     T_map_submap: Sim3 = field(default_factory=Sim3.identity)
+    carried: bool = False  # its unit and first poses are those of the submap before
+    far_end: Float[ndarray, " 7"] | None = None  # deviations of its newest camera, where known
 
     def beginning_at(self, T_map_cam: Float[ndarray, "4 4"], s: float) -> Sim3:
         """The T_map_submap that puts the first camera there, at a scale."""

@@ -62,7 +62,7 @@ def test_the_unit_is_that_of_carried_depth_else_the_networks(walk, known):
     xyz, xy = np.tile([0.0, 0.0, 2.0], (100, 1)), np.zeros((800, 2))
     said = np.where(frame < 2, 4.0, 6.0)
     landmarks = Landmarks(xyz, np.full(100, 0.1), frame, track, xy, said, 0.5)
-    _, scaled = _in_unit(prediction, landmarks, CONFIG, known)
+    _, scaled, _ = _in_unit(prediction, landmarks, CONFIG, known)
     np.testing.assert_allclose(scaled.xyz[:, 2], 4.0 if known else 6.0)
 
 

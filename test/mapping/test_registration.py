@@ -122,11 +122,22 @@ def test_every_third_pixel_is_where_it_was_among_all(pair):
         np.testing.assert_allclose(coarse[row], xyz, atol=1e-9)
 
 
+def test_poses_that_were_carried_over_are_as_sure_as_they_were(pair):
+    """They agree with those before, right or wrong: the edge inherits the target's deviations."""
+    (source, target), config = pair, RegistrationConfig()
+    doubt = np.array([0.1, 0.2, 0.3, 1.0, 2.0, 3.0, 0.5])
+    source = replace(source, carried=True)
+    targets = target, replace(target, far_end=doubt)
+    alone, inherits = (register(source, before, config) for before in targets)
+    before, after = (1 / np.diag(edge.information) for edge in (alone, inherits))
+    np.testing.assert_allclose(after, before + doubt**2, rtol=1e-9)
+
+
 def test_a_unit_that_was_carried_over_hardly_walks(pair):
     """The prior pulls the scale towards one, a little where depth and path are sure of another, and
     the edge is less sure where they contradict it."""
     (source, target), config = pair, RegistrationConfig()
-    free, held = (register(source, target, config, carried=carried) for carried in (False, True))
+    free, held = (register(replace(source, carried=c), target, config) for c in (False, True))
     logs = [np.log(edge.T_target_source.s) for edge in (free, held)]
     assert abs(logs[0]) > 0.3 and 0.9 * abs(logs[0]) < abs(logs[1]) < abs(logs[0])
     assert held.information[6, 6] < 0.5 * free.information[6, 6]
@@ -134,6 +145,6 @@ def test_a_unit_that_was_carried_over_hardly_walks(pair):
     T = near.T_submap_cam.copy()
     T[:, :3, 3] *= free.T_target_source.s
     near = replace(near, T_submap_cam=T)
-    free, held = (register(near, target, config, carried=carried) for carried in (False, True))
+    free, held = (register(replace(near, carried=c), target, config) for c in (False, True))
     assert abs(np.log(held.T_target_source.s)) <= abs(np.log(free.T_target_source.s)) + 1e-9
     assert held.information[6, 6] > free.information[6, 6]
