@@ -130,7 +130,7 @@ def loops(
 
     result = _for_each(sequences, model, checkpoint, json_path, judged)
     if plot is not None:
-        draw_bars({name: counts(found) for name, found in result.items()}, "", plot)
+        draw_bars({name: counts(f) for name, f in result.items()}, "how many", plot)
 
 
 @app.command()

@@ -13,6 +13,8 @@ from scal3r_ros.mapping.bundle_problem import BundleProblem, BundleState
 from scal3r_ros.mapping.config import RefinementConfig
 
 MODESTY = 8.0  # true deviation over the formal one
+LEAST = 1e-9  # of the largest eigenvalue: what is not determined at all has none below
+MOST = 1.0, 1.0, 0.5  # rotation [rad], way [median depth], log scale: nothing is said beyond
 
 
 def covariance(
@@ -22,7 +24,9 @@ def covariance(
     of the log focal length where it is not known; formal."""
     normal = normal_equations(problem, state, config, 0.0, typical_pace(problem, state))
     found = np.zeros((normal.W.shape[1],) * 2)
-    found[np.ix_(normal.free, normal.free)] = np.linalg.inv(normal.H)
+    values, vectors = np.linalg.eigh(normal.H)
+    values = np.maximum(values, LEAST * values[-1])
+    found[np.ix_(normal.free, normal.free)] = (vectors / values) @ vectors.T
     return found
 
 
@@ -40,4 +44,7 @@ def far_end(
         arms = places - places.mean(axis=0)
         by_place[part, 3:] += sign * arms / max(float((arms**2).sum()), 1e-12)
     gradient = by_place.reshape(-1)
-    return MODESTY * np.append(newest, np.sqrt(gradient @ poses @ gradient))
+    deviations = MODESTY * np.append(newest, np.sqrt(gradient @ poses @ gradient))
+    depth = float(np.exp(np.median(state.log_depth)))
+    turn, way, scale = MOST
+    return np.minimum(deviations, [turn] * 3 + [way * depth] * 3 + [scale])

@@ -10,6 +10,7 @@ from jaxtyping import Float, Float32
 from numpy import ndarray
 from torch import Tensor
 
+from scal3r_ros.geometry.camera import scale_intrinsics
 from scal3r_ros.geometry.sim3 import invert_pose
 from scal3r_ros.mapping.config import NetworkConfig
 from scal3r_ros.mapping.types import Chunk, ChunkTooLargeError, Frame, Prediction, PredictionError
@@ -33,6 +34,7 @@ from scal3r_ros.network.preprocess import (
     preprocess,
     target_by_area,
     target_by_width,
+    uncut,
 )
 from scal3r_ros.network.scal3r import ChunkImages, ChunkOutput, Scal3R, Scal3RConfig
 
@@ -223,18 +225,20 @@ class NetworkPredictor:
 
 
 def to_prediction(output: ChunkOutput, chunk: Chunk, crop: Crop) -> Prediction:
-    """Host arrays of one chunk; K is the camera's where it is known, else the network's."""
+    """Host arrays of one chunk, for whole images, without depth where the network did not look; K
+    is the camera's where it is known, else the network's."""
     encoding, depth, confidence, certainty, descriptors = to_host(
         output.encodings[-1][0],
-        output.depth[0],
-        output.confidence[0],
-        output.edge_certainty[0],
+        uncut(output.depth[0], crop, 0.0),
+        uncut(output.confidence[0], crop, 1.0),
+        uncut(output.edge_certainty[0], crop, 1.0),
         output.descriptors[0],
     )
     if not np.isfinite(encoding).all():
         raise PredictionError("prediction.T_submap_cam must be finite, got NaN or infinity")
     cameras = decode_camera(torch.from_numpy(encoding).double(), *crop.size)
     T_cam_submap, K_network = (part.numpy() for part in cameras)
+    K_network[:, :2, 2] += crop.offset[::-1]
     return Prediction(
         depth=np.where(np.isfinite(depth) & (depth > MAX_DEPTH), np.float32(0), depth),
         confidence=confidence,
@@ -258,7 +262,7 @@ def _intrinsics(
 ) -> Float[ndarray, "3 3"]:
     if frame.K is None:
         return K_network
-    return crop.intrinsics(torch.from_numpy(frame.K), *frame.image.shape[:2]).numpy()
+    return scale_intrinsics(frame.K, frame.image.shape[:2], crop.resized)
 
 
 def _poses(T_cam_submap: Float[ndarray, "s 3 4"], reference: int) -> Float[ndarray, "s 4 4"]:

@@ -27,6 +27,11 @@ class SelfCalibration:
         self.focal: float | None = None  # widths of the image
         self.deviation = GUESS  # of its logarithm
 
+    def __str__(self) -> str:
+        if self.focal is None:
+            return "not estimated"
+        return f"{self.focal:.4f} image widths +- {100 * self.deviation:.1f} %, estimated"
+
     def sigma(self, chunk: Chunk) -> float:
         """For the bundle adjustment of these frames, which counts every pixel's error as another:
         deviation of the log focal length; 0 where it is known."""
@@ -61,7 +66,7 @@ class SelfCalibration:
         believed = min(1.0, SURPRISE / max(surprise, 1e-12)) / variance
         self.focal *= float(np.exp(measured * believed / (prior + believed)))
         self.deviation = (prior + believed) ** -0.5
-        logger.info("focal length: %.4f image widths +- %.1f %%", self.focal, 100 * self.deviation)
+        logger.info("focal length: %s", self)
 
     @staticmethod
     def _is_calibrated(chunk: Chunk) -> bool:

@@ -64,6 +64,13 @@ def preprocess(image: UInt8[Tensor, "h w 3"], crop: Crop) -> Float[Tensor, "3 h2
     return padded[0, :, top : top + crop.size[0], left : left + crop.size[1]] / 255
 
 
+def uncut(values: Float[Tensor, "s h w"], crop: Crop, nothing: float) -> Float[Tensor, "s h2 w2"]:
+    """What was found in the cut, for the whole image: pixels of both lie above each other."""
+    (top, left), (rows, columns) = crop.offset, crop.size
+    right, bottom = crop.resized[1] - left - columns, crop.resized[0] - top - rows
+    return functional.pad(values, (left, right, top, bottom), value=nothing)
+
+
 def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
     resized = functional.interpolate(x, size, mode="bicubic", antialias=True)
     return (resized + 0.5).floor().clamp(0, 255)

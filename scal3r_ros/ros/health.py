@@ -175,6 +175,7 @@ class MappingHealth:
         status.add("dropped, overload", str(node.counters.dropped_overload))
         status.add("dropped, invalid", str(node.counters.dropped_invalid))
         status.add("age of an image on arrival [s]", f"{age_s:.3f}")
+        status.add("focal length", str(node.mapper.refiner.calibration))
         return status
 
     def _inference(self, status: Any) -> Any:

@@ -158,3 +158,14 @@ def test_formal_deviations_are_those_of_noise_alone(scene, rng):
     formal = far_end(problem, truth, covariance(problem, truth, wide)) / MODESTY
     scatter = np.append(np.std(far, axis=0), np.std(halves))
     np.testing.assert_allclose(formal, scatter, rtol=0.35)
+
+
+def test_a_camera_that_only_turned_does_not_know_its_far_end_for_sure(scene):
+    """Nothing tells lengths: finite deviations all the same, that of lengths as large as any."""
+    problem, truth = scene
+    T = truth.T_submap_cam.copy()
+    T[:, :3, 3] = 1e-4 * np.arange(FRAMES)[:, None]
+    state = replace(truth, T_submap_cam=invert_pose(T[2]) @ T)
+    end = far_end(problem, state, covariance(problem, state, CONFIG))
+    assert np.isfinite(end).all() and (end > 0).all()
+    assert end[6] == 0.5

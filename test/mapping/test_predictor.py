@@ -6,7 +6,7 @@ import torch
 
 from scal3r_ros.mapping.config import NetworkConfig
 from scal3r_ros.mapping.predictor import NetworkPredictor, to_host
-from scal3r_ros.mapping.types import Chunk, ChunkTooLargeError, PredictionError
+from scal3r_ros.mapping.types import Chunk, ChunkTooLargeError, Frame, PredictionError
 from scal3r_ros.network.scal3r import Scal3R
 from test.network.test_scal3r import TINY
 
@@ -34,6 +34,31 @@ def test_overlap_is_encoded_once_and_changes_nothing(predictor, walk, chunk):
     afresh, _ = predictor.predict(following, memory)
     assert encoded == [2, 4]
     np.testing.assert_allclose(kept.depth, afresh.depth, rtol=1e-4)
+
+
+def test_what_the_network_does_not_see_has_no_depth_and_the_rest_lies_in_its_place(predictor):
+    """An image of which the network sees the middle rows, as the full one does of 640x480: depth
+    is of the whole image, and so is K, the camera's as well as the network's."""
+    rng = np.random.default_rng(3)
+    image = rng.integers(0, 255, (81, 112, 3), np.uint8)
+    K = np.array([[200.0, 0, 60], [0, 200.0, 40], [0, 0, 1]])
+    predictor.settings = NetworkConfig(image_width=112)
+    crop = predictor.crop(Frame(0, 0, image))
+    cut = [crop.offset[0], crop.resized[0] - crop.offset[0] - crop.size[0]]
+    assert min(cut) > 0  # rows are lost above and below
+    said = {}
+    for name, known in (("camera", K), ("network", None)):
+        frames = tuple(Frame(i, i, image, known) for i in range(2))
+        said[name], _ = predictor.predict(Chunk(0, frames, 0, 0), predictor.initial_memory())
+        depth = said[name].depth
+        assert depth.shape[1:] == crop.resized
+        assert not depth[:, : cut[0]].any() and not depth[:, -cut[1] :].any()
+        assert depth[:, cut[0] : -cut[1]].all()
+    scale = np.array(crop.resized[::-1]) / (112, 81)
+    np.testing.assert_allclose(said["camera"].K[0][:2, 2], K[:2, 2] * scale)
+    np.testing.assert_allclose(said["camera"].K[0][[0, 1], [0, 1]], 200 * scale)
+    middle = np.array(crop.offset[::-1]) + np.array(crop.size[::-1]) / 2
+    np.testing.assert_allclose(said["network"].K[0][:2, 2], middle)
 
 
 def test_nan_depth_is_refused_by_name_and_the_memory_stays(predictor, chunk):

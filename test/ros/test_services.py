@@ -338,6 +338,24 @@ def test_required_camera_info_is_waited_for(nodes, node, camera, office):  # noq
     assert status[-1].intrinsics_source == Status.INTRINSICS_UNKNOWN
 
 
+def test_the_focal_length_of_an_uncalibrated_camera_is_in_the_diagnostics(
+    nodes,
+    node,
+    camera,  # noqa: F811
+    office,  # noqa: F811
+):
+    told = diagnosis(node, "input")
+
+    def focal() -> list[str]:
+        return [v.value for status in told for v in status.values if v.key == "focal length"]
+
+    nodes.start("mapping_node", FAKE, **FAST)
+    node.until(lambda: "not estimated" in focal(), 30, "nothing yet")
+    camera.wait_for(1)
+    camera.play(office[:15])
+    node.until(lambda: any(f.endswith("%, estimated") for f in focal()), 60, "an estimate")
+
+
 def test_a_node_goes_through_its_states_and_back(nodes, node, camera, office):  # noqa: F811
     told, chunks = diagnosis(node, "input"), latest(node, Chunk, "chunk", 50)
     nodes.start("mapping_node", FAKE, **FAST)
