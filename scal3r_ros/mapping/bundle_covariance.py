@@ -31,10 +31,11 @@ def covariance(
 
 
 def far_end(
-    problem: BundleProblem, state: BundleState, C: Float[ndarray, "k k"]
+    problem: BundleProblem, state: BundleState, C: Float[ndarray, "k k"], pixel_sigma: float
 ) -> Float[ndarray, " 7"]:
     """Deviations of the newest camera against the reference: rotation [rad], translation [submap
-    units], and of the log of lengths after the reference over those before; honest."""
+    units], and of the log of lengths after the reference over those before; honest, the residuals
+    being of `pixel_sigma`."""
     s, r = len(state.T_submap_cam), problem.reference
     poses = C[: 6 * s, : 6 * s]
     newest = np.sqrt(np.diag(poses)[-6:])
@@ -44,7 +45,7 @@ def far_end(
         arms = places - places.mean(axis=0)
         by_place[part, 3:] += sign * arms / max(float((arms**2).sum()), 1e-12)
     gradient = by_place.reshape(-1)
-    deviations = MODESTY * np.append(newest, np.sqrt(gradient @ poses @ gradient))
+    deviations = MODESTY * pixel_sigma * np.append(newest, np.sqrt(gradient @ poses @ gradient))
     depth = float(np.exp(np.median(state.log_depth)))
     turn, way, scale = MOST
     return np.minimum(deviations, [turn] * 3 + [way * depth] * 3 + [scale])

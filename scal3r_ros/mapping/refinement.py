@@ -121,7 +121,7 @@ class Refiner:
         landmarks = _landmarks(_problem(chunk, prediction, kept, config, known), kept, state)
         self._loose = {chunk.frames[k].index for k in _loosely_tied(kept.tracks)}
         refined = replace(prediction, T_submap_cam=state.T_submap_cam)
-        end = far_end(problem, state, C)
+        end = far_end(problem, state, C, landmarks.rms_px)
         refined, landmarks, s = _in_unit(refined, landmarks, config, known)
         end[3:6] *= s
         good = landmarks.parallax_rad > config.min_parallax_rad

@@ -155,7 +155,7 @@ def test_formal_deviations_are_those_of_noise_alone(scene, rng):
         places = found.T_submap_cam[:, :3, 3]
         after, before = (np.linalg.norm(p - p.mean(axis=0)) for p in (places[2:], places[:3]))
         halves.append(np.log(after / before))
-    formal = far_end(problem, truth, covariance(problem, truth, wide)) / MODESTY
+    formal = far_end(problem, truth, covariance(problem, truth, wide), 1.0) / MODESTY
     scatter = np.append(np.std(far, axis=0), np.std(halves))
     np.testing.assert_allclose(formal, scatter, rtol=0.35)
 
@@ -166,6 +166,6 @@ def test_a_camera_that_only_turned_does_not_know_its_far_end_for_sure(scene):
     T = truth.T_submap_cam.copy()
     T[:, :3, 3] = 1e-4 * np.arange(FRAMES)[:, None]
     state = replace(truth, T_submap_cam=invert_pose(T[2]) @ T)
-    end = far_end(problem, state, covariance(problem, state, CONFIG))
+    end = far_end(problem, state, covariance(problem, state, CONFIG), 1.0)
     assert np.isfinite(end).all() and (end > 0).all()
     assert end[6] == 0.5

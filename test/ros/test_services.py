@@ -349,7 +349,7 @@ def test_the_focal_length_of_an_uncalibrated_camera_is_in_the_diagnostics(
     def focal() -> list[str]:
         return [v.value for status in told for v in status.values if v.key == "focal length"]
 
-    nodes.start("mapping_node", FAKE, **FAST)
+    nodes.start("mapping_node", FAKE, **{**FAST, "refinement": True})
     node.until(lambda: "not estimated" in focal(), 30, "nothing yet")
     camera.wait_for(1)
     camera.play(office[:15])
