@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import gtsam
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
@@ -11,6 +12,7 @@ from scal3r_ros.mapping.bundle import (
     _moved,
     _solve,
     adjust,
+    points,
     residuals,
     typical_pace,
 )
@@ -169,3 +171,60 @@ def test_a_camera_that_only_turned_does_not_know_its_far_end_for_sure(scene):
     end = far_end(problem, state, covariance(problem, state, CONFIG), 1.0)
     assert np.isfinite(end).all() and (end > 0).all()
     assert end[6] == 0.5
+
+
+def by_gtsam(problem: BundleProblem, start: BundleState) -> np.ndarray:
+    """T_submap_cam by GTSAM's Levenberg-Marquardt: points instead of depths, each nailed to the ray
+    of its anchor."""
+    huber = gtsam.noiseModel.mEstimator.Huber.Create(CONFIG.huber_px)
+    robust = gtsam.noiseModel.Robust.Create(huber, gtsam.noiseModel.Isotropic.Sigma(2, 1.0))
+    nailed = gtsam.noiseModel.Isotropic.Sigma(2, 1e-3)
+    f = float(problem.focal[0, 0])
+    K = gtsam.Cal3_S2(f, f, 0, 0, 0)
+    graph, values = gtsam.NonlinearFactorGraph(), gtsam.Values()
+
+    def camera(frame: int) -> int:
+        return gtsam.symbol("x", int(frame))
+
+    def point(track: int) -> int:
+        return gtsam.symbol("l", int(track))
+
+    for i, T in enumerate(start.T_submap_cam):
+        values.insert(camera(i), gtsam.Pose3(T))
+    for j, (xyz, a) in enumerate(zip(points(problem, start), problem.anchor, strict=True)):
+        values.insert(point(j), xyz)
+        ray = problem.ray[j, :2] * f
+        graph.add(gtsam.GenericProjectionFactorCal3_S2(ray, nailed, camera(a), point(j), K))
+    for k, j, xy in zip(problem.frame, problem.track, problem.xy, strict=True):
+        graph.add(gtsam.GenericProjectionFactorCal3_S2(xy * f, robust, camera(k), point(j), K))
+    for i, (T, sigma) in enumerate(zip(problem.motion_prior, problem.motion_sigma, strict=True)):
+        noise = gtsam.noiseModel.Diagonal.Sigmas(sigma)
+        graph.add(gtsam.BetweenFactorPose3(camera(i), camera(i + 1), gtsam.Pose3(T), noise))
+    origin = gtsam.noiseModel.Isotropic.Sigma(6, 1e-6)
+    T = gtsam.Pose3(start.T_submap_cam[problem.reference])
+    graph.add(gtsam.PriorFactorPose3(camera(problem.reference), T, origin))
+    found = gtsam.LevenbergMarquardtOptimizer(graph, values).optimize()
+    return np.stack([found.atPose3(camera(i)).matrix() for i in range(FRAMES)])
+
+
+def test_gtsam_finds_the_same(scene, rng):
+    """Pixels that are one pixel off, some far off; depth and smoothness tell nothing, the motion
+    between neighbours holds the unit a little."""
+    problem, truth = scene
+    noise = rng.normal(0, 1, problem.xy.shape)
+    noise[:: len(noise) // 12] *= 15
+    problem = replace(
+        problem,
+        xy=problem.xy + noise / 300.0,
+        depth_sigma=np.full(POINTS, 1e6),
+        motion_sigma=np.full((FRAMES - 1, 6), 0.05),
+    )
+    config = replace(CONFIG, prior_leap=1e9)
+    ours, _ = adjust(problem, disturbed(truth, rng), config, 60)
+    theirs = by_gtsam(problem, disturbed(truth, rng))
+    unit = np.linalg.norm(ours.T_submap_cam[:, :3, 3]) / np.linalg.norm(theirs[:, :3, 3])
+    assert unit == pytest.approx(1, abs=0.05)  # hardly determined; the rest is
+    theirs[:, :3, 3] *= unit
+    np.testing.assert_allclose(ours.T_submap_cam, theirs, atol=1e-3)
+    far = np.abs(theirs - truth.T_submap_cam).max()
+    assert far > 4e-3  # noise has moved both, to the same place
