@@ -19,9 +19,10 @@ LEVELS = 4  # of the pyramid above the image: steps of 60 pixels are followed
 MAX_RETURN_PX = 1.0  # forward and backward must end where they began
 EPIPOLAR_PX = 1.5  # of neighbouring frames; moving things go
 MIN_RESPONSE = 2e-4  # smallest eigenvalue of the structure tensor; sensor noise is below
-WEAK_COUNT = 25  # corners: where fewer are followed, SIFT bridges the two frames
+WEAK_COUNT = 50  # corners: where fewer are followed, SIFT bridges the two frames
 MIN_BRIDGE = 20  # matches on epipolar lines; fewer may well be chance
 SIFT_FEATURES = 800
+SIFT_WIDTH = 320  # pixels; larger images are halved
 SIFT_CONTRAST = 0.015  # blurred images have weak features
 CELLS = 8  # a side of the grid over which corners are spread
 
@@ -56,8 +57,14 @@ class TrackedFrame:
     sift: LocalFeatures | None = None  # once somebody asks
 
     def features(self) -> LocalFeatures:
+        """From half the image, which SIFT doubles again: a third of the time, most matches."""
         if self.sift is None:
-            self.sift = local_features(self.grey, SIFT_FEATURES, SIFT_CONTRAST)
+            halves = int(max(self.grey.shape) > SIFT_WIDTH)
+            size = self.grey.shape[1] >> halves, self.grey.shape[0] >> halves
+            small = cv2.resize(self.grey, size, interpolation=cv2.INTER_AREA)
+            found = local_features(np.asarray(small), SIFT_FEATURES, SIFT_CONTRAST)
+            uv = found.uv * (self.grey.shape[1] / size[0], self.grey.shape[0] / size[1])
+            self.sift = LocalFeatures(uv, found.descriptors)
         return self.sift
 
 

@@ -8,18 +8,20 @@ from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
 from scal3r_ros.geometry.camera import scale_intrinsics
+from scal3r_ros.mapping.bundle_problem import huber
 from scal3r_ros.mapping.feature_tracks import FeatureTracks
 from scal3r_ros.mapping.measured_depth import SIGMA as MEASURED_SIGMA
 from scal3r_ros.mapping.measured_depth import MeasuredDepth
+from scal3r_ros.mapping.two_view import pose_between
 from scal3r_ros.mapping.types import Chunk, Prediction
 
-MIN_COMMON = 24  # tracks that two frames must share
 MIN_PNP = 12
-MIN_PARALLAX_PX = 4.0  # median, without the common rotation, of the pair that starts
+SURE_SIGMA, MIN_SURE = 0.05, 24  # of log depths: with so many sure points PnP takes no others
+WELL_PLACED = 0.6  # share of the points within RANSAC_PX: nothing beyond PnP is needed
 RANSAC_PX = 2.0
+FALSE_PX = 5.0  # from here on a match is false, however far off
 DEPTH_SIGMA = 0.3  # of the predicted log depth
 BENT_SIGMA = 1.0  # where the focal length is unknown: what bends it bends the depth too
-FREE_SIGMA = 100.0
 PIXEL_SIGMA = 1.0
 DEPTH_RANGE = 30.0  # furthest from the median prediction, factor
 
@@ -103,13 +105,11 @@ def triangulate(
     observations: Observations,
     T_submap_cam: Float[ndarray, "s 4 4"],
     allowed: Bool[ndarray, " s"],
-    *,
-    free: bool = False,
     wanted: Bool[ndarray, " m"] | None = None,
-) -> Float[ndarray, " m"]:
-    """Depth of every track along the ray of its anchor: linear least squares in inverse depth,
-    with the known depth as prior (next to none where `free`). Tracks without anchor get the median,
-    tracks that are not wanted their prior."""
+) -> tuple[Float[ndarray, " m"], Float[ndarray, " m"]]:
+    """Depth of every track along the ray of its anchor, and the deviation of its logarithm: linear
+    least squares in inverse depth, with the known depth as prior. Tracks without anchor get the
+    median, tracks that are not wanted their prior."""
     tracks, xy = observations.tracks, observations.xy
     anchor, _ = anchors(observations, allowed)
     used = allowed[tracks.frame] & (anchor[tracks.track] != np.arange(len(xy)))
@@ -128,85 +128,12 @@ def triangulate(
     median = observations.median_depth
     predicted = observations.depth[anchor]
     inverse = 1 / np.where(predicted > 0, predicted, median)
-    sigma = np.full(tracks.count, FREE_SIGMA) if free else observations.depth_sigma[anchor]
-    prior = (1 / (inverse * sigma)) ** 2
+    prior = (1 / (inverse * observations.depth_sigma[anchor])) ** 2
     normal = np.bincount(tracks.track[rows], weight * (A * A).sum(1), tracks.count) + prior
     right = np.bincount(tracks.track[rows], weight * (A * B).sum(1), tracks.count)
     found = (right + prior * inverse) / normal
-    return 1 / np.clip(found, 1 / (median * DEPTH_RANGE), DEPTH_RANGE / median)
-
-
-def pair_with_parallax(observations: Observations) -> tuple[int, int] | None:
-    """Frames with many common tracks that moved apart by more than a rotation explains."""
-    tracks = observations.tracks
-    s = len(observations.focal)
-    row = np.full((s, tracks.count), -1)
-    row[tracks.frame, tracks.track] = np.arange(len(tracks.frame))
-    typical = np.median((row >= 0).sum(1))
-    best, choice = MIN_PARALLAX_PX, None
-    for i in range(s):
-        for j in range(i + 1, s):
-            both = (row[i] >= 0) & (row[j] >= 0)
-            if both.sum() < max(MIN_COMMON, 0.15 * typical):
-                continue
-            a, b = observations.xy[row[i, both]], observations.xy[row[j, both]]
-            parallax = _parallax_px(a, b, observations.focal[j].mean())
-            score = min(parallax, 60.0) * min(1.0, both.sum() / (0.5 * typical))
-            if parallax > MIN_PARALLAX_PX and score > best:
-                best, choice = score, (i, j)
-    return choice
-
-
-def _parallax_px(a: Float[ndarray, "n 2"], b: Float[ndarray, "n 2"], focal: float) -> float:
-    """Median motion that remains after the best common rotation."""
-    rays = [np.concatenate([x, np.ones((len(x), 1))], 1) for x in (a, b)]
-    rays = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in rays]
-    U, _, Vt = np.linalg.svd(rays[1].T @ rays[0])
-    R = (U * [1, 1, np.linalg.det(U @ Vt)]) @ Vt
-    return focal * float(np.median(np.linalg.norm(rays[1] - rays[0] @ R.T, axis=1)))
-
-
-def poses_by_five_points(
-    observations: Observations, motion: Float[ndarray, "pairs 4 4"]
-) -> Float[ndarray, "s 4 4"] | None:
-    """Essential matrix of the best pair, scaled to the predicted depth, then PnP for the others;
-    None without parallax."""
-    pair = pair_with_parallax(observations)
-    if pair is None:
-        return None
-    relative = _relative_pose(observations, *pair)
-    if relative is None:
-        return None
-    T = np.tile(np.eye(4), (len(observations.focal), 1, 1))
-    T[pair[1]] = relative
-    placed = np.zeros(len(T), bool)
-    placed[list(pair)] = True
-    free = triangulate(observations, T, placed, free=True)
-    anchor, _ = anchors(observations, placed)
-    seen = np.bincount(observations.tracks.track[placed[observations.tracks.frame]]) == 2
-    seen = np.pad(seen, (0, observations.tracks.count - len(seen)))
-    seen &= observations.depth[anchor] > 0
-    ratio = np.log(observations.depth[anchor][seen] / free[seen])
-    T[pair[1], :3, 3] *= np.exp(np.median(ratio)) if len(ratio) else 1.0
-    return place_all(observations, T, placed, motion)
-
-
-def _relative_pose(observations: Observations, i: int, j: int) -> Float[ndarray, "4 4"] | None:
-    """T_i_j with unit baseline."""
-    tracks = observations.tracks
-    in_i, in_j = (np.flatnonzero(tracks.frame == k) for k in (i, j))
-    _, at_i, at_j = np.intersect1d(tracks.track[in_i], tracks.track[in_j], return_indices=True)
-    a, b = observations.xy[in_i[at_i]], observations.xy[in_j[at_j]]
-    limit = RANSAC_PX / observations.focal.mean()
-    E, inliers = cv2.findEssentialMat(a, b, np.eye(3), cv2.RANSAC, 0.999, limit)
-    if E is None or E.shape != (3, 3):
-        return None
-    count, R, t, _ = cv2.recoverPose(E, a, b, np.eye(3), mask=inliers)
-    if count < MIN_COMMON // 2:
-        return None
-    T_i_j = np.eye(4)
-    T_i_j[:3, :3], T_i_j[:3, 3] = R.T, -R.T @ t[:, 0]
-    return T_i_j
+    found = np.clip(found, 1 / (median * DEPTH_RANGE), DEPTH_RANGE / median)
+    return 1 / found, 1 / (np.sqrt(normal) * found)
 
 
 def place_all(
@@ -215,8 +142,9 @@ def place_all(
     placed: Bool[ndarray, " s"],
     motion: Float[ndarray, "pairs 4 4"],
 ) -> Float[ndarray, "s 4 4"]:
-    """The other cameras by PnP, the best connected first, against points triangulated so far;
-    where too few points are common, by the predicted motion from a neighbour."""
+    """The other cameras by PnP, the best connected first, against points triangulated so far; by
+    the essential matrix to the camera that saw most of them, where their depth is too rough and
+    that fits better; by the predicted motion from a neighbour where too few points are common."""
     tracks = observations.tracks
     T, placed = T_submap_cam.copy(), placed.copy()
     while not placed.all():
@@ -228,24 +156,94 @@ def place_all(
         rows = np.flatnonzero((tracks.frame == frame) & has[tracks.track])
         seen = np.zeros(tracks.count, bool)
         seen[tracks.track[rows]] = True
-        depth = triangulate(observations, T, placed, wanted=seen)
-        a = anchor[tracks.track[rows]]
-        ray = np.concatenate([observations.xy[a], np.ones((len(a), 1))], 1)
-        T_a = T[tracks.frame[a]]
-        arm = np.einsum("nij,nj->ni", T_a[:, :3, :3], ray * depth[tracks.track[rows], None])
+        depth, sigma = triangulate(observations, T, placed, seen)
+        xyz = _points(observations, T, anchor, depth)[tracks.track[rows]]
         limit = RANSAC_PX / observations.focal[frame].mean()
-        found = _place(arm + T_a[:, :3, 3], observations.xy[rows], limit)
-        T[frame] = _chained(T, motion, neighbour, frame) if found is None else found
+        sure = sigma[tracks.track[rows]] < SURE_SIGMA
+        use = sure if sure.sum() >= MIN_SURE else np.ones(len(rows), bool)
+        found, fits = _place(xyz[use], observations.xy[rows[use]], limit)
+        choices = [] if found is None else [found]
+        if fits < WELL_PLACED:
+            linked = _linked(observations, T, placed, rows, xyz)
+            choices += [] if linked is None else [linked]
+        choices = choices or [_chained(T, motion, neighbour, frame)]
         placed[frame] = True
+        if len(choices) > 1:
+            choices.sort(key=lambda pose: _misfit(observations, T, placed, frame, pose, seen))
+        T[frame] = choices[0]
     return T
+
+
+def _misfit(
+    observations: Observations,
+    T: Float[ndarray, "s 4 4"],
+    placed: Bool[ndarray, " s"],
+    frame: int,
+    pose: Float[ndarray, "4 4"],
+    wanted: Bool[ndarray, " m"],
+) -> float:
+    """Of the points of a frame, with it at this pose and them triangulated anew."""
+    tracks = observations.tracks
+    T = T.copy()
+    T[frame] = pose
+    depth, _ = triangulate(observations, T, placed, wanted)
+    xyz = _points(observations, T, anchors(observations, placed)[0], depth)
+    rows = np.flatnonzero(placed[tracks.frame] & wanted[tracks.track])
+    T_j = T[tracks.frame[rows]]
+    y = np.einsum("nji,nj->ni", T_j[:, :3, :3], xyz[tracks.track[rows]] - T_j[:, :3, 3])
+    z = np.maximum(y[:, 2:], 1e-6 * observations.median_depth)
+    error = (y[:, :2] / z - observations.xy[rows]) * observations.focal[tracks.frame[rows]]
+    return robust_misfit(np.linalg.norm(error, axis=1))
+
+
+def robust_misfit(error_px: Float[ndarray, " n"]) -> float:
+    """Mean Huber cost where a false match costs the same however false: else what suits false
+    matches best is chosen."""
+    return float(huber(np.minimum(error_px, FALSE_PX), 1.0).mean())
+
+
+def _points(
+    observations: Observations,
+    T: Float[ndarray, "s 4 4"],
+    anchor: Int[ndarray, " m"],
+    depth: Float[ndarray, " m"],
+) -> Float[ndarray, "m 3"]:
+    """In the submap frame, of every track."""
+    ray = np.concatenate([observations.xy[anchor], np.ones((len(anchor), 1))], 1)
+    T_a = T[observations.tracks.frame[anchor]]
+    return np.einsum("nij,nj->ni", T_a[:, :3, :3], ray * depth[:, None]) + T_a[:, :3, 3]
+
+
+def _linked(
+    observations: Observations,
+    T: Float[ndarray, "s 4 4"],
+    placed: Bool[ndarray, " s"],
+    rows: Int[ndarray, " n"],
+    xyz: Float[ndarray, "n 3"],
+) -> Float[ndarray, "4 4"] | None:
+    """T_submap_cam of the frame of these observations, from the placed camera that saw most of the
+    points."""
+    tracks = observations.tracks
+    at = np.full(tracks.count, -1)
+    at[tracks.track[rows]] = np.arange(len(rows))
+    others = np.flatnonzero(placed[tracks.frame] & (at[tracks.track] >= 0))
+    i = int(np.argmax(np.bincount(tracks.frame[others], minlength=len(T))))
+    rows_i = others[tracks.frame[others] == i]
+    common = at[tracks.track[rows_i]]
+    z = (xyz[common] - T[i, :3, 3]) @ T[i, :3, 2]
+    matches = observations.xy[rows_i], observations.xy[rows[common]]
+    T_i_j = pose_between(*matches, z, float(observations.focal[i].mean()))
+    return None if T_i_j is None else T[i] @ T_i_j
 
 
 def _place(
     xyz: Float[ndarray, "n 3"], xy: Float[ndarray, "n 2"], limit: float
-) -> Float[ndarray, "4 4"] | None:
-    """T_submap_cam by P3P in RANSAC; rough depths need the wider of the two limits."""
+) -> tuple[Float[ndarray, "4 4"] | None, float]:
+    """T_submap_cam by P3P in RANSAC, and the share of the points that fit it within the limit;
+    rough depths need a wider one."""
     if len(xyz) < MIN_PNP:
-        return None
+        return None, 0.0
+    fits = 0.0
     for threshold in (limit, 5 * limit):
         found, turn, shift, inliers = cv2.solvePnPRansac(
             xyz,
@@ -256,14 +254,16 @@ def _place(
             reprojectionError=threshold,
             flags=cv2.SOLVEPNP_AP3P,
         )
+        if found and inliers is not None and threshold == limit:
+            fits = len(inliers) / len(xyz)
         if found and inliers is not None and len(inliers) >= max(MIN_PNP, 0.3 * len(xyz)):
             rows = inliers[:, 0]
             turn, shift = cv2.solvePnPRefineLM(xyz[rows], xy[rows], np.eye(3), None, turn, shift)
             R = cv2.Rodrigues(turn)[0]
             T = np.eye(4)
             T[:3, :3], T[:3, 3] = R.T, -R.T @ np.asarray(shift)[:, 0]
-            return T
-    return None
+            return T, fits
+    return None, fits
 
 
 def _chained(

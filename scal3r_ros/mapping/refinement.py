@@ -25,7 +25,7 @@ from scal3r_ros.mapping.initial_poses import (
     anchors,
     observe,
     place_all,
-    poses_by_five_points,
+    robust_misfit,
     triangulate,
 )
 from scal3r_ros.mapping.landmarks import Landmarks
@@ -33,11 +33,12 @@ from scal3r_ros.mapping.measured_depth import MeasuredDepth, measured_depth, wit
 from scal3r_ros.mapping.self_calibration import SelfCalibration, zoomed
 from scal3r_ros.mapping.types import Chunk, Prediction
 
-GOOD_COST = 1.0  # of an observation, on the average: a start that fits
+GOOD_FIT = 1.0  # mean cost of an observation: a start that fits
 TRIAL_ITERATIONS = 4  # of every start before one is chosen
 WIDE_PX, WIDE_ITERATIONS = 20.0, 8  # of the robust kernel where a start is rough
 ITERATIONS = 10
 MIN_TIES = 30  # points that tie a frame to those before; fewer: its pose is not carried over
+ROUGH_PX = 10.0  # of the start: what is further off is no match
 OUTLIER_PX = (5.0, 2.5)  # after the first and the second round
 INTERVALS = (0.25, 4.0)  # least and most time between frames, of the median
 STILL_PX = 1.0  # median parallax below it says nothing about depth
@@ -47,7 +48,7 @@ STILL_PX = 1.0  # median parallax below it says nothing about depth
 class RefinementReport:
     """What was done to a chunk, and on what evidence."""
 
-    start: str  # depth, still, five_points or network: where the poses came from; none: left alone
+    start: str  # depth, still or network: where the poses came from; none: left alone
     reason: str = ""  # why nothing was refined, or rotation where there was no parallax
     tracks: int = 0
     landmarks: int = 0  # with enough parallax to correct depth
@@ -105,7 +106,8 @@ class Refiner:
         focal_sigma = self.calibration.sigma(chunk)
         observations = observe(chunk, prediction, measured, tracks, focal_sigma)
         start, state = _best_start(chunk, prediction, observations, config, known)
-        kept = observations
+        problem = _problem(chunk, prediction, observations, config, known)
+        kept, state = _without_outliers(observations, problem, state, ROUGH_PX)
         for limit in OUTLIER_PX:
             problem = _problem(chunk, prediction, kept, config, known)
             state, _ = adjust(problem, state, config, ITERATIONS)
@@ -201,36 +203,30 @@ def _best_start(
     config: RefinementConfig,
     known: int,
 ) -> tuple[str, BundleState]:
-    """Cameras placed against depth and what is known; all at the nearest known place; five points;
-    or the poses as they are. A few iterations from each, the first that fits is taken, else the
-    one of the lowest robust cost."""
+    """Cameras placed against depth and what is known; all at the nearest known place; or the poses
+    as they are. A few iterations from each, the first that fits is taken, else the best one."""
     problem = _problem(chunk, prediction, observations, config, known)
     s = len(observations.focal)
     placed = np.arange(s) < known if known > chunk.reference else np.arange(s) == chunk.reference
     network = invert_pose(prediction.T_submap_cam[chunk.reference]) @ prediction.T_submap_cam
 
-    def five_points() -> Float[ndarray, "s 4 4"] | None:
-        T = poses_by_five_points(observations, problem.motion_prior)
-        return None if T is None else invert_pose(T[chunk.reference]) @ T
-
     starts = {
         "depth": lambda: place_all(observations, network, placed, problem.motion_prior),
         "still": lambda: network[_nearest(placed)],
-        "five_points": five_points,
         "network": lambda: network,
     }
     trials = {}
     for name, start in starts.items():
         T = start()
-        if T is None:
-            continue
-        depth = triangulate(observations, T, np.ones(s, bool))
+        depth, _ = triangulate(observations, T, np.ones(s, bool))
         state = BundleState(T, np.log(depth))
         if name == "still":  # far from the truth in all, but wrong in none
             wide = replace(config, huber_px=WIDE_PX)
             state, _ = adjust(problem, state, wide, WIDE_ITERATIONS)
-        trials[name] = adjust(problem, state, config, TRIAL_ITERATIONS)
-        if trials[name][1] < GOOD_COST * len(observations.xy):
+        state, _ = adjust(problem, state, config, TRIAL_ITERATIONS)
+        error_px = np.linalg.norm(residuals(problem, state), axis=1)
+        trials[name] = state, robust_misfit(error_px)
+        if trials[name][1] < GOOD_FIT:
             break
     best = min(trials, key=lambda name: trials[name][1])
     return best, trials[best][0]
