@@ -101,5 +101,5 @@ def draw_bars(
     axis.set_xticks(range(len(groups)), [textwrap.fill(name, 16) for name in groups], fontsize=8)
     axis.set(ylabel=label, yscale="log" if logarithmic else "linear")
     axis.grid(alpha=0.3, axis="y")
-    axis.legend(fontsize="small")
+    figure.legend(loc="outside right upper", fontsize="small", frameon=False)
     figure.savefig(path, dpi=110)

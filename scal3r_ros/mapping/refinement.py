@@ -34,7 +34,8 @@ from scal3r_ros.mapping.self_calibration import SelfCalibration, zoomed
 from scal3r_ros.mapping.types import Chunk, Prediction
 
 GOOD_FIT = 1.0  # mean cost of an observation: a start that fits
-TRIAL_ITERATIONS = 4  # of every start before one is chosen
+TRIAL_ITERATIONS = 4  # of every start before it is chosen
+LAST_ITERATIONS = 15  # of all of them, where none was
 WIDE_PX, WIDE_ITERATIONS = 20.0, 8  # of the robust kernel where a start is rough
 ITERATIONS = 10
 MIN_TIES = 30  # points that tie a frame to those before; fewer: its pose is not carried over
@@ -204,7 +205,8 @@ def _best_start(
     known: int,
 ) -> tuple[str, BundleState]:
     """Cameras placed against depth and what is known; all at the nearest known place; or the poses
-    as they are. A few iterations from each, the first that fits is taken, else the best one."""
+    as they are. A few iterations from each, the first that fits is taken, else the one that fits
+    best after some more: good starts have far to go where depth is bent."""
     problem = _problem(chunk, prediction, observations, config, known)
     s = len(observations.focal)
     placed = np.arange(s) < known if known > chunk.reference else np.arange(s) == chunk.reference
@@ -223,13 +225,22 @@ def _best_start(
         if name == "still":  # far from the truth in all, but wrong in none
             wide = replace(config, huber_px=WIDE_PX)
             state, _ = adjust(problem, state, wide, WIDE_ITERATIONS)
-        state, _ = adjust(problem, state, config, TRIAL_ITERATIONS)
-        error_px = np.linalg.norm(residuals(problem, state), axis=1)
-        trials[name] = state, robust_misfit(error_px)
-        if trials[name][1] < GOOD_FIT:
-            break
-    best = min(trials, key=lambda name: trials[name][1])
-    return best, trials[best][0]
+        trials[name], _ = adjust(problem, state, config, TRIAL_ITERATIONS)
+        if _misfit(problem, trials[name]) < GOOD_FIT:
+            return name, trials[name]
+    for name, state in trials.items():
+        kept, state = _without_outliers(observations, problem, state, ROUGH_PX)
+        closer = _problem(chunk, prediction, kept, config, known)
+        state, _ = adjust(closer, state, config, LAST_ITERATIONS)
+        zoomed_in = observations.zoomed(state.log_focal)
+        depth, _ = triangulate(zoomed_in, state.T_submap_cam, np.ones(s, bool))
+        trials[name] = replace(state, log_depth=np.log(depth))
+    best = min(trials, key=lambda name: _misfit(problem, trials[name]))
+    return best, trials[best]
+
+
+def _misfit(problem: BundleProblem, state: BundleState) -> float:
+    return robust_misfit(np.linalg.norm(residuals(problem, state), axis=1))
 
 
 def _nearest(placed: Bool[ndarray, " s"]) -> Int[ndarray, " s"]:
