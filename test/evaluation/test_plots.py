@@ -49,4 +49,5 @@ def test_bars_stand_beside_each_other_and_what_is_not_told_is_missing(tmp_path, 
     (axis,) = figures[0].axes
     bars = [(round(p.get_x() + p.get_width() / 2, 3), p.get_height()) for p in axis.patches]
     assert bars == [(-0.2, 0.6), (0.8, 1.5), (0.2, 2.0)]
-    assert [t.get_text() for t in axis.get_legend().get_texts()] == ["goal", "depth", "stereo"]
+    (legend,) = figures[0].legends
+    assert [t.get_text() for t in legend.get_texts()] == ["goal", "depth", "stereo"]
