@@ -19,7 +19,7 @@ class LocalFeatures:
 
 def local_features(grey: UInt8[ndarray, "h w"], count: int, contrast: float) -> LocalFeatures:
     """The strongest `count` features; `contrast` is SIFT's threshold, 0.04 in the paper."""
-    sift = cv2.SIFT_create(count, contrastThreshold=contrast)
+    sift = cv2.SIFT_create(count, contrastThreshold=contrast, enable_precise_upscale=True)
     points, descriptors = sift.detectAndCompute(grey, None)
     uv = np.array([p.pt for p in points]).reshape(-1, 2) + 0.5
     none = descriptors is None

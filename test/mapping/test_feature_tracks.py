@@ -6,7 +6,13 @@ import pytest
 
 from scal3r_ros.geometry.camera import intrinsics
 from scal3r_ros.mapping.config import RefinementConfig
-from scal3r_ros.mapping.feature_tracks import WEAK_COUNT, FeatureTracker, follow, spread_corners
+from scal3r_ros.mapping.feature_tracks import (
+    WEAK_COUNT,
+    FeatureTracker,
+    TrackedFrame,
+    follow,
+    spread_corners,
+)
 from scal3r_ros.mapping.types import Frame
 from test.conftest import OFFICE
 
@@ -63,6 +69,24 @@ def test_a_leap_with_blur_is_bridged(photograph):
     error = errors(track_features([photograph, blurred]), H)
     assert (error < 3).sum() > 30
     assert np.median(error) < 2
+
+
+@pytest.mark.parametrize("size", [(360, 480), (481, 641), (150, 200)])
+def test_features_lie_where_the_image_has_them(rng, size):
+    """SIFT sees half of a large image; blobs stay where they are, to a tenth of a pixel."""
+    v, u = np.indices(size) + 0.5
+    centres = np.stack(np.meshgrid(np.arange(30, size[1] - 30, 40), [40, 80, 120]), -1)
+    centres = centres.reshape(-1, 2) + rng.uniform(-4, 4, (centres.size // 2, 2))
+    image = np.full(size, 40.0)
+    for x, y in centres:
+        image += 180 * np.exp(-((u - x) ** 2 + (v - y) ** 2) / (2 * 4.0**2))
+    names, nowhere = np.zeros(0, np.int64), np.zeros((0, 2), np.float32)
+    frame = TrackedFrame(0, image.clip(0, 255).astype(np.uint8), names, nowhere, False)
+    off = frame.features().uv[:, None] - centres
+    nearest = off[np.arange(len(off)), np.linalg.norm(off, axis=2).argmin(axis=1)]
+    near = nearest[np.linalg.norm(nearest, axis=1) < 2]
+    assert len(near) >= 0.8 * len(centres)
+    assert np.abs(np.median(near, axis=0)).max() < 0.1
 
 
 def test_chance_matches_are_no_bridge(photograph):
