@@ -11,6 +11,7 @@ import typer
 from scal3r_ros.cli_bench import app as bench_app
 from scal3r_ros.cli_eval import app as eval_app
 from scal3r_ros.cli_weights import app as weights_app
+from scal3r_ros.mapping.host_memory import steady_heap
 
 app = typer.Typer(
     help="Online mapping from one moving camera.", no_args_is_help=True, add_completion=False
@@ -61,6 +62,7 @@ def options(
 ) -> None:
     level = logging.INFO if verbose else logging.WARNING
     logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
+    steady_heap()
 
 
 @app.command("map")

@@ -60,7 +60,7 @@ def residuals(problem: BundleProblem, state: BundleState) -> Float[ndarray, "n 2
     """Reprojection errors, pixels."""
     y = _in_camera(problem, state)
     zoom = np.exp(state.log_focal)
-    return (zoom * y[:, :2] / y[:, 2:] - problem.xy) * problem.focal[problem.frame]
+    return ((zoom * y[:2] / y[2]).T - problem.xy) * problem.focal[problem.frame]
 
 
 def points(problem: BundleProblem, state: BundleState) -> Float[ndarray, "m 3"]:
@@ -72,7 +72,7 @@ def points(problem: BundleProblem, state: BundleState) -> Float[ndarray, "m 3"]:
 def typical_pace(problem: BundleProblem, state: BundleState) -> float:
     """Median distance between neighbouring frames, submap units per median interval."""
     steps = np.diff(state.T_submap_cam[:, :3, 3], axis=0) / problem.interval[:, None]
-    least = MIN_PACE * float(np.exp(np.median(problem.log_depth_prior)))
+    least = MIN_PACE * problem.median_depth
     return max(float(np.median(np.linalg.norm(steps, axis=1))), least)
 
 
@@ -80,7 +80,7 @@ def robust_cost(
     problem: BundleProblem, state: BundleState, config: RefinementConfig, pace: float
 ) -> float:
     """Huber costs of all pixels and priors, in units of (pixel sigma = 1)."""
-    pixel = np.linalg.norm(residuals(problem, state), axis=1)
+    pixel = np.hypot(*residuals(problem, state).T)
     depth = np.abs(state.log_depth - problem.log_depth_prior) / problem.depth_sigma
     motion = np.linalg.norm(motion_residual(problem, state), axis=1)
     return _focal_cost(problem, state) + float(
@@ -103,23 +103,28 @@ def _in_anchor(problem: BundleProblem, state: BundleState) -> Float[ndarray, "m 
     return p
 
 
-def _in_camera(problem: BundleProblem, state: BundleState) -> Float[ndarray, "n 3"]:
-    T = state.T_submap_cam[problem.frame]
-    offset = points(problem, state)[problem.track] - T[:, :3, 3]
-    y = np.einsum("nji,nj->ni", T[:, :3, :3], offset)
-    y[:, 2] = np.maximum(y[:, 2], MIN_Z * np.exp(np.median(problem.log_depth_prior)))
+def _in_camera(problem: BundleProblem, state: BundleState) -> Float[ndarray, "3 n"]:
+    offset = points(problem, state).T[:, problem.track]
+    offset -= state.T_submap_cam[:, :3, 3].T[:, problem.frame]
+    y = np.einsum("crn,rn->cn", _columns(state, problem.frame), offset)
+    y[2] = np.maximum(y[2], MIN_Z * problem.median_depth)
     return y
+
+
+def _columns(state: BundleState, frame: Int[ndarray, " n"]) -> Float[ndarray, "3 3 n"]:
+    """Rotations of the frames of all observations: column, row, observation."""
+    columns = np.ascontiguousarray(state.T_submap_cam[:, :3, :3].transpose(2, 1, 0))
+    return np.take(columns, frame, axis=2)
 
 
 def linearise(problem: BundleProblem, state: BundleState) -> Float[ndarray, "k 2 n"]:
     """Of both pixel coordinates: derivatives by rotation (body) and translation (submap) of the
     anchor, by those of the observing frame, by the log depth; the residual; where the camera is
     not calibrated, the derivative by the log focal length."""
-    columns = np.ascontiguousarray(state.T_submap_cam[:, :3, :3].transpose(2, 1, 0))
-    R_anchor = np.take(columns, problem.anchor[problem.track], axis=2)  # column, row, observation
-    R_frame = np.take(columns, problem.frame, axis=2)
+    R_anchor = _columns(state, problem.anchor[problem.track])
+    R_frame = _columns(state, problem.frame)
     p = _in_anchor(problem, state).T[:, problem.track]
-    y = _in_camera(problem, state).T
+    y = _in_camera(problem, state)
     u, v = y[:2] / y[2]
     focal = np.exp(state.log_focal) * problem.focal[problem.frame].T
     fx, fy = focal / y[2]

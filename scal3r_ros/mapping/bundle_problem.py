@@ -27,6 +27,10 @@ class BundleProblem:
     focal_sigma: float = 0.0  # of the logarithm of `focal`; 0: the camera is calibrated
 
     @cached_property
+    def median_depth(self) -> float:
+        return float(np.exp(np.median(self.log_depth_prior)))
+
+    @cached_property
     def pairs(self) -> tuple[Int[ndarray, " n"], Int[ndarray, " k1"], Int[ndarray, "k 2"]]:
         """Order of the observations by (anchor, frame), where each pair begins, the pairs."""
         key = self.anchor[self.track] * len(self.focal) + self.frame

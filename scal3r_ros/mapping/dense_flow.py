@@ -11,7 +11,6 @@ from numpy import ndarray
 
 from scal3r_ros.geometry.camera import pixel_centres
 from scal3r_ros.geometry.sim3 import invert_pose
-from scal3r_ros.mapping.types import Frame
 
 MAX_WIDTH = 256  # pixels at which is matched: more cost time and memory, the field is smooth
 STEPS = {1: 0, 3: 1}  # neighbours in keyframes, both ways: at which scale their flow ends
@@ -78,12 +77,14 @@ class DenseMatcher:
         self._kept: dict[tuple[int, int], tuple[Match, Match]] = {}
         self._greys: dict[int, UInt8[ndarray, "h w"]] = {}
 
-    def grey(self, frame: Frame, height: int, width: int) -> UInt8[ndarray, "a b"]:
-        """The frame as it is matched, made once."""
-        kept = self._greys.get(frame.index)
+    def grey(
+        self, name: int, large: UInt8[ndarray, "h w"], height: int, width: int
+    ) -> UInt8[ndarray, "a b"]:
+        """A frame as it is matched, from its grey image, made once."""
+        kept = self._greys.get(name)
         if kept is not None and kept.shape == (height, width):
             return kept
-        return small_grey(frame.image, height, width)
+        return np.asarray(cv2.resize(large, (width, height), interpolation=cv2.INTER_AREA))
 
     def flow_depths(self, views: Sequence[View], first: int = 0) -> list[FlowDepth]:
         """One for every frame from the `first` on, from the neighbours at STEPS on either side."""
@@ -114,7 +115,9 @@ class DenseMatcher:
     def _positions(
         self, a: UInt8[ndarray, "h w"], b: UInt8[ndarray, "h w"]
     ) -> Float32[ndarray, "2 h w"]:
-        return grid(*a.shape) + np.moveaxis(self._flow.calc(a, b, None), -1, 0)
+        there = grid(*a.shape).copy()
+        there += np.moveaxis(self._flow.calc(a, b, None), -1, 0)
+        return there
 
 
 def matching_size(height: int, width: int) -> tuple[int, int]:
@@ -123,25 +126,23 @@ def matching_size(height: int, width: int) -> tuple[int, int]:
     return round(height * scale), round(width * scale)
 
 
-def small_grey(image: UInt8[ndarray, "h w 3"], height: int, width: int) -> UInt8[ndarray, "a b"]:
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    return np.asarray(cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA))
-
-
 @cache
 def grid(height: int, width: int) -> Float32[ndarray, "2 h w"]:
-    return np.moveaxis(pixel_centres(height, width), -1, 0).astype(np.float32)
+    return np.ascontiguousarray(np.moveaxis(pixel_centres(height, width), -1, 0), np.float32)
 
 
 def _checked(there: Float32[ndarray, "2 h w"], back: Float32[ndarray, "2 h w"]) -> Match:
-    height, width = there.shape[1:]
-    u, v = grid(height, width)
-    valid = _inside(u, v) & _inside(*there)
     at = there[0] - 0.5, there[1] - 0.5  # cv2's pixels
-    for k, start in enumerate((u, v)):
-        returned = cv2.remap(back[k], *at, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    valid = _rimless(*there.shape[1:]) & _inside(*there)
+    for layer, start in zip(back, grid(*there.shape[1:]), strict=True):
+        returned = cv2.remap(layer, *at, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         valid &= np.abs(returned - start) < MAX_RETURN_PX
     return Match(there, valid)
+
+
+@cache
+def _rimless(height: int, width: int) -> Bool[ndarray, "h w"]:
+    return _inside(*grid(height, width))
 
 
 def _inside(u: Float32[ndarray, "h w"], v: Float32[ndarray, "h w"]) -> Bool[ndarray, "h w"]:
@@ -175,20 +176,26 @@ def triangulated(
     q = [(row[0] * u + row[2]) + row[1] * v for row in H]
     a = [e[k] - match.uv[k] * e[2] for k in (0, 1)]  # a and b: pixels times q_z
     b = [match.uv[k] * q[2] - q[k] for k in (0, 1)]
-    normal = np.maximum(a[0] * a[0] + a[1] * a[1], 1e-12)
-    inverse = (a[0] * b[0] + a[1] * b[1]) / normal
+    z = np.maximum(q[2], 0.1, out=q[2])
+    normal = a[0] * a[0]
+    normal += a[1] * a[1]
+    np.maximum(normal, 1e-12, out=normal)
     across = np.abs(a[0] * b[1] - a[1] * b[0])  # times the length of a: from the epipolar line
-    length = np.sqrt(normal)
-    z = np.maximum(q[2], 0.1)
+    inverse = a[0] * b[0]
+    inverse += a[1] * b[1]
+    inverse /= normal
+    length = np.sqrt(normal, out=normal)
     valid = match.valid & (across < MAX_EPIPOLAR_PX * length * z)
     per_inverse = length / (z * FLOW_SIGMA_PX)
     certain = per_inverse * inverse  # 1 / sigma of the log depth
-    certain += np.clip(per_inverse * _around(inverse, valid) - certain, -NOISE, NOISE)
-    valid &= inverse > 1e-9
-    inverse = np.maximum(inverse, 1e-9)
-    valid &= certain > 1 / MAX_SIGMA
-    information = np.where(valid, np.minimum(certain, 1 / MIN_SIGMA) ** 2, np.float32(0))
-    return -np.log(inverse), information
+    per_inverse *= _around(inverse, valid)
+    per_inverse -= certain
+    certain += np.clip(per_inverse, -NOISE, NOISE, out=per_inverse)
+    valid &= (inverse > 1e-9) & (certain > 1 / MAX_SIGMA)
+    information = np.minimum(certain, 1 / MIN_SIGMA)
+    information *= information
+    information[~valid] = 0
+    return -np.log(np.maximum(inverse, 1e-9)), information
 
 
 def _around(x: Float32[ndarray, "h w"], valid: Bool[ndarray, "h w"]) -> Float32[ndarray, "h w"]:
@@ -209,19 +216,23 @@ def _fused(
 ) -> FlowDepth:
     """Weighted mean of the views near their median; a pixel that one view alone saw counts half."""
     logs, information = np.stack([v[0] for v in views]), np.stack([v[1] for v in views])
-    seen: Bool[ndarray, "k h w"] = information > 0
-    count = seen.sum(0)
+    seen = information > 0
+    count = _count(seen)
     ordered = _sorted(np.where(seen, logs, np.float32(np.inf)))
-    middle = np.take_along_axis(ordered, np.maximum(count - 1, 0)[None] // 2, axis=0)[0]
-    middle = np.where(count > 0, middle, np.float32(0))
+    middle = np.where(count > 0, ordered[0], np.float32(0))
+    for k in range(1, (len(views) + 1) // 2):
+        np.copyto(middle, ordered[k], where=count > 2 * k)
     weight = information * (np.abs(logs - middle) < AGREEMENT)
     total = weight.sum(0)
     mean = (weight * logs).sum(0) / np.maximum(total, 1e-12)
-    alone = np.where((weight > 0).sum(0) > 1, 1.0, 0.5)
-    disputed = (weight > 0).sum(0) * 2 <= count  # no majority
-    return FlowDepth(
-        mean.astype(np.float32), np.where(disputed, 0.0, total * alone).astype(np.float32)
-    )
+    agree = _count(weight > 0)
+    total[agree < 2] *= 0.5
+    total[agree * 2 <= count] = 0  # no majority
+    return FlowDepth(mean, total)
+
+
+def _count(layers: Bool[ndarray, "k h w"]) -> UInt8[ndarray, "h w"]:
+    return layers.view(np.uint8).sum(0, dtype=np.uint8)
 
 
 def _sorted(x: Float32[ndarray, "k h w"]) -> Float32[ndarray, "k h w"]:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import cv2
 import numpy as np
-from jaxtyping import Float, Float32, Int, UInt8
+from jaxtyping import Bool, Float, Float32, Int, UInt8
 from numpy import ndarray
 
 from scal3r_ros.geometry.camera import scale_intrinsics
@@ -20,7 +20,7 @@ LANDMARK_WEIGHT = 4.0  # of a landmark with full parallax
 MAX_WEIGHT = 4.0
 MAX_LOG_CORRECTION = 1.5
 MIN_SAMPLES = 12
-COARSE_PX = 16
+COARSE_PX = 8
 FINE_PX = 2  # radius of the last, finest window
 
 
@@ -30,16 +30,17 @@ def correct_depth(
     landmarks: Landmarks,
     measured: MeasuredDepth | None,
     matcher: DenseMatcher,
+    greys: Sequence[UInt8[ndarray, "a b"]],
     config: RefinementConfig,
     first: int = 0,
 ) -> Prediction:
     """Depth and confidence of every frame from the `first` on; frames of which nothing is known
-    keep theirs."""
+    keep theirs. `greys`: the frames' images, of any size."""
     height, width = prediction.depth.shape[1:]
     T = prediction.T_submap_cam
     dense: Sequence[FlowDepth | None] = [None] * (len(T) - first)
     if config.densify:
-        dense = _flow_depths(chunk, prediction, matcher, first)
+        dense = _flow_depths(chunk, prediction, matcher, greys, first)
     z = landmarks.depths(T)
     depth, confidence = prediction.depth.copy(), prediction.confidence.copy()
     trust = np.minimum(1.0, landmarks.parallax_rad / (2 * config.min_parallax_rad)) ** 2
@@ -52,7 +53,7 @@ def correct_depth(
         weight = _splat(weight, uv, LANDMARK_WEIGHT * trust[landmarks.track[use]])
         if np.count_nonzero(weight) < MIN_SAMPLES:
             continue
-        grey = matcher.grey(chunk.frames[i], height, width)
+        grey = matcher.grey(chunk.frames[i].index, greys[i], height, width)
         field, support = correction_field(depth[i], grey, residual, weight, config)
         depth[i] *= np.exp(field)
         confidence[i] = 1 + (confidence[i] - 1) * (0.3 + support)
@@ -60,14 +61,18 @@ def correct_depth(
 
 
 def _flow_depths(
-    chunk: Chunk, prediction: Prediction, matcher: DenseMatcher, first: int = 0
+    chunk: Chunk,
+    prediction: Prediction,
+    matcher: DenseMatcher,
+    greys: Sequence[UInt8[ndarray, "a b"]],
+    first: int = 0,
 ) -> list[FlowDepth]:
     """Of every frame from the `first` on, at the depth's size."""
     height, width = prediction.depth.shape[1:]
     size = matching_size(height, width)
     K = scale_intrinsics(prediction.K, (height, width), size)
-    frames = zip(chunk.frames, K, prediction.T_submap_cam, strict=True)
-    views = [View(f.index, matcher.grey(f, *size), K, T) for f, K, T in frames]
+    frames = zip(chunk.frames, greys, K, prediction.T_submap_cam, strict=True)
+    views = [View(f.index, matcher.grey(f.index, g, *size), K, T) for f, g, K, T in frames]
     return [found.at_size(height, width) for found in matcher.flow_depths(views, first)]
 
 
@@ -118,7 +123,7 @@ def correction_field(
     al. 2010, with weights). The prior of every window pulls to no further correction.
     """
     known = weight > 0
-    middle = float(np.median(residual[known]))
+    middle = _median(residual, known)
     field = np.full_like(residual, middle)
     log_depth = np.log(np.maximum(depth, 1e-9))
     bright = grey.astype(np.float32) / 255
@@ -132,7 +137,7 @@ def correction_field(
         (bright, FINE_PX, 0.002, 0.5),
     )
     for guide, radius, epsilon, prior in stages:
-        rest = np.where(known, residual - field, 0.0)
+        rest = (residual - field) * known
         reach = max(1, round(radius))
         robust = _robust(rest, weight)
         if reach > COARSE_PX:  # as smooth from every second pixel
@@ -154,13 +159,17 @@ def _box(x: Float[ndarray, "h w"], radius: int) -> Float32[ndarray, "h w"]:
     return cv2.boxFilter(values, -1, side, normalize=False, borderType=cv2.BORDER_CONSTANT)
 
 
+def _median(value: Float32[ndarray, "h w"], known: Bool[ndarray, "h w"]) -> float:
+    """From every fourth pixel, where enough of them are known."""
+    sample = value[::4, ::4][known[::4, ::4]]
+    return float(np.median(sample if len(sample) >= MIN_SAMPLES else value[known]))
+
+
 def _robust(
     value: Float32[ndarray, "h w"], weight: Float32[ndarray, "h w"]
 ) -> Float32[ndarray, "h w"]:
     """Weights (Cauchy) against samples that no correction so far explains."""
-    sample = value[::2, ::2][weight[::2, ::2] > 0]
-    sample = sample if len(sample) else value[weight > 0]
-    spread = max(1.5 * float(np.median(np.abs(sample))), 0.02)
+    spread = max(1.5 * _median(np.abs(value), weight > 0), 0.02)
     return (weight / (1 + (value / (2 * spread)) ** 2)).astype(np.float32)
 
 

@@ -98,6 +98,11 @@ class FeatureTracker:
         tracks = FeatureTracks(frame[order], track[order], pixels[order], count, size)
         return tracks.select(np.ones(len(order), bool))
 
+    @property
+    def greys(self) -> list[UInt8[ndarray, "h w"]]:
+        """Of the frames tracked last."""
+        return [frame.grey for frame in self._frames]
+
     def _known(self, frames: Sequence[Frame], config: RefinementConfig) -> list[TrackedFrame]:
         """What is left of the chunk before, where it is the beginning of this one."""
         names = [f.name for f in self._frames]
@@ -181,10 +186,7 @@ def follow(
 
 def on_epipolar_lines(a: Float[ndarray, "n 2"], b: Float[ndarray, "n 2"]) -> Bool[ndarray, " n"]:
     """Matches that one camera motion explains; all of them where that cannot be said."""
-    try:
-        _, inlier = cv2.findFundamentalMat(a, b, cv2.USAC_MAGSAC, EPIPOLAR_PX, 0.999, 1000)
-    except cv2.error:  # an assertion inside USAC (OpenCV 5.0) where all samples are degenerate
-        return np.ones(len(a), bool)
+    _, inlier = cv2.findFundamentalMat(a, b, cv2.FM_RANSAC, EPIPOLAR_PX, 0.999, 1000)
     return np.ones(len(a), bool) if inlier is None else inlier[:, 0] > 0
 
 
@@ -194,13 +196,14 @@ def spread_corners(
     """New corners away from the ones there are, the strongest of every cell, cv2's pixels."""
     distance = max(3, round(config.min_distance * grey.shape[1]))
     response = cv2.cornerMinEigenVal(grey, 5)
-    peaks = response >= cv2.dilate(response, np.ones((2 * distance + 1,) * 2, np.uint8))
+    peaks = response >= cv2.dilate(response, _square(distance))
     peaks &= response > MIN_RESPONSE
     free = np.ones(grey.shape, np.uint8)
-    for u, v in taken:
-        cv2.circle(free, (round(float(u)), round(float(v))), distance, 0, -1)
+    u, v = np.rint(taken).astype(np.int64).T
+    free[v.clip(0, len(free) - 1), u.clip(0, free.shape[1] - 1)] = 0
+    free = np.asarray(cv2.erode(free, _square(round(0.7 * distance))))
     free[:8], free[-8:], free[:, :8], free[:, -8:] = 0, 0, 0, 0
-    v, u = np.nonzero(peaks & (free > 0))
+    v, u = np.divmod(np.flatnonzero(peaks & (free > 0)), grey.shape[1])
     cell = _cells(u, v, grey.shape)
     have = np.bincount(_cells(taken[:, 0], taken[:, 1], grey.shape), minlength=CELLS**2)
     order = np.lexsort((-response[v, u], cell))
@@ -212,6 +215,10 @@ def spread_corners(
         stop = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 10, 0.03)
         cv2.cornerSubPix(grey, corners, (3, 3), (-1, -1), stop)
     return corners
+
+
+def _square(radius: int) -> UInt8[ndarray, "d d"]:
+    return np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)
 
 
 def _cells(

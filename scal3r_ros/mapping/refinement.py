@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from numpy import ndarray
 
 from scal3r_ros.geometry.sim3 import invert_pose
@@ -36,7 +36,6 @@ from scal3r_ros.mapping.types import Chunk, Prediction
 GOOD_FIT = 1.0  # mean cost of an observation: a start that fits
 TRIAL_ITERATIONS = 4  # of every start before it is chosen
 LAST_ITERATIONS = 15  # of all of them, where none was
-WIDE_PX, WIDE_ITERATIONS = 20.0, 8  # of the robust kernel where a start is rough
 ITERATIONS = 10
 MIN_TIES = 30  # points that tie a frame to those before; fewer: its pose is not carried over
 ROUGH_PX = 10.0  # of the start: what is further off is no match
@@ -49,7 +48,7 @@ STILL_PX = 1.0  # median parallax below it says nothing about depth
 class RefinementReport:
     """What was done to a chunk, and on what evidence."""
 
-    start: str  # depth, still or network: where the poses came from; none: left alone
+    start: str  # depth or network: where the poses came from; none: left alone
     reason: str = ""  # why nothing was refined, or rotation where there was no parallax
     tracks: int = 0
     landmarks: int = 0  # with enough parallax to correct depth
@@ -129,8 +128,9 @@ class Refiner:
         end[3:6] *= s
         good = landmarks.parallax_rad > config.min_parallax_rad
         if good.sum() >= config.min_tracks:
+            greys = self._tracker.greys
             refined = correct_depth(
-                chunk, refined, landmarks, measured, self._matcher, config, settled
+                chunk, refined, landmarks, measured, self._matcher, greys, config, settled
             )
         parallax_px = float(np.median(landmarks.parallax_rad)) * float(kept.focal.mean())
         report = RefinementReport(
@@ -204,9 +204,9 @@ def _best_start(
     config: RefinementConfig,
     known: int,
 ) -> tuple[str, BundleState]:
-    """Cameras placed against depth and what is known; all at the nearest known place; or the poses
-    as they are. A few iterations from each, the first that fits is taken, else the one that fits
-    best after some more: good starts have far to go where depth is bent."""
+    """Cameras placed against depth and what is known, or the poses as they are. A few iterations
+    from each, the first that fits is taken, else the one that fits best after some more: good
+    starts have far to go where depth is bent."""
     problem = _problem(chunk, prediction, observations, config, known)
     s = len(observations.focal)
     placed = np.arange(s) < known if known > chunk.reference else np.arange(s) == chunk.reference
@@ -214,7 +214,6 @@ def _best_start(
 
     starts = {
         "depth": lambda: place_all(observations, network, placed, problem.motion_prior),
-        "still": lambda: network[_nearest(placed)],
         "network": lambda: network,
     }
     trials = {}
@@ -222,9 +221,6 @@ def _best_start(
         T = start()
         depth, _ = triangulate(observations, T, np.ones(s, bool))
         state = BundleState(T, np.log(depth))
-        if name == "still":  # far from the truth in all, but wrong in none
-            wide = replace(config, huber_px=WIDE_PX)
-            state, _ = adjust(problem, state, wide, WIDE_ITERATIONS)
         trials[name], _ = adjust(problem, state, config, TRIAL_ITERATIONS)
         if _misfit(problem, trials[name]) < GOOD_FIT:
             return name, trials[name]
@@ -241,12 +237,6 @@ def _best_start(
 
 def _misfit(problem: BundleProblem, state: BundleState) -> float:
     return robust_misfit(np.linalg.norm(residuals(problem, state), axis=1))
-
-
-def _nearest(placed: Bool[ndarray, " s"]) -> Int[ndarray, " s"]:
-    """Of every frame, the nearest that is placed."""
-    apart = np.abs(np.subtract.outer(np.arange(len(placed)), np.flatnonzero(placed)))
-    return np.flatnonzero(placed)[apart.argmin(axis=1)]
 
 
 def _without_outliers(

@@ -8,6 +8,7 @@ import time
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
 from scal3r_ros.mapping.config import ConfigError
+from scal3r_ros.mapping.host_memory import steady_heap
 from scal3r_ros.mapping.mapper import Mapper
 from scal3r_ros.mapping.types import Frame, MapUpdate
 from scal3r_ros.ros.frames import RobotFrame
@@ -17,7 +18,7 @@ from scal3r_ros.ros.map_odom import GuardedBroadcaster
 from scal3r_ros.ros.map_publisher import MapPublisher
 from scal3r_ros.ros.parameters import MAPPING, declare, value
 from scal3r_ros.ros.robot_link import RobotLink
-from scal3r_ros.ros.running import STEADY, give_memory_back, said, spin
+from scal3r_ros.ros.running import STEADY, said, spin
 from scal3r_ros.ros.services import MappingServices
 from scal3r_ros.ros.settings import mapper_config
 from scal3r_ros.ros.subscriptions import FrameCounters, FrameQueue, ImageInput
@@ -234,7 +235,7 @@ class MappingNode(LifecycleNode):
 
 
 def main() -> None:
-    give_memory_back()
+    steady_heap()
     spin(MappingNode)
 
 

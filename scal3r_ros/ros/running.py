@@ -1,6 +1,5 @@
 """How every node starts and ends: one executor thread, clean shutdown on SIGINT and SIGTERM."""
 
-import ctypes
 import os
 import signal
 import sys
@@ -19,8 +18,6 @@ from rclpy.signals import SignalHandlerOptions
 
 from scal3r_ros.ros.parameters import value
 
-M_MMAP_THRESHOLD, LARGE = -3, 1 << 20  # of mallopt(3); bytes
-M_ARENA_MAX, ARENAS = -8, 2
 SIGNALS_S = 0.1  # how often a waiting executor looks whether it should stop
 STEADY = Clock(clock_type=ClockType.STEADY_TIME)  # timers go on while a bag's clock stands still
 
@@ -38,15 +35,6 @@ def said(transition: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
             raise
 
     return logged
-
-
-def give_memory_back() -> None:
-    """Large arrays return to the system when they are freed, instead of holes in a heap that grows
-    (glibc keeps them for later; elsewhere nothing is done)."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, LARGE)
-        mallopt(M_ARENA_MAX, ARENAS)
 
 
 def stand_back() -> None:

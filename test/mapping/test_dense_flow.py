@@ -96,9 +96,9 @@ def test_large_images_are_matched_small(walk, monkeypatch, width):
     chunk = Chunk(0, tuple(walk.frames[8:40:4]), 0, 3)
     prediction, _ = TruthPredictor(walk.clip, scales=(1.0,)).predict(chunk, 0)
     errors = []
-    for truth, found in zip(
-        prediction.depth, _flow_depths(chunk, prediction, DenseMatcher()), strict=True
-    ):
+    greys = [cv2.cvtColor(f.image, cv2.COLOR_RGB2GRAY) for f in chunk.frames]
+    found_depths = _flow_depths(chunk, prediction, DenseMatcher(), greys)
+    for truth, found in zip(prediction.depth, found_depths, strict=True):
         assert found.log_depth.shape == truth.shape
         use = (found.information > 0) & (truth > 0)
         error = np.abs(found.log_depth[use] - np.log(truth[use]))
