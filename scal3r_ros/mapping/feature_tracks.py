@@ -198,12 +198,13 @@ def spread_corners(
     response = cv2.cornerMinEigenVal(grey, 5)
     peaks = response >= cv2.dilate(response, _square(distance))
     peaks &= response > MIN_RESPONSE
-    free = np.ones(grey.shape, np.uint8)
+    height, width = grey.shape
+    free = np.ones((height, width), np.uint8)
     u, v = np.rint(taken).astype(np.int64).T
-    free[v.clip(0, len(free) - 1), u.clip(0, free.shape[1] - 1)] = 0
+    free[v.clip(0, height - 1), u.clip(0, width - 1)] = 0
     free = np.asarray(cv2.erode(free, _square(round(0.7 * distance))))
     free[:8], free[-8:], free[:, :8], free[:, -8:] = 0, 0, 0, 0
-    v, u = np.divmod(np.flatnonzero(peaks & (free > 0)), grey.shape[1])
+    v, u = np.divmod(np.flatnonzero(peaks & (free > 0)), width)
     cell = _cells(u, v, grey.shape)
     have = np.bincount(_cells(taken[:, 0], taken[:, 1], grey.shape), minlength=CELLS**2)
     order = np.lexsort((-response[v, u], cell))

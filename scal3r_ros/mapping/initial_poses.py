@@ -193,13 +193,13 @@ def _misfit(
     y = np.einsum("nji,nj->ni", T_j[:, :3, :3], xyz[tracks.track[rows]] - T_j[:, :3, 3])
     z = np.maximum(y[:, 2:], 1e-6 * observations.median_depth)
     error = (y[:, :2] / z - observations.xy[rows]) * observations.focal[tracks.frame[rows]]
-    return robust_misfit(np.linalg.norm(error, axis=1))
+    return float(robust_misfit(np.linalg.norm(error, axis=1)).mean())
 
 
-def robust_misfit(error_px: Float[ndarray, " n"]) -> float:
-    """Mean Huber cost where a false match costs the same however false: else what suits false
-    matches best is chosen."""
-    return float(huber(np.minimum(error_px, FALSE_PX), 1.0).mean())
+def robust_misfit(error_px: Float[ndarray, " n"]) -> Float[ndarray, " n"]:
+    """Huber costs where a false match costs the same however false: else what suits false matches
+    best is chosen."""
+    return huber(np.minimum(error_px, FALSE_PX), 1.0)
 
 
 def _points(

@@ -9,6 +9,7 @@ from jaxtyping import Float, Float32, Int, UInt8
 from numpy import ndarray
 
 LOWE_RATIO = 0.8
+UPSCALE_PX = 0.25  # by which SIFT's doubled image lies beside: cv2 reports it as it is
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,9 +20,9 @@ class LocalFeatures:
 
 def local_features(grey: UInt8[ndarray, "h w"], count: int, contrast: float) -> LocalFeatures:
     """The strongest `count` features; `contrast` is SIFT's threshold, 0.04 in the paper."""
-    sift = cv2.SIFT_create(count, contrastThreshold=contrast, enable_precise_upscale=True)
+    sift = cv2.SIFT_create(count, contrastThreshold=contrast, enable_precise_upscale=False)
     points, descriptors = sift.detectAndCompute(grey, None)
-    uv = np.array([p.pt for p in points]).reshape(-1, 2) + 0.5
+    uv = np.array([p.pt for p in points]).reshape(-1, 2) + 0.5 - UPSCALE_PX
     none = descriptors is None
     return LocalFeatures(uv, np.zeros((0, 128), np.float32) if none else np.asarray(descriptors))
 

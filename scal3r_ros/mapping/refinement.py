@@ -11,10 +11,10 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from scal3r_ros.geometry.sim3 import invert_pose
 from scal3r_ros.mapping.bundle import adjust, points, residuals
 from scal3r_ros.mapping.bundle_covariance import covariance, far_end
 from scal3r_ros.mapping.bundle_problem import BundleProblem, BundleState
+from scal3r_ros.mapping.bundle_starts import ROUGH_PX, best_start, chunk_problem, without_outliers
 from scal3r_ros.mapping.carried import Carried, carry_over
 from scal3r_ros.mapping.config import RefinementConfig
 from scal3r_ros.mapping.dense_flow import STEPS, DenseMatcher
@@ -22,25 +22,16 @@ from scal3r_ros.mapping.depth_correction import correct_depth
 from scal3r_ros.mapping.feature_tracks import FeatureTracker, FeatureTracks
 from scal3r_ros.mapping.initial_poses import (
     Observations,
-    anchors,
     observe,
-    place_all,
-    robust_misfit,
-    triangulate,
 )
 from scal3r_ros.mapping.landmarks import Landmarks
 from scal3r_ros.mapping.measured_depth import MeasuredDepth, measured_depth, with_measured
 from scal3r_ros.mapping.self_calibration import SelfCalibration, zoomed
 from scal3r_ros.mapping.types import Chunk, Prediction
 
-GOOD_FIT = 1.0  # mean cost of an observation: a start that fits
-TRIAL_ITERATIONS = 4  # of every start before it is chosen
-LAST_ITERATIONS = 15  # of all of them, where none was
 ITERATIONS = 10
 MIN_TIES = 30  # points that tie a frame to those before; fewer: its pose is not carried over
-ROUGH_PX = 10.0  # of the start: what is further off is no match
 OUTLIER_PX = (5.0, 2.5)  # after the first and the second round
-INTERVALS = (0.25, 4.0)  # least and most time between frames, of the median
 STILL_PX = 1.0  # median parallax below it says nothing about depth
 
 
@@ -48,7 +39,7 @@ STILL_PX = 1.0  # median parallax below it says nothing about depth
 class RefinementReport:
     """What was done to a chunk, and on what evidence."""
 
-    start: str  # depth or network: where the poses came from; none: left alone
+    start: str  # depth, newest, still or network: where the poses came from; none: left alone
     reason: str = ""  # why nothing was refined, or rotation where there was no parallax
     tracks: int = 0
     landmarks: int = 0  # with enough parallax to correct depth
@@ -105,22 +96,22 @@ class Refiner:
             return prediction, RefinementReport("none", "too few tracks", tracks.count)
         focal_sigma = self.calibration.sigma(chunk)
         observations = observe(chunk, prediction, measured, tracks, focal_sigma)
-        start, state = _best_start(chunk, prediction, observations, config, known)
-        problem = _problem(chunk, prediction, observations, config, known)
-        kept, state = _without_outliers(observations, problem, state, ROUGH_PX)
+        start, state = best_start(chunk, prediction, observations, config, known)
+        problem = chunk_problem(chunk, prediction, observations, config, known)
+        kept, state = without_outliers(observations, problem, state, ROUGH_PX)
         for limit in OUTLIER_PX:
-            problem = _problem(chunk, prediction, kept, config, known)
+            problem = chunk_problem(chunk, prediction, kept, config, known)
             state, _ = adjust(problem, state, config, ITERATIONS)
-            kept, state = _without_outliers(kept, problem, state, limit)
+            kept, state = without_outliers(kept, problem, state, limit)
             if kept.tracks.count < config.min_tracks:
                 return prediction, RefinementReport("none", "tracks disagree", tracks.count)
-        problem = _problem(chunk, prediction, kept, config, known)
+        problem = chunk_problem(chunk, prediction, kept, config, known)
         C = covariance(problem, state, config)
         if focal_sigma > 0:
             self.calibration.learn(state.log_focal, float(np.sqrt(C[-1, -1])))
             prediction, kept = zoomed(prediction, state.log_focal), kept.zoomed(state.log_focal)
             state = replace(state, log_focal=0.0)
-        landmarks = _landmarks(_problem(chunk, prediction, kept, config, known), kept, state)
+        landmarks = _landmarks(chunk_problem(chunk, prediction, kept, config, known), kept, state)
         self._loose = {chunk.frames[k].index for k in _loosely_tied(kept.tracks)}
         refined = replace(prediction, T_submap_cam=state.T_submap_cam)
         end = far_end(problem, state, C, landmarks.rms_px)
@@ -151,104 +142,6 @@ def _loosely_tied(tracks: FeatureTracks) -> list[int]:
     seen[tracks.frame, tracks.track] = True
     before = np.logical_or.accumulate(seen, axis=0)[:-1]
     return (np.flatnonzero((before & seen[1:]).sum(axis=1) < MIN_TIES) + 1).tolist()
-
-
-def _problem(
-    chunk: Chunk,
-    prediction: Prediction,
-    observations: Observations,
-    config: RefinementConfig,
-    known: int,
-) -> BundleProblem:
-    tracks = observations.tracks
-    anchor, _ = anchors(observations, np.ones(len(observations.focal), bool))
-    others = anchor[tracks.track] != np.arange(len(tracks.track))
-    depth = observations.depth[anchor]
-    T = prediction.T_submap_cam
-    return BundleProblem(
-        frame=tracks.frame[others],
-        track=tracks.track[others],
-        xy=observations.xy[others],
-        focal=observations.focal,
-        anchor=tracks.frame[anchor],
-        ray=np.concatenate([observations.xy[anchor], np.ones((len(anchor), 1))], 1),
-        log_depth_prior=np.log(np.where(depth > 0, depth, observations.median_depth)),
-        depth_sigma=np.where(depth > 0, observations.depth_sigma[anchor], 10.0),
-        motion_prior=invert_pose(T[:-1]) @ T[1:],
-        motion_sigma=_motion_sigmas(len(T) - 1, known, observations.median_depth, config),
-        interval=_intervals(chunk),
-        reference=chunk.reference,
-        focal_sigma=observations.focal_sigma,
-    )
-
-
-def _motion_sigmas(
-    pairs: int, known: int, depth: float, config: RefinementConfig
-) -> Float[ndarray, "pairs 6"]:
-    """Little trust in what the network says, much in what the chunk before has refined."""
-    weak = [config.prior_rotation_rad] * 3 + [config.prior_translation * depth] * 3
-    sure = [config.carried_rotation_rad] * 3 + [config.carried_translation * depth] * 3
-    return np.array([sure if k < known - 1 else weak for k in range(pairs)])
-
-
-def _intervals(chunk: Chunk) -> Float[ndarray, " pairs"]:
-    """Time between neighbouring frames over its median, within reason: stamps may be odd."""
-    seconds = np.diff([float(f.stamp_ns - chunk.frames[0].stamp_ns) for f in chunk.frames])
-    return np.clip(seconds / max(float(np.median(seconds)), 1.0), *INTERVALS)
-
-
-def _best_start(
-    chunk: Chunk,
-    prediction: Prediction,
-    observations: Observations,
-    config: RefinementConfig,
-    known: int,
-) -> tuple[str, BundleState]:
-    """Cameras placed against depth and what is known, or the poses as they are. A few iterations
-    from each, the first that fits is taken, else the one that fits best after some more: good
-    starts have far to go where depth is bent."""
-    problem = _problem(chunk, prediction, observations, config, known)
-    s = len(observations.focal)
-    placed = np.arange(s) < known if known > chunk.reference else np.arange(s) == chunk.reference
-    network = invert_pose(prediction.T_submap_cam[chunk.reference]) @ prediction.T_submap_cam
-
-    starts = {
-        "depth": lambda: place_all(observations, network, placed, problem.motion_prior),
-        "network": lambda: network,
-    }
-    trials = {}
-    for name, start in starts.items():
-        T = start()
-        depth, _ = triangulate(observations, T, np.ones(s, bool))
-        state = BundleState(T, np.log(depth))
-        trials[name], _ = adjust(problem, state, config, TRIAL_ITERATIONS)
-        if _misfit(problem, trials[name]) < GOOD_FIT:
-            return name, trials[name]
-    for name, state in trials.items():
-        kept, state = _without_outliers(observations, problem, state, ROUGH_PX)
-        closer = _problem(chunk, prediction, kept, config, known)
-        state, _ = adjust(closer, state, config, LAST_ITERATIONS)
-        zoomed_in = observations.zoomed(state.log_focal)
-        depth, _ = triangulate(zoomed_in, state.T_submap_cam, np.ones(s, bool))
-        trials[name] = replace(state, log_depth=np.log(depth))
-    best = min(trials, key=lambda name: _misfit(problem, trials[name]))
-    return best, trials[best]
-
-
-def _misfit(problem: BundleProblem, state: BundleState) -> float:
-    return robust_misfit(np.linalg.norm(residuals(problem, state), axis=1))
-
-
-def _without_outliers(
-    observations: Observations, problem: BundleProblem, state: BundleState, limit_px: float
-) -> tuple[Observations, BundleState]:
-    tracks = observations.tracks
-    anchor, _ = anchors(observations, np.ones(len(observations.focal), bool))
-    is_anchor = anchor[tracks.track] == np.arange(len(tracks.track))
-    keep = np.ones(len(tracks.track), bool)
-    keep[~is_anchor] = np.linalg.norm(residuals(problem, state), axis=1) < limit_px
-    alive = np.bincount(tracks.track[keep], minlength=tracks.count) >= 2
-    return observations.select(keep), replace(state, log_depth=state.log_depth[alive])
 
 
 def _landmarks(problem: BundleProblem, kept: Observations, state: BundleState) -> Landmarks:
