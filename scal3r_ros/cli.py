@@ -156,22 +156,33 @@ def replay(
 
 @app.command()
 def train(
-    config: Annotated[Path, typer.Option(help="YAML settings of the run.")],
+    config: Annotated[Path | None, typer.Option(help="YAML settings of the run.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for weights and log.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Wall time of the whole run.")] = None,
+    finetune_moe: Annotated[
+        bool, typer.Option("--finetune-moe", help="Only the depth head, as a mixture of experts.")
+    ] = False,
+    checkpoint: Annotated[Path | None, typer.Option(help="Weights to start from.")] = None,
+    data: Annotated[
+        list[Path] | None, typer.Option(help="Folder with images/ and depth/; may be repeated.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda:N; empty: as the settings say")] = "",
 ) -> None:
-    """Train nano weights on the procedural world; continues where it stopped."""
-    from dataclasses import replace
-
+    """Train on the procedural world, or the depth head on RGB-D folders; continues where it
+    stopped. With torchrun on several GPUs."""
     from scal3r_ros.mapping.config import load_config
-    from scal3r_ros.training.train import TrainConfig
+    from scal3r_ros.training.settings import TrainConfig, finetuning, with_options
     from scal3r_ros.training.train import train as run_training
 
-    settings = load_config(config, TrainConfig())
-    if out is not None:
-        settings = replace(settings, out=str(out))
-    if minutes is not None:
-        settings = replace(settings, minutes=minutes)
+    base = TrainConfig()
+    if finetune_moe:
+        if checkpoint is None or not data:
+            raise typer.BadParameter("--finetune-moe needs --checkpoint and at least one --data")
+        base = finetuning(base)
+    elif config is None:
+        raise typer.BadParameter("--config is needed, or --finetune-moe")
+    settings = load_config(config, base) if config is not None else base
+    settings = with_options(settings, out, minutes, checkpoint, data or [], device)
     typer.echo(f"weights: {run_training(settings)}")
 
 

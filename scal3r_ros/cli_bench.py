@@ -149,3 +149,20 @@ def registration(
     if plot is not None:
         cases = {n: {way: e[1] for way, e in case.items()} for n, case in result["cases"].items()}
         draw_bars(cases, "scene's middle off, % of depth", plot, logarithmic=True)
+
+
+@app.command()
+def world(
+    device: Annotated[str, typer.Option(help="cpu or cuda:N")] = "cpu",
+    photographs: Annotated[
+        Path | None, typer.Option(help="Folder of pictures that surfaces may show.")
+    ] = None,
+    json_path: Annotated[Path | None, typer.Option("--json", help="Write as JSON.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write a contact sheet.")] = None,
+) -> None:
+    """Frames a second of the procedural world that networks are trained on."""
+    from scal3r_ros.training.contact_sheet import frames_per_second, write_contact_sheet
+
+    _tell(frames_per_second(device), json_path)
+    if plot is not None:
+        write_contact_sheet(plot, 6, photographs)

@@ -80,7 +80,7 @@ def walk() -> World:
     """60 images through a room, camera moving steadily."""
     from scal3r_ros.training.world import render_clip
 
-    clip = render_clip(11, 60, 112, 154, family="room", stride=0.6, augment=False)
+    clip = render_clip(11, 60, 112, 154, family="room", stride=0.6, degradation="none")
     frames = [
         Frame(i, 10**9 + i * 10**8, image.numpy(), clip.K[i].double().numpy())
         for i, image in enumerate(clip.images)

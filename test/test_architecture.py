@@ -22,7 +22,7 @@ ROOMS = {
     "evaluation": ({"geometry", "mapping", "tracking", "data"}, {"scipy", "cv2", "tqdm"}),
     "training": (
         {"network", "data", "geometry", "evaluation"},
-        {"torch", "scipy", "tqdm", "einops", "safetensors"},
+        {"torch", "scipy", "tqdm", "einops", "safetensors", "cv2"},
     ),
     "ros": (
         {"geometry", "mapping", "tracking", "data", "evaluation", "doctor"},

@@ -47,7 +47,7 @@ def _one(truth: Float[ndarray, "h w"], estimate: Float[ndarray, "h w"]) -> list[
     scaled = on_one_scale(truth, estimate)
     relative = np.abs(scaled - truth) / np.where(truth > 0, truth, 1.0)
     at_edge, kinds = edge_kinds(truth, scaled)
-    f1 = boundary_f1(truth, scaled, truth > 0)
+    f1 = boundary_f1(truth, scaled, truth > 0) if _has_boundary(truth) else np.nan
     if not at_edge.any():
         return [f1, *[np.nan] * 3, float(relative[interior].mean()), np.nan]
     shares = [float(kind[at_edge].mean()) for kind in kinds]
@@ -57,11 +57,19 @@ def _one(truth: Float[ndarray, "h w"], estimate: Float[ndarray, "h w"]) -> list[
 def edge_kinds(
     truth: Float[ndarray, "h w"], estimate: Float[ndarray, "h w"]
 ) -> tuple[Bool[ndarray, "h w"], list[Bool[ndarray, "h w"]]]:
-    """Pixels at an edge of two surfaces, and which of those are flying, swapped, outside."""
-    at_edge, near, far = two_surfaces(_around(truth))
-    share = (estimate - near) / np.where(at_edge, far - near, 1.0)  # 0 nearer, 1 farther surface
-    flying = (share > MARGIN) & (share < 1 - MARGIN)
-    outside = (share < -MARGIN) | (share > 1 + MARGIN)
+    """Pixels at an edge of two surfaces, and which of those are flying, swapped, outside. Where
+    the truth itself is on neither surface (a floor far away, one step a row) there is no edge."""
+    two, near, far = two_surfaces(_around(truth))
+    gap = np.where(two, far - near, 1.0)
+
+    def off(depth: Float[ndarray, "h w"]) -> tuple[ndarray, ndarray, ndarray]:
+        share = (depth - near) / gap  # 0 nearer, 1 farther surface
+        flying = (share > MARGIN) & (share < 1 - MARGIN)
+        return share, flying, (share < -MARGIN) | (share > 1 + MARGIN)
+
+    _, truth_flies, truth_outside = off(truth)
+    at_edge = two & ~truth_flies & ~truth_outside
+    share, flying, outside = off(estimate)
     belongs_far = np.abs(truth - far) < np.abs(truth - near)
     swapped = ~flying & ~outside & ((share > 0.5) != belongs_far)
     return at_edge, [at_edge & kind for kind in (flying, swapped, outside)]
@@ -105,6 +113,11 @@ def two_surfaces(
     near = median(np.zeros_like(last), last)
     far = median(last + 1, np.full_like(last, count - 1))
     return two, near, far
+
+
+def _has_boundary(truth: Float[ndarray, "h w"]) -> bool:
+    """Without one there is nothing to find, and the published measure would be 0."""
+    return any((ratio > THRESHOLDS[0]).any() for ratio in _ratios(truth, truth > 0))
 
 
 def boundary_f1(

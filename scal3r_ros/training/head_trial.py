@@ -27,6 +27,7 @@ from scal3r_ros.training.world import render_clip
 
 HEIGHT, WIDTH, PATCH = 64, 64, 8
 SUPERSAMPLING = 3  # a pixel's colour is the mean of 3 x 3 rays, its depth that of the middle one
+FOV_DEG = (20.0, 40.0)  # a window of a larger image: its edges are those of things
 COARSE, COARSE_NOISE = 8, 0.03  # pixels that coarse depth is averaged over; deviation of its log
 DIM, HEADS, LAYERS = 96, 4, 4
 EXPERTS = 4
@@ -107,7 +108,7 @@ def test_views(folder: Path, count: int) -> Views:
 
 def _view(seed: int, family: str) -> tuple[Tensor, Tensor]:
     n = SUPERSAMPLING
-    clip = render_clip(seed, 1, n * HEIGHT, n * WIDTH, family=family)
+    clip = render_clip(seed, 1, n * HEIGHT, n * WIDTH, family=family, fov_deg=FOV_DEG)
     image = functional.avg_pool2d(clip.images[0].permute(2, 0, 1).float(), n)
     return image.round().byte(), clip.depth[0, n // 2 :: n, n // 2 :: n].contiguous()
 

@@ -24,12 +24,23 @@ class LossConfig:
     gradient: float = 0.5  # of the mean log depth, over scales
     entropy: float = 1e-3  # + lambda H(w): drives the gate towards one expert
     confidence: float = 0.2  # of the single head's confidence term
+    own_unit: bool = False  # true depth in the unit of the prediction, chunk by chunk
+    correspondence: float = 0.0  # of the attention that is shown where to look, see there
+    correspondence_layers: tuple[int, ...] = (1, 2)
 
 
 @dataclass(frozen=True, eq=False)
 class Losses:
     total: Float[Tensor, ""]
     parts: dict[str, float]
+
+    def with_part(self, name: str, weight: float, part: Float[Tensor, ""] | None) -> "Losses":
+        """One term more; without it where there is none."""
+        if part is None:
+            return self
+        total = self.total + weight * part
+        parts = self.parts | {name: float(part.detach()), "total": float(total.detach())}
+        return Losses(total, parts)
 
 
 def camera_loss(
@@ -76,9 +87,10 @@ def gradient_loss(
 
 def chunk_loss(output: ChunkOutput, sample: ChunkSample, config: LossConfig) -> Losses:
     """All terms of one chunk."""
-    camera = camera_loss(output.encodings, sample.encoding)
-    parts = {"camera": float(camera.detach())}
-    total = config.camera * camera
+    total, parts = sample.depth.new_zeros(()), {}
+    if config.camera > 0:
+        camera = camera_loss(output.encodings, sample.encoding)
+        total, parts = config.camera * camera, {"camera": float(camera.detach())}
     valid = rearrange(sample.valid, "b s h w -> (b s) h w")
     if int(valid.sum()) >= MIN_PIXELS:
         truth = rearrange(sample.depth, "b s h w -> (b s) h w").clamp_min(1e-4).log()

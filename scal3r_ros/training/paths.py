@@ -1,12 +1,12 @@
 """How cameras move through the procedural world."""
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy import ndarray
 from scipy.spatial.transform import Rotation
 
-MOTIONS = ("walk", "drive", "sideways", "orbit", "turn", "fly", "back")
-SHARES = (0.3, 0.2, 0.12, 0.14, 0.08, 0.1, 0.06)
+MOTIONS = ("walk", "drive", "sideways", "orbit", "turn", "fly", "back", "stop", "return")
+SHARES = (0.28, 0.15, 0.12, 0.14, 0.08, 0.08, 0.05, 0.05, 0.05)
 SPEED = {"street": 0.9, "outdoor": 0.4, "clutter": 0.05, "corridor": 0.2}  # metres an image
 START = {"room": 0.5, "planes": 0.5, "clutter": 0.15}  # spread of the first position, metres
 
@@ -18,7 +18,7 @@ def camera_path(
     motion = str(rng.choice(MOTIONS, p=SHARES))
     narrow = family in ("street", "corridor")
     speed = stride * rng.uniform(0.3, 1.0) * SPEED.get(family, 0.12)
-    n = np.arange(frames)
+    n = _progress(motion, frames, rng)
     heading = rng.uniform(-0.3, 0.3) if narrow else rng.uniform(-np.pi, np.pi)
     yaw = heading + rng.normal(0, 0.03 if narrow else 0.1) * stride * n
     position = np.zeros((frames, 3))
@@ -30,7 +30,7 @@ def camera_path(
     elif motion == "turn":
         yaw = heading + n * rng.choice([-1, 1]) * rng.uniform(0.04, 0.15) * stride
     else:
-        position = _ahead(motion, yaw, speed, rng)
+        position = _ahead(motion, yaw, speed * np.diff(n, prepend=n[0]), rng)
     if motion == "walk":
         position[:, 1] += 0.03 * np.sin(n * 1.3 + rng.uniform(0, 6))
     if motion == "fly":
@@ -44,14 +44,26 @@ def camera_path(
     return T
 
 
+def _progress(motion: str, frames: int, rng: np.random.Generator) -> Int[ndarray, " s"]:
+    """Images' worth of way gone: a camera that stops stands, one that returns goes back."""
+    n = np.arange(frames)
+    turn = max(1, int(frames * rng.uniform(0.3, 0.7)))
+    if motion == "stop":
+        return np.minimum(n, turn)
+    return turn - np.abs(n - turn) if motion == "return" else n
+
+
 def _ahead(
-    motion: str, yaw: Float[ndarray, " s"], speed: float, rng: np.random.Generator
+    motion: str,
+    yaw: Float[ndarray, " s"],
+    steps: Float[ndarray, " s"],
+    rng: np.random.Generator,
 ) -> Float[ndarray, "s 3"]:
     """Forward, sideways or backward along the heading."""
     across = np.pi / 2 if motion == "sideways" else rng.normal(0, 0.25)
-    signed = -speed if motion == "back" else speed
-    step = np.stack([np.sin(yaw + across), 0 * yaw, np.cos(yaw + across)], axis=1) * signed
-    return np.cumsum(step, axis=0) - step[:1]
+    signed = -steps if motion == "back" else steps
+    way = np.stack([np.sin(yaw + across), 0 * yaw, np.cos(yaw + across)], axis=1)
+    return np.cumsum(way * signed[:, None], axis=0)
 
 
 TOUR_STEP = 0.05  # metres an image, about

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -28,6 +29,8 @@ class SampleConfig:
     reuse: int = 1  # earlier sequences shown again after each fresh one: rendering is not free
     held_out_family: str = ""  # never rendered for training
     first_seed: int = 1_000_000  # evaluation worlds lie below
+    photographs: str = ""  # folder of pictures that surfaces may show
+    render_device: str = "cpu"  # cuda: with no workers beside
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,6 +150,9 @@ class WorldSamples(IterableDataset):
                 width,
                 family=str(rng.choice(families)),
                 stride=stride,
+                degradation="harsh",
+                photographs=Path(config.photographs) if config.photographs else None,
+                device=config.render_device,
             )
             for _ in range(batch)
         ]

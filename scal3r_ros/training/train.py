@@ -1,13 +1,11 @@
 """One training loop: resumable, distributed by torchrun, limited by steps or by minutes."""
 
-import csv
 import json
 import logging
-import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -15,58 +13,19 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from scal3r_ros.network.aggregator import MemoryPolicy
 from scal3r_ros.network.checkpoint import load_model, save_weights
 from scal3r_ros.network.scal3r import ChunkImages, Scal3R, Scal3RConfig
+from scal3r_ros.training.correspondence import AttentionProbe
 from scal3r_ros.training.losses import LossConfig, Losses, chunk_loss
-from scal3r_ros.training.samples import ChunkSample, SampleConfig, WorldSamples
+from scal3r_ros.training.pictures import validation_samples, write_validation_picture
+from scal3r_ros.training.rgbd import RgbdSamples, in_unit_of
+from scal3r_ros.training.samples import ChunkSample, WorldSamples
+from scal3r_ros.training.settings import Progress, TrainConfig, learning_rate
+from scal3r_ros.training.train_log import TrainLog
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Everything a run depends on; written beside its weights."""
-
-    out: str = "out/train"
-    minutes: float = 60.0  # wall time of the whole run, pieces added up
-    steps: int = 1_000_000  # or this many optimiser steps, whichever comes first
-    learning_rate: float = 6e-4
-    warmup: float = 0.02  # share of the run
-    weight_decay: float = 0.05
-    clip: float = 1.0
-    ema: float = 0.999
-    seed: int = 1
-    workers: int = 1
-    threads: int = 1
-    device: str = "cpu"
-    save_every_s: float = 120.0
-    initial: str = ""  # weights to start from
-    depth_head: str = "moe"
-    moe_design: str = "Z"
-    samples: SampleConfig = field(default_factory=SampleConfig)
-    losses: LossConfig = field(default_factory=LossConfig)
-
-
-@dataclass
-class Progress:
-    """What a resumed run continues from."""
-
-    step: int = 0
-    seconds: float = 0.0
-
-    def share(self, config: TrainConfig) -> float:
-        return max(self.step / config.steps, self.seconds / (60 * config.minutes))
-
-
-def learning_rate(config: TrainConfig, share: float) -> float:
-    """Linear warm-up, then cosine to 2 %."""
-    if share < config.warmup:
-        return config.learning_rate * share / config.warmup
-    turn = (share - config.warmup) / (1 - config.warmup)
-    return config.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(turn, 1))))
 
 
 def warm_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
@@ -86,14 +45,25 @@ class SequenceLoss(nn.Module):
     def __init__(self, model: Scal3R, config: LossConfig) -> None:
         super().__init__()
         self.model, self.config = model, config
+        layers = config.correspondence_layers if config.correspondence > 0 else ()
+        self.probes = [AttentionProbe(model, layer) for layer in layers]
 
     def forward(self, chunks: list[ChunkSample]) -> list[Losses]:
         context, losses = None, []
         for sample in chunks:
             images = ChunkImages(sample.images, sample.reference, sample.overlap)
             outputs, context = self.model([images], context, MemoryPolicy())
-            losses.append(chunk_loss(outputs[0], sample, self.config))
+            if self.config.own_unit:
+                sample = in_unit_of(outputs[0].depth, sample)
+            loss = chunk_loss(outputs[0], sample, self.config)
+            losses.append(loss.with_part("match", self.config.correspondence, self._match(sample)))
         return losses
+
+    def _match(self, sample: ChunkSample) -> Tensor | None:
+        """How far attention is from where correspondences are."""
+        if not self.probes or sample.images.shape[1] < 2:
+            return None
+        return torch.stack([probe.loss(sample) for probe in self.probes]).mean()
 
 
 def train(config: TrainConfig) -> Path:
@@ -111,9 +81,10 @@ def train(config: TrainConfig) -> Path:
     network = SequenceLoss(model, config.losses)
     if torch.distributed.is_initialized():
         network = DistributedDataParallel(network, find_unused_parameters=True)
-    samples = WorldSamples(config.samples, seed=config.seed + 1000 * rank + progress.step)
+    samples = _samples(config, config.seed + 1000 * rank + progress.step)
     loader = DataLoader(samples, batch_size=None, num_workers=config.workers)
     log = TrainLog(out / "log.csv", config, progress, silent=rank > 0)
+    shown = validation_samples() if rank == 0 else []
     saved = clock = time.monotonic()
     for chunks in loader:
         losses = _step(network, [c.to(device) for c in chunks], optimiser, config, progress)
@@ -125,6 +96,7 @@ def train(config: TrainConfig) -> Path:
         done = progress.share(config) >= 1
         if rank == 0 and (done or time.monotonic() - saved > config.save_every_s):
             _save(out, model, average, optimiser, progress, config)
+            write_validation_picture(average.module, shown, out / "validation.png")
             saved = time.monotonic()
         if done:
             break
@@ -141,8 +113,10 @@ def _step(
 ) -> list[Losses]:
     rate = learning_rate(config, progress.share(config))
     for group in optimiser.param_groups:
-        group["lr"] = rate
-    losses = network(chunks)
+        group["lr"] = rate * group["relative_rate"]
+    device = chunks[0].images.device.type
+    with torch.autocast(device, torch.bfloat16, enabled=config.mixed_precision):
+        losses = network(chunks)
     total = torch.stack([loss.total for loss in losses]).mean()
     optimiser.zero_grad(set_to_none=True)
     if not torch.isfinite(total):
@@ -153,9 +127,26 @@ def _step(
     return losses
 
 
+def _samples(config: TrainConfig, seed: int) -> WorldSamples | RgbdSamples:
+    if config.data:
+        return RgbdSamples(config.data, config.samples, seed)
+    return WorldSamples(config.samples, seed)
+
+
 def _initial_model(config: TrainConfig) -> Scal3R:
+    """Ready to be trained: what is not to be changed needs no gradient."""
+    model = _loaded_or_new(config)
+    if config.trainable == "depth_head":
+        model.requires_grad_(False).depth_head.requires_grad_(True)
+    return model
+
+
+def _loaded_or_new(config: TrainConfig) -> Scal3R:
     if config.initial:
-        return load_model(Path(config.initial))
+        model = load_model(Path(config.initial))
+        if (config.depth_head, model.config.depth_head) == ("moe", "dpt"):
+            model.replace_depth_head(config.moe_design, model.config.moe_experts)
+        return model
     sizes = Scal3RConfig.nano().with_head(config.depth_head, config.moe_design)
     model = Scal3R(sizes)
     if config.depth_head == "moe" and config.moe_design == "Z":
@@ -174,14 +165,24 @@ def _spread_experts(model: Scal3R) -> None:
 
 
 def _optimiser(model: Scal3R, config: TrainConfig) -> torch.optim.AdamW:
-    """Decay on matrices only, as usual; fast weights are matrices too."""
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    vectors = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95))
+    """Decay on matrices only, as usual; fast weights are matrices too. Memory has its own rate."""
+    groups: dict[tuple[bool, bool], list[Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            kind = (".memories." in f".{name}", parameter.ndim > 1)
+            groups.setdefault(kind, []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {
+                "params": parameters,
+                "weight_decay": config.weight_decay if is_matrix else 0.0,
+                "relative_rate": config.memory_rate if in_memory else 1.0,
+            }
+            for (in_memory, is_matrix), parameters in groups.items()
+        ],
+        lr=config.learning_rate,
+        betas=(0.9, 0.95),
+    )
 
 
 def _join_processes(config: TrainConfig) -> int:
@@ -229,44 +230,3 @@ def _save(
     metadata = facts | {"training": json.dumps(recipe)}
     save_weights(out / "ema.tmp", average.module, torch.float16, metadata)
     os.replace(out / "ema.tmp", out / "ema.safetensors")
-
-
-class TrainLog:
-    """A progress bar and one CSV line now and then, with running means."""
-
-    def __init__(self, path: Path, config: TrainConfig, progress: Progress, silent: bool) -> None:
-        self.path, self.config, self.progress, self.silent = path, config, progress, silent
-        self.means: dict[str, float] = {}
-        self.frames, self.since = 0, time.monotonic()
-        self.bar = tqdm(total=100.0, unit="%", disable=silent, bar_format="{l_bar}{bar}{postfix}")
-
-    def add(self, losses: list[Losses], frames: int) -> None:
-        for loss in losses:
-            for name, value in loss.parts.items():
-                self.means[name] = 0.98 * self.means.get(name, value) + 0.02 * value
-        self.frames += frames
-        self.bar.n = min(100.0, 100 * self.progress.share(self.config))
-        self.bar.set_postfix({k: f"{v:.3f}" for k, v in self.means.items()}, refresh=False)
-        if self.progress.step % 10 == 0:
-            self.bar.refresh()
-        if self.progress.step % 50 == 0 and not self.silent:
-            self._write()
-
-    def _write(self) -> None:
-        rate = self.frames / (time.monotonic() - self.since)
-        self.frames, self.since = 0, time.monotonic()
-        row = {
-            "step": self.progress.step,
-            "seconds": round(self.progress.seconds),
-            "frames_per_second": round(rate, 2),
-            **{k: round(v, 4) for k, v in sorted(self.means.items())},
-        }
-        is_new = not self.path.exists()
-        with self.path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(row))
-            if is_new:
-                writer.writeheader()
-            writer.writerow(row)
-
-    def close(self) -> None:
-        self.bar.close()

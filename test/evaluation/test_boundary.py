@@ -60,3 +60,18 @@ def test_every_edge_pixel_is_of_one_kind():
 def test_an_image_without_an_interior_keeps_its_scale():
     noise = np.random.default_rng(0).uniform(1, 9, (20, 20))
     np.testing.assert_array_equal(on_one_scale(noise, 2 * noise), 2 * noise)
+
+
+def test_a_floor_far_away_is_no_edge():
+    """Depth grows by more than the jump from row to row there, but nothing stands in front."""
+    v = np.arange(40)[:, None] + 0.5
+    floor = np.broadcast_to(np.where(v > 20, 20 / np.maximum(v - 20, 1e-9), 60.0), (40, 60))
+    _, kinds = edge_kinds(floor, floor)
+    assert not any(kind.any() for kind in kinds)
+    assert edge_errors(floor[None], floor[None]).flying in (0, pytest.approx(np.nan, nan_ok=True))
+
+
+def test_images_without_a_boundary_do_not_lower_the_score():
+    wall = np.full((40, 60), FAR)
+    both = np.stack([scene(), wall])
+    assert edge_errors(both, both).boundary_f1 == pytest.approx(1)

@@ -27,7 +27,7 @@ def there_and_back() -> World:
 
     from scal3r_ros.training.world import WorldClip, render_clip
 
-    clip = render_clip(12, 28, 196, 252, family="clutter", stride=0.8, augment=False)
+    clip = render_clip(12, 28, 196, 252, family="clutter", stride=0.8, degradation="none")
     order = torch.tensor([*range(28), *range(26, -1, -1)])
     both = WorldClip(
         clip.images[order], clip.depth[order], clip.K[order], clip.T_world_cam[order], "room"
@@ -77,7 +77,7 @@ def test_candidates_that_look_alike_to_the_descriptor_alone_are_refused(walk):
 
     from scal3r_ros.training.world import WorldClip, render_clip
 
-    clips = [render_clip(seed, 28, 112, 154, family="room", augment=False) for seed in (3, 8)]
+    clips = [render_clip(seed, 28, 112, 154, family="room", degradation="none") for seed in (3, 8)]
     joined = WorldClip(
         *(
             torch.cat([getattr(c, name) for c in clips])

@@ -2,23 +2,33 @@
 
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
+from scal3r_ros.data.sequence_folder import StereoRig, write_sequence
 from scal3r_ros.geometry.camera import project, transform_points, unproject
 from scal3r_ros.geometry.sim3 import invert_pose
+from scal3r_ros.network.checkpoint import load_model, save_weights
+from scal3r_ros.network.scal3r import ChunkImages, Scal3R, Scal3RConfig
+from scal3r_ros.training import casting
+from scal3r_ros.training.camera_effects import degrade_harshly
 from scal3r_ros.training.losses import LossConfig, chunk_loss, mixture_nll
+from scal3r_ros.training.paths import camera_path
+from scal3r_ros.training.rgbd import RgbdSamples, in_unit_of
 from scal3r_ros.training.samples import SampleConfig, WorldSamples, chunk_sample
 from scal3r_ros.training.scenes import FAMILIES
-from scal3r_ros.training.train import TrainConfig, learning_rate, train
+from scal3r_ros.training.settings import TrainConfig, finetuning, learning_rate, with_options
+from scal3r_ros.training.textures import PHOTOGRAPHS, texture_tiles
+from scal3r_ros.training.train import train
 from scal3r_ros.training.world import render_clip
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_depth_poses_and_pixels_agree(family):
     """A point seen in one image has the depth and the colour that another image says."""
-    clip = render_clip(21, 4, 70, 98, family=family, augment=False, stride=0.3)
+    clip = render_clip(21, 4, 70, 98, family=family, degradation="none", stride=0.3)
     a, b = 0, 2
     depth = clip.depth.double().numpy()
     K, T = clip.K.double().numpy(), clip.T_world_cam.double().numpy()
@@ -74,15 +84,13 @@ def test_training_resumes_where_it_stopped_and_lowers_its_loss(tmp_path):
 
 
 def test_a_few_steps_on_one_sample_lower_the_loss():
-    from scal3r_ros.network.scal3r import ChunkImages, Scal3R, Scal3RConfig
-
     torch.manual_seed(0)
     model = Scal3R(Scal3RConfig.nano()).train()
     config = SampleConfig(patches=(12,), frames_per_step=4, max_frames=3, max_chunks=1)
     sample = WorldSamples(config, 3).sequence(np.random.default_rng(1))[0]
     optimiser = torch.optim.AdamW(model.parameters(), 5e-4)
     totals = []
-    for _ in range(12):
+    for _ in range(20):
         outputs, _ = model([ChunkImages(sample.images, sample.reference, 0)], None)
         loss = chunk_loss(outputs[0], sample, LossConfig()).total
         optimiser.zero_grad()
@@ -111,3 +119,96 @@ def test_validation_measures_a_network_and_its_plainest_rival():
     assert 0 < result["abs_rel"] < 1
     assert result["abs_rel_ramp"] > 0
     assert 0 < result["rotation_deg"] < 60
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rays_meet_whatever_is_there_though_not_all_is_asked(family, monkeypatch):
+    """What lies behind the planes round a bundle of rays is left out; nothing is lost by it."""
+    quick = render_clip(77, 1, 70, 98, family=family, degradation="none")
+    asked = casting._in_sight
+
+    def all_of_it(solids, origin, planes):
+        return tuple(torch.ones_like(seen) for seen in asked(solids, origin, planes))
+
+    monkeypatch.setattr(casting, "_in_sight", all_of_it)
+    slow = render_clip(77, 1, 70, 98, family=family, degradation="none")
+    torch.testing.assert_close(quick.depth, slow.depth, rtol=1e-4, atol=1e-4)
+    assert (quick.images != slow.images).float().mean() < 1e-3
+
+
+def test_a_camera_stops_and_comes_back():
+    found = {}
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        T = camera_path("room", rng, 12, 1.0)
+        way = np.linalg.norm(T[:, :3, 3] - T[0, :3, 3], axis=1)
+        steps = np.linalg.norm(np.diff(T[:, :3, 3], axis=0), axis=1)
+        found["stops"] = found.get("stops", False) or bool((steps[-3:] == 0).all() and way.max())
+        found["returns"] = found.get("returns", False) or way[-1] < 0.4 * way.max()
+    assert found == {"stops": True, "returns": True}
+
+
+def test_surfaces_show_photographs(tmp_path):
+    red = np.zeros((64, 64, 3), np.uint8)
+    red[..., 2], red[:32, :, 2] = 255, 60
+    cv2.imwrite(str(tmp_path / "red.png"), red)
+    tiles = texture_tiles(3, tmp_path)
+    coloured = (tiles.amax(-1) - tiles.amin(-1)).amax((1, 2)) > 0.5
+    assert coloured.sum() == PHOTOGRAPHS
+    assert (tiles[coloured][..., 0] >= tiles[coloured][..., 1]).all()  # red stays red
+    with pytest.raises(ValueError, match="no photograph"):
+        texture_tiles(3, tmp_path / "nothing")
+
+
+def test_harsh_effects_keep_depth_and_spoil_images():
+    mild = render_clip(31, 2, 70, 98, family="room", degradation="none")
+    differences = []
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        spoilt = degrade_harshly(mild.images.float() / 255, rng)
+        assert spoilt.shape == mild.images.shape
+        assert torch.isfinite(spoilt).all()
+        differences.append(float((spoilt * 255 - mild.images).abs().mean()))
+    assert min(differences) > 1
+
+
+def test_a_head_learns_from_a_depth_sensor(tmp_path):
+    """Only the depth head changes, the single head becomes a mixture, and its error falls."""
+    clip = render_clip(5, 6, 84, 112, family="room", degradation="none")
+    rig = StereoRig(0.1, clip.images.numpy(), clip.depth.numpy())
+    folder, stamps = tmp_path / "sequence", [(i + 1) * 10**8 for i in range(6)]
+    K, T = clip.K[0].double().numpy(), clip.T_world_cam.double().numpy()
+    write_sequence(folder, clip.images.numpy(), T, stamps, K, rig)
+    torch.manual_seed(0)
+    before = Scal3R(Scal3RConfig.nano().with_head("dpt"))
+    save_weights(tmp_path / "start.safetensors", before, torch.float32, {})
+    samples = SampleConfig(patches=(48,), max_frames=2)
+    base = replace(TrainConfig(), samples=samples, steps=30, workers=0, learning_rate=1e-3)
+    config = with_options(
+        finetuning(base), tmp_path / "out", None, tmp_path / "start.safetensors", [folder], "cpu"
+    )
+    config = replace(config, learning_rate=1e-3)
+    after = load_model(train(config))
+    assert after.config.depth_head == "moe"
+    old, new = before.state_dict(), after.state_dict()
+    for name in (n for n in old if not n.startswith("depth_head")):
+        torch.testing.assert_close(new[name], old[name], rtol=1e-3, atol=1e-3)  # half precision
+    rows = RgbdSamples((str(folder),), samples, 9)
+    sample = rows.window(np.random.default_rng(0))
+    errors = []
+    for model in (before.eval(), after):
+        with torch.no_grad():
+            out, _ = model([ChunkImages(sample.images, sample.reference, 0)])
+        truth = in_unit_of(out[0].depth, sample).depth
+        errors.append(float((out[0].depth / truth).log().abs()[sample.valid].mean()))
+    assert errors[1] < 0.7 * errors[0]
+    assert (tmp_path / "out" / "validation.png").is_file()
+
+
+def test_settings_that_contradict_are_refused():
+    with pytest.raises(ValueError, match=r"losses\.camera"):
+        TrainConfig(data=("somewhere",))
+    with pytest.raises(ValueError, match="trainable"):
+        TrainConfig(trainable="camera")
+    with pytest.raises(ValueError, match="workers"):
+        TrainConfig(workers=1, samples=SampleConfig(render_device="cuda"))
