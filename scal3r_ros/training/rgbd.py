@@ -41,7 +41,8 @@ class RgbdSamples(IterableDataset):
 
     def window(self, rng: np.random.Generator) -> ChunkSample:
         sequence = self.sequences[int(rng.integers(len(self.sequences)))]
-        frames = min(int(rng.integers(1, self.config.max_frames + 1)), len(sequence))
+        most = self.config.max_frames + 1
+        frames = min(int(rng.integers(self.config.min_frames, most)), len(sequence))
         stride = int(rng.integers(1, max(2, min(6, len(sequence) // frames + 1))))
         first = int(rng.integers(len(sequence) - (frames - 1) * stride))
         chosen = sequence[first : first + frames * stride : stride]

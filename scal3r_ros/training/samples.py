@@ -24,7 +24,8 @@ class SampleConfig:
 
     patches: tuple[int, ...] = (48, 70, 108)  # per frame, about; 108 is 12 x 9
     frames_per_step: int = 8  # frames that pass the network in one step, about
-    max_frames: int = 6  # of one chunk
+    min_frames: int = 1  # of one chunk
+    max_frames: int = 6
     max_chunks: int = 3  # of one sequence; they share the memory
     reuse: int = 1  # earlier sequences shown again after each fresh one: rendering is not free
     held_out_family: str = ""  # never rendered for training
@@ -132,7 +133,7 @@ class WorldSamples(IterableDataset):
 
     def sequence(self, rng: np.random.Generator) -> list[ChunkSample]:
         config = self.config
-        frames = int(rng.integers(1, config.max_frames + 1))
+        frames = int(rng.integers(config.min_frames, config.max_frames + 1))
         chunks = 1 if frames == 1 else int(rng.integers(1, config.max_chunks + 1))
         if rng.random() < 0.5:
             chunks = 1

@@ -13,6 +13,7 @@ from torch import Tensor
 
 TILE, TILES = 128, 48  # pixels of a side, tiles in a set
 SETS = 16  # of tiles that a world can have
+CELLS = 60  # of a tile with pebbles or leaves
 PHOTOGRAPHS = 12  # tiles of a set that photographs replace, where there are some
 SUFFIXES = (".jpg", ".jpeg", ".png")
 Grey = Float[ndarray, "128 128"]
@@ -133,12 +134,12 @@ def _poster(rng: np.random.Generator) -> Grey:
 
 def _cells(rng: np.random.Generator) -> Grey:
     """Pebbles, leaves: every pixel has the tone of its nearest seed, darker at the rims."""
-    seeds, tones = rng.uniform(0, TILE, (90, 2)), rng.random(90)
-    apart = np.abs(np.stack([x, y], -1)[:, :, None] - seeds)
-    distance = np.sort(np.linalg.norm(np.minimum(apart, TILE - apart), axis=-1), axis=-1)
-    nearest = np.linalg.norm(np.minimum(apart, TILE - apart), axis=-1).argmin(-1)
-    rim = np.clip((distance[..., 1] - distance[..., 0]) / 4, 0, 1)
-    return rim * (0.25 + 0.6 * tones[nearest]) + 0.15 * _noise(rng, 4)
+    seeds, tones = rng.uniform(0, TILE, (CELLS, 2)), rng.random(CELLS)
+    apart = np.abs(np.stack([x, y], -1)[:, :, None] - seeds).astype(np.float32)
+    distance = np.hypot(*np.moveaxis(np.minimum(apart, TILE - apart), -1, 0))
+    first, second = np.moveaxis(np.partition(distance, 1, axis=-1)[..., :2], -1, 0)
+    rim = np.clip((second - first) / 4, 0, 1)
+    return rim * (0.25 + 0.6 * tones[distance.argmin(-1)]) + 0.15 * _noise(rng, 4)
 
 
 def _weave(rng: np.random.Generator) -> Grey:

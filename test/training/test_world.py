@@ -212,3 +212,22 @@ def test_settings_that_contradict_are_refused():
         TrainConfig(trainable="camera")
     with pytest.raises(ValueError, match="workers"):
         TrainConfig(workers=1, samples=SampleConfig(render_device="cuda"))
+
+
+def test_training_in_mixed_precision_keeps_weights_whole(tmp_path):
+    samples = SampleConfig(patches=(12,), frames_per_step=2, max_frames=2, max_chunks=1)
+    losses = LossConfig(camera=1.0, correspondence=0.1)
+    config = TrainConfig(
+        out=str(tmp_path),
+        steps=2,
+        workers=0,
+        samples=samples,
+        losses=losses,
+        mixed_precision=True,
+        memory_rate=3.0,
+    )
+    train(config)
+    state = torch.load(tmp_path / "resume.pt", weights_only=True)
+    assert {tensor.dtype for tensor in state["model"].values()} == {torch.float32}
+    rates = {group["relative_rate"] for group in state["optimiser"]["param_groups"]}
+    assert rates == {1.0, 3.0}
