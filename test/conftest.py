@@ -7,6 +7,7 @@ from pathlib import Path
 import hypothesis
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from scal3r_ros.geometry.sim3 import Sim3, invert_pose
 from scal3r_ros.mapping.types import Chunk, Frame, Prediction
@@ -75,12 +76,25 @@ class World:
         return self.clip.T_world_cam.double().numpy()
 
 
+def steadily(_rng: np.random.Generator, frames: int) -> np.ndarray:
+    """T_world_cam: half a metre a second along an arc, at 10 Hz, turning to the left."""
+    n = np.arange(frames)
+    yaw, along = 0.64 - 0.03 * n, 0.45 - 0.03 * n
+    steps = 0.053 * np.stack([np.sin(along), 0 * along, np.cos(along)], axis=1)
+    T = np.tile(np.eye(4), (frames, 1, 1))
+    angles = np.stack([yaw, 0 * yaw - 0.02, 0 * yaw + 0.03], axis=1)
+    T[:, :3, :3] = Rotation.from_euler("YXZ", angles).as_matrix()
+    T[:, :3, 3] = np.cumsum(steps, axis=0) - [0.2, 0, 0]
+    T[:, 1, 3] += 0.01 * np.sin(1.3 * n)
+    return T
+
+
 @pytest.fixture(scope="session")
 def walk() -> World:
     """60 images through a room, camera moving steadily."""
     from scal3r_ros.training.world import render_clip
 
-    clip = render_clip(11, 60, 112, 154, family="room", stride=0.6, degradation="none")
+    clip = render_clip(18, 60, 112, 154, family="room", degradation="none", path=steadily)
     frames = [
         Frame(i, 10**9 + i * 10**8, image.numpy(), clip.K[i].double().numpy())
         for i, image in enumerate(clip.images)

@@ -1,17 +1,20 @@
 """Tiles of pattern for the surfaces of the procedural world."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy import ndarray
 from torch import Tensor
+from torch.nn import functional
 
 TILE, TILES = 128, 48  # pixels of a side, tiles in a set
+LEVELS = 8  # sizes: 128 to 1
 SETS = 16  # of tiles that a world can have
 CELLS = 60  # of a tile with pebbles or leaves
 PHOTOGRAPHS = 12  # tiles of a set that photographs replace, where there are some
@@ -20,8 +23,31 @@ Grey = Float[ndarray, "128 128"]
 y, x = np.mgrid[:TILE, :TILE]
 
 
+@dataclass(frozen=True, eq=False)
+class Tiles:
+    """A set of tiles and its ever smaller copies (mipmaps), all in one row of texels."""
+
+    texels: Float[Tensor, "n 3"]
+    first: Int[Tensor, " levels"]  # texel of every size, the largest first
+
+    def to(self, device: torch.device) -> "Tiles":
+        return Tiles(self.texels.to(device), self.first.to(device))
+
+
 @lru_cache(maxsize=SETS)
-def texture_tiles(seed: int, photographs: Path | None = None) -> Float[Tensor, "t 128 128 3"]:
+def texture_tiles(seed: int, photographs: Path | None = None) -> Tiles:
+    """The same for the same seed."""
+    largest = tile_images(seed, photographs)
+    copies = [largest]
+    for _ in range(LEVELS - 1):
+        halved = functional.avg_pool2d(copies[-1].permute(0, 3, 1, 2), 2)
+        copies.append(halved.permute(0, 2, 3, 1))
+    rows = [copy.reshape(-1, 3) for copy in copies]
+    first = np.cumsum([0, *(len(row) for row in rows[:-1])])
+    return Tiles(torch.cat(rows), torch.tensor(first))
+
+
+def tile_images(seed: int, photographs: Path | None = None) -> Float[Tensor, "t 128 128 3"]:
     """How much of either tone of a surface is seen, 0..1; of photographs colour by colour."""
     rng = np.random.default_rng(seed)
     makers = list(PATTERNS.values())

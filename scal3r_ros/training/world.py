@@ -17,10 +17,12 @@ from scal3r_ros.training.camera_effects import degrade, degrade_harshly
 from scal3r_ros.training.casting import FACES, FAR, Hits, Rays, Solids, block_order, bundled, cast
 from scal3r_ros.training.paths import camera_path
 from scal3r_ros.training.scenes import FAMILIES, Ball, Builder, Surface, build_scene
-from scal3r_ros.training.textures import SETS, TILE, texture_tiles
+from scal3r_ros.training.textures import LEVELS, SETS, TILE, Tiles, texture_tiles
 
 FOV_DEG = (45.0, 95.0)
 FINE = 5.3  # repetitions of fine grain in a tile
+GRAZING = 0.1  # cosine; flatter views are as flat as that to patterns
+QUARTER = 1.57  # of a turn
 DEGRADATIONS = {"none": None, "mild": degrade, "harsh": degrade_harshly}
 
 
@@ -42,8 +44,9 @@ class Scene:
     solids: Solids
     tones: Float[Tensor, "k 6 2 3"]  # of every solid's faces
     tile: Int[Tensor, "k 6"]
-    scale: Float[Tensor, "k 6"]  # metres a tile
-    tiles: Float[Tensor, "t 128 128 3"]
+    scale: Float[Tensor, "k 6"]  # of a tile, in the unit of `Hits.place`
+    size: Float[Tensor, "k 6"]  # of a tile, metres
+    tiles: Tiles
     sun: Float[Tensor, " 3"]  # direction to a lamp far away
     lamp: Float[Tensor, " 3"]  # place of a lamp that is near
     ambient: float
@@ -81,7 +84,7 @@ def render_clip(
     for T in T_world_cam.to(device):
         turned = rays.turned(T[:3, :3])
         hits = cast(scene.solids, T[:3, 3], turned)
-        image = shade(scene, hits, T[:3, 3], turned.directions)
+        image = shade(scene, hits, T[:3, 3], turned.directions, 1 / float(K[0, 0]))
         images.append(image[back].reshape(height, width, 3))
         depths.append(torch.where(hits.t < FAR, hits.t, 0.0)[back].reshape(height, width))
     picture, effects = torch.stack(images), DEGRADATIONS[degradation]
@@ -130,11 +133,13 @@ def scene_tensors(
         ball=tensor([(*x.centre, x.radius) for x in balls]),
         ball_number=torch.arange(boxes, count, device=device),
     )
+    scale = tensor([[s.scale for s in six] for six in faces])
     return Scene(
         solids=solids,
         tones=tensor([[s.tones for s in six] for six in faces]),
         tile=torch.tensor([[s.tile for s in six] for six in faces], device=device),
-        scale=tensor([[s.scale for s in six] for six in faces]),
+        scale=scale,
+        size=scale * tensor([1.0] * boxes + [QUARTER * ball.radius for ball in balls])[:, None],
         tiles=texture_tiles(int(rng.integers(SETS)), photographs).to(device),
         sun=tensor(list(sun / np.linalg.norm(sun))),
         lamp=tensor(list(rng.uniform([-2, -1.5, -2], [2, -0.8, 4]))),
@@ -144,15 +149,22 @@ def scene_tensors(
 
 
 def shade(
-    scene: Scene, hits: Hits, origin: Float[Tensor, " 3"], directions: Float[Tensor, "n 3"]
+    scene: Scene,
+    hits: Hits,
+    origin: Float[Tensor, " 3"],
+    directions: Float[Tensor, "n 3"],
+    pixel: float,
 ) -> Float[Tensor, "n 3"]:
     """Pattern between two tones, a far and a near lamp, haze with distance; sky where nothing is
-    hit."""
+    hit. `pixel`: its size at unit depth."""
     tones = scene.tones[hits.number, hits.face]
     uv = hits.place / scene.scale[hits.number, hits.face][:, None]
     uv = uv + (0.37 * hits.number + 0.21 * hits.face)[:, None]
-    pattern = _pattern(scene.tiles, scene.tile[hits.number, hits.face], uv)
-    grain = _pattern(scene.tiles, torch.zeros_like(hits.number), FINE * uv)
+    length = directions.norm(dim=1)
+    facing = ((hits.normal * directions).sum(1).abs() / length).clamp_min(GRAZING)
+    per_pixel = pixel * hits.t / facing.sqrt() / scene.size[hits.number, hits.face]
+    pattern = _pattern(scene.tiles, scene.tile[hits.number, hits.face], uv, per_pixel)
+    grain = _pattern(scene.tiles, torch.zeros_like(hits.number), FINE * uv, FINE * per_pixel)
     colour = tones[:, 0] * pattern + tones[:, 1] * (1 - pattern)
     to_lamp = scene.lamp - origin - directions * hits.t[:, None]
     distance = to_lamp.norm(dim=1)
@@ -160,20 +172,28 @@ def shade(
     light = scene.ambient + 0.5 * (hits.normal @ scene.sun).clamp_min(0) + 0.5 * near
     haze = 1 - 0.25 * (hits.t / 12).clamp_max(1)
     colour = colour * (0.75 + 0.5 * grain) * (light * haze)[:, None]
-    up = (-directions[:, 1:2] / directions.norm(dim=1, keepdim=True)).clamp(0, 1)
+    up = (-directions[:, 1:2] / length[:, None]).clamp(0, 1)
     blue = torch.tensor([-0.15, -0.05, 0.1], device=up.device)
     sky = scene.sky * (0.75 + 0.25 * (1 - up)) + blue * up
     return torch.where((hits.t < FAR)[:, None], colour, sky)
 
 
 def _pattern(
-    tiles: Tensor, tile: Int[Tensor, " n"], uv: Float[Tensor, "n 2"]
+    tiles: Tiles,
+    tile: Int[Tensor, " n"],
+    uv: Float[Tensor, "n 2"],
+    per_pixel: Float[Tensor, " n"],
 ) -> Float[Tensor, "n 3"]:
-    """Bilinear, repeating."""
-    xy = (uv % 1) * TILE
-    x0, y0 = (xy.long() % TILE).unbind(-1)
+    """Bilinear, repeating, from the copy whose texels are about as large as pixels: `per_pixel` is
+    how much of a tile's side a pixel sees. Finer ones would flicker from image to image."""
+    level = (per_pixel * TILE).clamp_min(1).log2().round().long().clamp_max(LEVELS - 1)
+    side = TILE >> level
+    xy = (uv % 1) * side[:, None]
+    start = tiles.first[level] + tile * side * side
+    x0, y0 = (xy.long() % side[:, None]).unbind(-1)
     fx, fy = (xy - xy.floor())[:, :, None].unbind(1)
-    x1, y1 = (x0 + 1) % TILE, (y0 + 1) % TILE
-    upper = tiles[tile, y0, x0] * (1 - fx) + tiles[tile, y0, x1] * fx
-    lower = tiles[tile, y1, x0] * (1 - fx) + tiles[tile, y1, x1] * fx
+    x1, y1 = (x0 + 1) % side, (y0 + 1) % side
+    low, high = start + y0 * side, start + y1 * side
+    upper = tiles.texels[low + x0] * (1 - fx) + tiles.texels[low + x1] * fx
+    lower = tiles.texels[high + x0] * (1 - fx) + tiles.texels[high + x1] * fx
     return upper * (1 - fy) + lower * fy
