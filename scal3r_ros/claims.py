@@ -35,7 +35,7 @@ from scal3r_ros.training.scenes import FAMILIES
 from scal3r_ros.training.world import WorldClip, render_clip
 
 PARTS = ("heads", "memory", "filters")
-TRAIN_VIEWS, TEST_VIEWS = 1024, 192
+TRAIN_VIEWS, TEST_VIEWS = 6000, 600  # windows
 TOUR_SEED, FILTER_SEED = 700_000, 600_000  # worlds; training worlds lie far above
 TOUR_SIZE, TOUR_HZ = (126, 168), 10
 CHUNKS = (1, 4, 16, 64)  # of a tour

@@ -34,6 +34,13 @@ class Tiles:
         return Tiles(self.texels.to(device), self.first.to(device))
 
 
+def plain_tiles() -> Tiles:
+    """One tone half way between the two, whichever tile is asked for."""
+    first = np.cumsum([0, *(TILES * (TILE >> k) ** 2 for k in range(LEVELS))])
+    texel = torch.full((1, 3), 0.5)
+    return Tiles(texel.expand(int(first[-1]), 3), torch.tensor(first[:-1]))
+
+
 @lru_cache(maxsize=SETS)
 def texture_tiles(seed: int, photographs: Path | None = None) -> Tiles:
     """The same for the same seed."""

@@ -17,7 +17,7 @@ from scal3r_ros.training.camera_effects import degrade, degrade_harshly
 from scal3r_ros.training.casting import FACES, FAR, Hits, Rays, Solids, block_order, bundled, cast
 from scal3r_ros.training.paths import camera_path
 from scal3r_ros.training.scenes import FAMILIES, Ball, Builder, Surface, build_scene
-from scal3r_ros.training.textures import LEVELS, SETS, TILE, Tiles, texture_tiles
+from scal3r_ros.training.textures import LEVELS, SETS, TILE, Tiles, plain_tiles, texture_tiles
 
 FOV_DEG = (45.0, 95.0)
 FINE = 5.3  # repetitions of fine grain in a tile
@@ -65,16 +65,21 @@ def render_clip(
     path: Callable[[np.random.Generator, int], Float[np.ndarray, "s 4 4"]] | None = None,
     fov_deg: tuple[float, float] = FOV_DEG,
     photographs: Path | None = None,
+    textured: bool = True,
     device: str = "cpu",
 ) -> WorldClip:
     """A clip of one scene; any family where none is named, degraded like a camera's images (none,
     mild, harsh). `path` makes the poses, else the family has its own way to move. `fov_deg`: over
-    the longer side, from and to."""
+    the longer side, from and to. Not `textured`: every face has one colour."""
     rng = np.random.default_rng(seed)
     family = family or str(rng.choice(FAMILIES))
     poses = path(rng, frames) if path else camera_path(family, rng, frames, stride)
     built = build_scene(family, rng, poses[:, :3, 3])
-    scene = scene_tensors(built, rng, photographs, torch.device(device))
+
+    def tiles(number: int) -> Tiles:
+        return texture_tiles(number, photographs) if textured else plain_tiles()
+
+    scene = scene_tensors(built, rng, tiles, torch.device(device))
     K = random_intrinsics(rng, height, width, fov_deg)
     order = block_order(height, width)
     rays = _rays(K, height, width, order, torch.device(device))
@@ -113,7 +118,10 @@ def random_intrinsics(
 
 
 def scene_tensors(
-    b: Builder, rng: np.random.Generator, photographs: Path | None, device: torch.device
+    b: Builder,
+    rng: np.random.Generator,
+    tiles: Callable[[int], Tiles],
+    device: torch.device,
 ) -> Scene:
     def tensor(values: list) -> Tensor:
         return torch.tensor(np.array(values, dtype=np.float32), device=device)
@@ -140,7 +148,7 @@ def scene_tensors(
         tile=torch.tensor([[s.tile for s in six] for six in faces], device=device),
         scale=scale,
         size=scale * tensor([1.0] * boxes + [QUARTER * ball.radius for ball in balls])[:, None],
-        tiles=texture_tiles(int(rng.integers(SETS)), photographs).to(device),
+        tiles=tiles(int(rng.integers(SETS))).to(device),
         sun=tensor(list(sun / np.linalg.norm(sun))),
         lamp=tensor(list(rng.uniform([-2, -1.5, -2], [2, -0.8, 4]))),
         ambient=float(rng.uniform(0.3, 0.6)),

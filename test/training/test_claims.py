@@ -9,6 +9,7 @@ from scipy.spatial.transform import Rotation
 
 from scal3r_ros import claims, claims_report
 from scal3r_ros.data.sequence import open_sequence
+from scal3r_ros.evaluation.boundary import edge_kinds
 from scal3r_ros.training import head_trial
 from scal3r_ros.training.head_trial import ARMS, Arm, parameters, run_trial
 from scal3r_ros.training.paths import TOUR_AXES, TOUR_STEP, tour
@@ -17,7 +18,7 @@ from scal3r_ros.training.paths import TOUR_AXES, TOUR_STEP, tour
 @pytest.fixture(scope="module")
 def views(tmp_path_factory):
     folder = tmp_path_factory.mktemp("views")
-    return head_trial.training_views(folder, 10), head_trial.test_views(folder, 6)
+    return head_trial.training_views(folder, 16), head_trial.test_views(folder, 16)
 
 
 def test_all_heads_have_equally_many_parameters():
@@ -28,26 +29,67 @@ def test_all_heads_have_equally_many_parameters():
 def test_the_held_out_family_is_tested_and_never_trained_on(views):
     train, test = views
     assert not any(train.held_out)
-    assert sum(test.held_out) == 1
+    assert 1 <= sum(test.held_out) < len(test.held_out)
+
+
+def test_windows_have_edges(views):
+    for depth in views[0].depth.numpy().astype(np.float64):
+        assert edge_kinds(depth, depth)[0].sum() >= head_trial.LEAST_EDGES / 2  # a border has less
 
 
 def test_a_view_is_smooth_in_colour_and_sharp_in_depth(views):
     train, _ = views
-    assert train.images.shape == (10, 3, 64, 64)
-    assert train.depth.shape == (10, 64, 64)
-    coarse = train.inputs(torch.arange(10), torch.Generator())[:, 3] * 3
+    assert train.images.shape == (16, 3, 32, 32)
+    assert train.depth.shape == (16, 32, 32)
+    coarse = train.inputs(torch.arange(16), torch.Generator())[:, 3] * 3
     seen = train.depth > 0
     error = (coarse - train.depth.clamp_min(1e-3).log()).abs()[seen]
     assert float(error.median()) < 0.1
 
 
+@pytest.mark.parametrize("head", ["single", "Z"])
+def test_a_head_learns_edges_that_coarse_depth_does_not_have(head, views):
+    """Of four windows by heart: better than the coarse depth it is given."""
+    torch.manual_seed(1)
+    rows = torch.arange(4)
+    x, depth = views[0].inputs(rows, torch.Generator().manual_seed(0)), views[0].depth[rows]
+    seen, log_depth = depth > 0, depth.clamp_min(1e-3).log()
+    net = head_trial.start_net(head)
+    optimiser = torch.optim.AdamW(net.parameters(), lr=3e-3)
+    recipe = "l1" if head == "single" else "mean"
+    for _ in range(90):
+        loss = head_trial.trial_loss(net(x), depth, recipe)
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimiser.step()
+    found = net(x).decode("soft").log()
+    coarse = x[:, 3] * head_trial.COARSE_UNIT
+    assert (found - log_depth).abs()[seen].mean() < 0.9 * (coarse - log_depth).abs()[seen].mean()
+
+
 @pytest.mark.parametrize("arm", [ARMS[0], ARMS[3], ARMS[-1]], ids=lambda a: a.name)
-def test_an_arm_learns_and_is_judged(arm, views):
-    train, test = views
-    before, after = (run_trial(arm, 1, steps, train, test) for steps in (1, 15))
-    assert after[0]["abs_rel_interior"] < before[0]["abs_rel_interior"]
-    assert all(0 <= row["flying"] <= 1 for row in after)
-    assert {row["decoding"] for row in after} == set(arm.decodings)
+def test_an_arm_is_judged(arm, views):
+    rows = run_trial(arm, 1, 3, *views)
+    every = {(d, s) for d in arm.decodings for s in ("known families", "held-out family")}
+    assert {(row["decoding"], row["scenes"]) for row in rows} == every
+    assert all(0 <= row["flying"] <= 1 for row in rows)
+
+
+def test_experts_begin_apart_and_likelihood_draws_one_to_the_depth(views):
+    rows = torch.arange(4)
+    x, depth = views[0].inputs(rows, torch.Generator().manual_seed(0)), views[0].depth[rows]
+    net = head_trial.start_net("B")
+    first = net(x).log_depth.mean(dim=(0, 2, 3))
+    assert first.diff().min() > 0.2
+    losses = []
+    optimiser = torch.optim.AdamW(net.parameters(), lr=3e-3)
+    for _ in range(10):
+        losses.append(head_trial.trial_loss(net(x), depth, "likelihood"))
+        optimiser.zero_grad()
+        losses[-1].backward()
+        optimiser.step()
+    assert losses[-1] < losses[0] - 0.5
 
 
 def test_the_same_seed_gives_the_same_result(views):
