@@ -29,7 +29,8 @@ from scal3r_ros.mapping.submap import submap_of
 from scal3r_ros.mapping.types import Chunk, Frame
 from scal3r_ros.offline import OfflineRun
 from scal3r_ros.offline import run as map_offline
-from scal3r_ros.training.head_trial import ARMS, run_trial, test_views, training_views
+from scal3r_ros.training.head_trial import ARMS, run_trial
+from scal3r_ros.training.head_views import test_views, training_views
 from scal3r_ros.training.paths import tour
 from scal3r_ros.training.scenes import FAMILIES
 from scal3r_ros.training.world import WorldClip, render_clip

@@ -101,13 +101,19 @@ class OdometryNode(LifecycleNode):
 
     @said
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self.close()
+        self._rest()
         self.destroy_timer(self._timer)
         self.images.close()
         self.destroy_subscription(self._keyframes)
         return super().on_deactivate(state)
 
     def close(self) -> None:
+        """At the end: a thread in native code when the interpreter goes would abort the process."""
+        self._rest()
+        if self.state != Status.UNCONFIGURED:
+            self.tracker.close()
+
+    def _rest(self) -> None:
         self._stop.set()
         if self._worker is not None:
             self._worker.join(timeout=5.0)

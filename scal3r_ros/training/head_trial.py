@@ -7,41 +7,29 @@ edge teach nothing about edges and are left out. All arms have the same number o
 same images in the same order, the same steps.
 """
 
-import itertools
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import pairwise, product
-from pathlib import Path
+from itertools import pairwise
 
 import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Float
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn import functional
 from tqdm import tqdm
 
-from scal3r_ros.evaluation.boundary import edge_errors, edge_kinds
+from scal3r_ros.evaluation.boundary import edge_errors
 from scal3r_ros.network.dense_head import DenseHead, Fusion
 from scal3r_ros.network.moe_head import Mixture, MoeHead
+from scal3r_ros.training.head_views import COARSE_UNIT, TEST_SEED, Views
 from scal3r_ros.training.losses import mixture_nll
-from scal3r_ros.training.scenes import FAMILIES
-from scal3r_ros.training.world import render_clip
 
-VIEW, WINDOW, PATCH = 64, 32, 8  # pixels; four windows of a view
-LEAST_EDGES = 16  # pixels at an edge of two surfaces, of a window
-SUPERSAMPLING = 3  # a pixel's colour is the mean of 3 x 3 rays, its depth that of the middle one
-FOV_DEG = (20.0, 40.0)  # a window of a larger image: its edges are those of things
-COARSE, COARSE_NOISE = 8, 0.03  # pixels that coarse depth is averaged over; deviation of its log
-COARSE_UNIT = 3.0  # of log depth in the input
+PATCH = 8
 EXPERTS = 4
 SPREAD = 0.6  # of their first log depths round the coarse one
 FIXED_LOG_SCALE = float(np.log(0.05))  # of the likelihood, in log depth
 ENTROPY = {"l1": 0.0, "mean": 1e-3, "likelihood": 0.05}  # weight of the gate's, by recipe
-HELD_OUT = "clutter"  # a family of scenes that is never trained on
-TRAIN_SEED, TEST_SEED = 2_000_000, 800_000
 BATCH, RATE = 16, 1.5e-3
 FEATURES = {"single": 32, "B": 24, "C": 24, "Z": 32}  # channels of a head's fused features
 HIDDEN, STEM, CHANNELS = 16, 16, (24, 32, 48)
@@ -68,75 +56,6 @@ ARMS = (
     Arm("single", "l1"),
     *(Arm(head, recipe) for head in ("B", "C", "Z") for recipe in ("mean", "likelihood")),
 )
-
-
-@dataclass(frozen=True, eq=False)
-class Views:
-    """Images that stand alone."""
-
-    images: Float[Tensor, "n 3 h w"]
-    depth: Float[Tensor, "n h w"]  # 0 = sky
-    held_out: list[bool]
-
-    def inputs(self, rows: Tensor, noise: torch.Generator) -> Float[Tensor, "b 4 h w"]:
-        """Colour and coarse log depth."""
-        depth = self.depth[rows][:, None]
-        seen = (depth > 0).to(depth.dtype)
-        mean = functional.avg_pool2d(depth.clamp_min(1e-3).log() * seen, COARSE)
-        log = mean / functional.avg_pool2d(seen, COARSE).clamp_min(1e-3)
-        log = log + COARSE_NOISE * torch.randn(log.shape, generator=noise)
-        size = (depth.shape[2], depth.shape[3])
-        log = functional.interpolate(log, size, mode="bilinear", align_corners=False)
-        return torch.cat([self.images[rows], log / COARSE_UNIT], dim=1)
-
-
-def views(kept: Path, count: int, first_seed: int, families: tuple[str, ...]) -> Views:
-    """So many windows, rendered once, kept in a file."""
-    if not kept.exists():
-        images, depth, held_out = [], [], []
-        with tqdm(total=count, desc=f"rendering {kept.name}") as done:
-            for seed in itertools.count(first_seed):
-                family = families[seed % len(families)]
-                for image, window in _windows(seed, family):
-                    images.append(image)
-                    depth.append(window)
-                    held_out.append(family == HELD_OUT)
-                    done.update()
-                if len(images) >= count:
-                    break
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        stacked = {
-            "images": torch.stack(images[:count]),
-            "depth": torch.stack(depth[:count]),
-            "held_out": torch.tensor(held_out[:count]),
-        }
-        save_file(stacked, kept)
-    tensors = load_file(kept)
-    images = tensors["images"].float() / 255
-    return Views(images, tensors["depth"], tensors["held_out"].tolist())
-
-
-def training_views(folder: Path, count: int) -> Views:
-    families = tuple(f for f in FAMILIES if f != HELD_OUT)
-    return views(folder / f"train_{count}.safetensors", count, TRAIN_SEED, families)
-
-
-def test_views(folder: Path, count: int) -> Views:
-    return views(folder / f"test_{count}.safetensors", count, TEST_SEED, FAMILIES)
-
-
-def _windows(seed: int, family: str) -> Iterator[tuple[Tensor, Tensor]]:
-    """Colour and depth of the quarters of a view in which there are edges."""
-    n, side = SUPERSAMPLING, SUPERSAMPLING * VIEW
-    clip = render_clip(seed, 1, side, side, family=family, fov_deg=FOV_DEG, textured=False)
-    image = functional.avg_pool2d(clip.images[0].permute(2, 0, 1).float(), n).round().byte()
-    depth = clip.depth[0, n // 2 :: n, n // 2 :: n]
-    truth = depth.numpy().astype(np.float64)
-    edges, _ = edge_kinds(truth, truth)
-    for row, column in product(range(0, VIEW, WINDOW), repeat=2):
-        rows, columns = slice(row, row + WINDOW), slice(column, column + WINDOW)
-        if edges[rows, columns].sum() >= LEAST_EDGES:
-            yield image[:, rows, columns].clone(), depth[rows, columns].clone()
 
 
 class Halved(nn.Module):

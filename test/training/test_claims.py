@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 from scal3r_ros import claims, claims_report
 from scal3r_ros.data.sequence import open_sequence
 from scal3r_ros.evaluation.boundary import edge_kinds
-from scal3r_ros.training import head_trial
+from scal3r_ros.training import head_trial, head_views
 from scal3r_ros.training.head_trial import ARMS, Arm, parameters, run_trial
 from scal3r_ros.training.paths import TOUR_AXES, TOUR_STEP, tour
 
@@ -18,7 +18,7 @@ from scal3r_ros.training.paths import TOUR_AXES, TOUR_STEP, tour
 @pytest.fixture(scope="module")
 def views(tmp_path_factory):
     folder = tmp_path_factory.mktemp("views")
-    return head_trial.training_views(folder, 16), head_trial.test_views(folder, 16)
+    return head_views.training_views(folder, 16), head_views.test_views(folder, 16)
 
 
 def test_all_heads_have_equally_many_parameters():
@@ -34,7 +34,7 @@ def test_the_held_out_family_is_tested_and_never_trained_on(views):
 
 def test_windows_have_edges(views):
     for depth in views[0].depth.numpy().astype(np.float64):
-        assert edge_kinds(depth, depth)[0].sum() >= head_trial.LEAST_EDGES / 2  # a border has less
+        assert edge_kinds(depth, depth)[0].sum() >= head_views.LEAST_EDGES / 2  # a border has less
 
 
 def test_a_view_is_smooth_in_colour_and_sharp_in_depth(views):
@@ -64,7 +64,7 @@ def test_a_head_learns_edges_that_coarse_depth_does_not_have(head, views):
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimiser.step()
     found = net(x).decode("soft").log()
-    coarse = x[:, 3] * head_trial.COARSE_UNIT
+    coarse = x[:, 3] * head_views.COARSE_UNIT
     assert (found - log_depth).abs()[seen].mean() < 0.9 * (coarse - log_depth).abs()[seen].mean()
 
 
