@@ -23,7 +23,7 @@ from scal3r_ros.evaluation.boundary import edge_kinds, on_one_scale
 from scal3r_ros.evaluation.trajectory import associate, evaluate
 from scal3r_ros.geometry.align import umeyama
 from scal3r_ros.mapping.config import PointMapConfig, profile
-from scal3r_ros.mapping.point_map import frame_filter
+from scal3r_ros.mapping.point_filters import frame_filter
 from scal3r_ros.mapping.predictor import NetworkPredictor
 from scal3r_ros.mapping.submap import submap_of
 from scal3r_ros.mapping.types import Chunk, Frame

@@ -15,11 +15,12 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from scal3r_ros.geometry.align import AlignmentError
+from scal3r_ros.geometry.camera import unproject
 from scal3r_ros.geometry.sim3 import Sim3
 from scal3r_ros.mapping.config import MapperConfig
 from scal3r_ros.mapping.kept_keyframes import KeptKeyframes
 from scal3r_ros.mapping.place_match import loop_information
-from scal3r_ros.mapping.point_map import seen_from
+from scal3r_ros.mapping.point_filters import seen_from
 from scal3r_ros.mapping.pose_graph import PoseGraph
 from scal3r_ros.mapping.registration import on_grid, register
 from scal3r_ros.mapping.submap import LARGEST, submap_of
@@ -217,9 +218,11 @@ def _seen(joint: Submap, those: Sequence[int], by: Sequence[int]) -> tuple[float
     of those, the share that this camera sees there, not looking through them."""
     points = shared = same = 0
     for slot in those:
-        views = [seen_from(joint, slot, other, TOLERANCE) for other in by]
+        depth = joint.depth[slot].astype(np.float32)
+        xyz = unproject(depth, joint.K[slot])[depth > 0].astype(np.float32)
+        views = [seen_from(joint, slot, other, xyz, TOLERANCE) for other in by]
         hits, through = max(views, key=lambda v: int(v[0].sum() + v[1].sum()))
-        points += int((joint.depth[slot] > 0).sum())
+        points += len(xyz)
         shared += int(hits.sum() + through.sum())
         same += int(hits.sum())
     return shared / max(points, 1), same / max(shared, 1)

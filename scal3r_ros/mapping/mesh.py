@@ -11,7 +11,7 @@ import numpy as np
 
 from scal3r_ros.geometry.sim3 import invert_pose
 from scal3r_ros.mapping.config import PointMapConfig
-from scal3r_ros.mapping.point_map import frame_filter
+from scal3r_ros.mapping.point_filters import frame_filter
 from scal3r_ros.mapping.types import Submap
 
 VOXELS = 2.0  # of the cloud's voxel: the side of the mesh's
