@@ -26,9 +26,13 @@ class Process:
         return chunk % self.count == self.rank
 
 
+def started_by_torchrun() -> bool:
+    return "WORLD_SIZE" in os.environ
+
+
 def join_processes(device: torch.device) -> Process:
     """Joins the group that torchrun describes in the environment."""
-    if "WORLD_SIZE" not in os.environ:
+    if not started_by_torchrun():
         raise ValueError("the parallel schedule is started by torchrun --nproc-per-node N")
     if not distributed.is_initialized():
         if device.type == "cuda":
@@ -38,10 +42,17 @@ def join_processes(device: torch.device) -> Process:
 
 
 def own_device(name: str) -> str:
-    """auto gives every process of a machine a GPU of its own."""
-    if name != "auto" or not torch.cuda.is_available():
+    """auto and cuda give every process of a machine a GPU of its own."""
+    if name not in ("auto", "cuda") or not torch.cuda.is_available():
         return name
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+
+
+def as_in_first(value: float, device: torch.device) -> float:
+    """The first process's value in all of them; all must call together."""
+    told = torch.tensor(value, dtype=torch.float64, device=device)
+    distributed.broadcast(told, src=0)
+    return float(told)
 
 
 def sum_over_processes(weights: FastWeights) -> FastWeights:

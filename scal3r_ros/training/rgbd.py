@@ -27,7 +27,9 @@ class RgbdSamples(IterableDataset):
     """Endless, seeded windows of folders with `depth/` beside `images/`, of random stride, size and
     aspect. Raises SequenceError for a folder without depth, ValueError where nothing is left."""
 
-    def __init__(self, folders: tuple[str, ...], config: SampleConfig, seed: int) -> None:
+    def __init__(
+        self, folders: tuple[str, ...], config: SampleConfig, seed: tuple[int, ...]
+    ) -> None:
         self.config, self.seed = config, seed
         self.sequences = [measured_images(Path(folder)) for folder in folders]
         if not self.sequences:
@@ -35,7 +37,7 @@ class RgbdSamples(IterableDataset):
 
     def __iter__(self) -> Iterator[list[ChunkSample]]:
         worker = torch.utils.data.get_worker_info()
-        rng = np.random.default_rng([self.seed, worker.id if worker else 0])
+        rng = np.random.default_rng([*self.seed, worker.id if worker else 0])
         while True:
             yield [self.window(rng)]
 

@@ -115,13 +115,13 @@ def random_size(rng: np.random.Generator, patches: int) -> tuple[int, int]:
 class WorldSamples(IterableDataset):
     """Endless, seeded training sequences: each item is the chunks of one sequence, in order."""
 
-    def __init__(self, config: SampleConfig, seed: int) -> None:
+    def __init__(self, config: SampleConfig, seed: tuple[int, ...]) -> None:
         self.config, self.seed = config, seed
 
     def __iter__(self) -> Iterator[list[ChunkSample]]:
         worker = torch.utils.data.get_worker_info()
         lane = worker.id if worker else 0
-        rng = np.random.default_rng([self.seed, lane])
+        rng = np.random.default_rng([*self.seed, lane])
         torch.set_num_threads(1)
         pool: list[list[ChunkSample]] = []
         while True:

@@ -16,6 +16,13 @@ from torch.utils.data import DataLoader
 
 from scal3r_ros.network.aggregator import MemoryPolicy
 from scal3r_ros.network.checkpoint import load_model, save_weights
+from scal3r_ros.network.parallel import (
+    Process,
+    as_in_first,
+    join_processes,
+    own_device,
+    started_by_torchrun,
+)
 from scal3r_ros.network.scal3r import ChunkImages, Scal3R, Scal3RConfig
 from scal3r_ros.training.correspondence import AttentionProbe
 from scal3r_ros.training.losses import LossConfig, Losses, chunk_loss
@@ -70,8 +77,8 @@ def train(config: TrainConfig) -> Path:
     """Runs until the budget is used; returns the path of the averaged weights."""
     torch.manual_seed(config.seed)
     torch.set_num_threads(config.threads)
-    rank = _join_processes(config)
-    device = torch.device(config.device)
+    device = torch.device(own_device(config.device))
+    process = join_processes(device) if started_by_torchrun() else Process(0, 1)
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     model = _initial_model(config).to(device).train()
@@ -79,12 +86,12 @@ def train(config: TrainConfig) -> Path:
     optimiser = _optimiser(model, config)
     progress = _resume(out, model, average, optimiser)
     network = SequenceLoss(model, config.losses)
-    if torch.distributed.is_initialized():
+    if started_by_torchrun():
         network = DistributedDataParallel(network, find_unused_parameters=True)
-    samples = _samples(config, config.seed + 1000 * rank + progress.step)
+    samples = _samples(config, (config.seed, process.rank, progress.step))
     loader = DataLoader(samples, batch_size=None, num_workers=config.workers)
-    log = TrainLog(out / "log.csv", config, progress, silent=rank > 0)
-    shown = validation_samples() if rank == 0 else []
+    log = TrainLog(out / "log.csv", config, progress, silent=process.rank > 0)
+    shown = validation_samples() if process.rank == 0 else []
     saved = clock = time.monotonic()
     for chunks in loader:
         losses = _step(network, [c.to(device) for c in chunks], optimiser, config, progress)
@@ -92,15 +99,19 @@ def train(config: TrainConfig) -> Path:
         progress.step += 1
         now = time.monotonic()
         progress.seconds, clock = progress.seconds + now - clock, now
+        if started_by_torchrun():  # the rate and the end depend on it: the same everywhere
+            progress.seconds = as_in_first(progress.seconds, device)
         log.add(losses, sum(c.images.shape[0] * c.images.shape[1] for c in chunks))
         done = progress.share(config) >= 1
-        if rank == 0 and (done or time.monotonic() - saved > config.save_every_s):
+        if process.rank == 0 and (done or time.monotonic() - saved > config.save_every_s):
             _save(out, model, average, optimiser, progress, config)
             write_validation_picture(average.module, shown, out / "validation.png")
             saved = time.monotonic()
         if done:
             break
     log.close()
+    if started_by_torchrun():
+        torch.distributed.destroy_process_group()
     return out / "ema.safetensors"
 
 
@@ -127,7 +138,7 @@ def _step(
     return losses
 
 
-def _samples(config: TrainConfig, seed: int) -> WorldSamples | RgbdSamples:
+def _samples(config: TrainConfig, seed: tuple[int, ...]) -> WorldSamples | RgbdSamples:
     if config.data:
         return RgbdSamples(config.data, config.samples, seed)
     return WorldSamples(config.samples, seed)
@@ -183,14 +194,6 @@ def _optimiser(model: Scal3R, config: TrainConfig) -> torch.optim.AdamW:
         lr=config.learning_rate,
         betas=(0.9, 0.95),
     )
-
-
-def _join_processes(config: TrainConfig) -> int:
-    """Rank under torchrun, else 0."""
-    if "RANK" not in os.environ:
-        return 0
-    torch.distributed.init_process_group("nccl" if config.device.startswith("cuda") else "gloo")
-    return torch.distributed.get_rank()
 
 
 def _resume(

@@ -87,7 +87,7 @@ def test_a_few_steps_on_one_sample_lower_the_loss():
     torch.manual_seed(0)
     model = Scal3R(Scal3RConfig.nano()).train()
     config = SampleConfig(patches=(12,), frames_per_step=4, max_frames=3, max_chunks=1)
-    sample = WorldSamples(config, 3).sequence(np.random.default_rng(1))[0]
+    sample = WorldSamples(config, (3,)).sequence(np.random.default_rng(1))[0]
     optimiser = torch.optim.AdamW(model.parameters(), 5e-4)
     totals = []
     for _ in range(20):
@@ -193,7 +193,7 @@ def test_a_head_learns_from_a_depth_sensor(tmp_path):
     old, new = before.state_dict(), after.state_dict()
     for name in (n for n in old if not n.startswith("depth_head")):
         torch.testing.assert_close(new[name], old[name], rtol=1e-3, atol=1e-3)  # half precision
-    rows = RgbdSamples((str(folder),), samples, 9)
+    rows = RgbdSamples((str(folder),), samples, (9,))
     sample = rows.window(np.random.default_rng(0))
     errors = []
     for model in (before.eval(), after):
