@@ -7,37 +7,29 @@ may share the work. The rules by which the claims are judged stand in `claims_re
 import json
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
-from numpy import ndarray
 
-from scal3r_ros.claims_report import COUNTS, write_report
+from scal3r_ros.claims_filters import filter_rows, threshold_rows
+from scal3r_ros.claims_report import write_report
 from scal3r_ros.data.sequence_folder import write_sequence
 from scal3r_ros.data.tum import Trajectory, read_trajectory
-from scal3r_ros.evaluation.boundary import edge_kinds, on_one_scale
 from scal3r_ros.evaluation.trajectory import associate, evaluate
 from scal3r_ros.geometry.align import umeyama
-from scal3r_ros.mapping.config import PointMapConfig, profile
-from scal3r_ros.mapping.point_filters import frame_filter
-from scal3r_ros.mapping.predictor import NetworkPredictor
-from scal3r_ros.mapping.submap import submap_of
-from scal3r_ros.mapping.types import Chunk, Frame
+from scal3r_ros.mapping.config import profile
 from scal3r_ros.offline import OfflineRun
 from scal3r_ros.offline import run as map_offline
 from scal3r_ros.training.head_trial import ARMS, run_trial
 from scal3r_ros.training.head_views import test_views, training_views
 from scal3r_ros.training.paths import tour
-from scal3r_ros.training.scenes import FAMILIES
-from scal3r_ros.training.world import WorldClip, render_clip
+from scal3r_ros.training.world import render_clip
 
 PARTS = ("heads", "memory", "filters")
 TRAIN_VIEWS, TEST_VIEWS = 6000, 600  # windows
-TOUR_SEED, FILTER_SEED = 700_000, 600_000  # worlds; training worlds lie far above
+TOUR_SEED = 700_000  # worlds; training worlds lie far above
 TOUR_SIZE, TOUR_HZ = (126, 168), 10
 CHUNKS = (1, 4, 16, 64)  # of a tour
 MODES = {"none": ("causal", False), "causal": ("causal", True), "offline": ("offline", True)}
@@ -46,16 +38,6 @@ keyframes: {min_flow: 0.0, standstill_flow: 0.0}
 loops: {enabled: false}
 refinement: {enabled: %s}
 """
-FILTER_FRAMES, FILTER_CLIPS = 8, 4  # of a clip, of a family
-OFF = PointMapConfig(
-    drop_confidence=0.0,
-    drop_certainty=0.0,
-    max_depth=1e9,
-    isolation=-1,
-    grazing_cos=-1.0,
-    consistency=1e9,
-    min_support=0,
-)
 
 
 def run_claims(out: Path, parts: tuple[str, ...], seeds: tuple[int, ...], steps: int) -> None:
@@ -70,12 +52,14 @@ def run_claims(out: Path, parts: tuple[str, ...], seeds: tuple[int, ...], steps:
         run_memory(out, seeds)
     if "filters" in parts:
         _once(out / "filters.json", filter_rows)
+        _once(out / "thresholds.json", threshold_rows)
 
 
 def report(out: Path, path: Path) -> None:
     """Everything that has been run so far."""
-    rows: dict[str, list[dict[str, Any]]] = {part: [] for part in PARTS}
-    for part in PARTS:
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for part in (*PARTS, "thresholds"):
+        rows[part] = []
         for file in sorted(out.glob(f"{part}*.json")):
             rows[part] += json.loads(file.read_text())
     write_report(rows, path)
@@ -157,58 +141,3 @@ def tour_folder(folder: Path, seed: int, chunks: int) -> Path:
     stamps = [(i + 1) * 10**9 // TOUR_HZ for i in range(frames)]
     write_sequence(made, clip.images.numpy(), clip.T_world_cam.double().numpy(), stamps)
     return made
-
-
-def filter_rows() -> list[dict[str, Any]]:
-    """Which points each filter of the map takes away: those in the air, or good ones?"""
-    predictor = NetworkPredictor.load("nano", device="cpu")
-    usual = PointMapConfig()
-    filters = {
-        "confidence": replace(OFF, drop_confidence=usual.drop_confidence),
-        "gate certainty": replace(OFF, drop_certainty=usual.drop_certainty),
-        "grazing angle": replace(OFF, grazing_cos=usual.grazing_cos),
-        "isolation": replace(OFF, isolation=usual.isolation),
-        "other views": replace(OFF, consistency=usual.consistency, min_support=usual.min_support),
-        "all": usual,
-    }
-    rows = []
-    for k, family in enumerate(FAMILIES):
-        for i in range(FILTER_CLIPS):
-            seed = FILTER_SEED + 1000 * k + i
-            clip = render_clip(seed, FILTER_FRAMES, *TOUR_SIZE, family=family, stride=0.8)
-            rows += _filtered(predictor, clip, filters)
-    return rows
-
-
-def _filtered(
-    predictor: NetworkPredictor, clip: WorldClip, filters: dict[str, PointMapConfig]
-) -> list[dict[str, Any]]:
-    """Counts over one clip. Flying: between the two surfaces of an edge, or outside both."""
-    frames = tuple(
-        Frame(i, (i + 1) * 10**8, image.numpy(), clip.K[i].double().numpy())
-        for i, image in enumerate(clip.images)
-    )
-    chunk = Chunk(0, frames, overlap=0, reference=(len(frames) + 1) // 2 - 1)
-    prediction, _ = predictor.predict(chunk, predictor.initial_memory())
-    submap = submap_of(chunk, prediction, None, 0)
-    median = float(np.median(submap.depth[submap.depth > 0]))
-    rows = []
-    for name, config in filters.items():
-        counts = np.zeros(len(COUNTS), int)
-        for slot in range(len(frames)):
-            kept = frame_filter(submap, slot, median, config)
-            truth = clip.depth[slot].numpy().astype(np.float64)
-            counts += _counts(truth, submap.depth[slot].astype(np.float64), kept)
-        found = dict(zip(COUNTS, counts.tolist(), strict=True))
-        rows.append({"filter": name, "family": clip.family} | found)
-    return rows
-
-
-def _counts(
-    truth: Float[ndarray, "h w"], depth: Float[ndarray, "h w"], kept: Bool[ndarray, "h w"]
-) -> Int[ndarray, " 6"]:
-    """In the order of COUNTS."""
-    at_edge, (between, _, outside) = edge_kinds(truth, on_one_scale(truth, depth))
-    flying = between | outside
-    sets = (np.ones_like(kept), kept, at_edge, at_edge & kept, flying, flying & kept)
-    return np.array([int(x.sum()) for x in sets])

@@ -84,11 +84,28 @@ class Output(nn.Module):
         return self.conv3(self.conv2(x).relu())
 
 
-class DenseTrunk(nn.Module):
-    """The part that every design of head shares: taps to fused features, coarse to fine."""
+class FusedLevels(nn.Module):
+    """Four levels, each half the size of the one before, fused from coarse to fine."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.fusion4 = Fusion(features, has_skip=False)
+        self.fusion3 = Fusion(features)
+        self.fusion2 = Fusion(features)
+
+    def fused(self, levels: list[Float[Tensor, "f d _ _"]]) -> Float[Tensor, "f d h w"]:
+        """Down to level 2, in level 1's size."""
+        sizes = [(level.shape[-2], level.shape[-1]) for level in levels]
+        x = self.fusion4(levels[3], sizes[2])
+        x = self.fusion3(x, sizes[1], levels[2])
+        return self.fusion2(x, sizes[0], levels[1])
+
+
+class DenseTrunk(FusedLevels):
+    """The part that every design of head shares: taps to fused features."""
 
     def __init__(self, dim: int, features: int, channels: tuple[int, int, int, int]) -> None:
-        super().__init__()
+        super().__init__(features)
         self.norm = nn.LayerNorm(dim)
         self.projects = nn.ModuleList(nn.Conv2d(dim, c, 1) for c in channels)
         self.resize = nn.ModuleList(
@@ -102,9 +119,6 @@ class DenseTrunk(nn.Module):
         self.levels = nn.ModuleList(
             nn.Conv2d(c, features, 3, padding=1, bias=False) for c in channels
         )
-        self.fusion4 = Fusion(features, has_skip=False)
-        self.fusion3 = Fusion(features)
-        self.fusion2 = Fusion(features)
 
     def forward(
         self, taps: list[Float[Tensor, "f n c"]], grid: tuple[int, int], aspect: float
@@ -118,11 +132,7 @@ class DenseTrunk(nn.Module):
             x = project(x)
             x = resize(x + position_map(x.shape[1], *grid, aspect, x.device))
             levels.append(level(x))
-        sizes = [level.shape[-2:] for level in levels]
-        x = self.fusion4(levels[3], sizes[2])
-        x = self.fusion3(x, sizes[1], levels[2])
-        x = self.fusion2(x, sizes[0], levels[1])
-        return x, levels[0]
+        return self.fused(levels), levels[0]
 
 
 def doubled(x: Tensor) -> tuple[int, int]:
@@ -132,16 +142,9 @@ def doubled(x: Tensor) -> tuple[int, int]:
 class DenseHead(nn.Module):
     """The single-hypothesis head of VGGT: raw values, activated by whoever reads them."""
 
-    def __init__(
-        self,
-        dim: int,
-        features: int,
-        channels: tuple[int, int, int, int],
-        out: int,
-        hidden: int = 32,
-    ) -> None:
+    def __init__(self, trunk: FusedLevels, features: int, out: int, hidden: int = 32) -> None:
         super().__init__()
-        self.trunk = DenseTrunk(dim, features, channels)
+        self.trunk = trunk
         self.fusion1 = Fusion(features)
         self.output = Output(features, hidden, out)
 

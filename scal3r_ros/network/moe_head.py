@@ -13,7 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scal3r_ros.network.dense_head import DenseHead, DenseTrunk, Fusion, Output, doubled, upsample
+from scal3r_ros.network.dense_head import (
+    DenseHead,
+    FusedLevels,
+    Fusion,
+    Output,
+    doubled,
+    upsample,
+)
 from scal3r_ros.network.shapes import Float
 
 DESIGNS = ("A", "B", "C", "Z")
@@ -111,9 +118,8 @@ class MoeHead(nn.Module):
 
     def __init__(
         self,
-        dim: int,
+        trunk: FusedLevels,
         features: int,
-        channels: tuple[int, int, int, int],
         *,
         hidden: int = 32,
         design: str = "C",
@@ -125,7 +131,7 @@ class MoeHead(nn.Module):
         if design not in DESIGNS:
             raise ValueError(f"design must be one of {DESIGNS}, got {design}")
         self.design, self.experts, self.temperature = design, experts, temperature
-        self.trunk = DenseTrunk(dim, features, channels)
+        self.trunk = trunk
         copies = {"A": (1, 1), "B": (1, experts), "C": (experts, experts), "Z": (1, 1)}[design]
         out = 3 * experts if design == "Z" else 2
         self.fusions = nn.ModuleList(Fusion(features) for _ in range(copies[0]))
@@ -192,20 +198,14 @@ def from_dense(
 
     `jitter` is the standard deviation added to the experts, as a share of each tensor's own.
     """
-    trunk = head.trunk
-    first = trunk.projects[0]
-    assert isinstance(first, nn.Conv2d)
-    channels = tuple(project.out_channels for project in trunk.projects)  # type: ignore[union-attr]
     moe = MoeHead(
-        first.in_channels,
+        copy.deepcopy(head.trunk),
         head.fusion1.out_conv.in_channels,
-        channels,  # type: ignore[arg-type]
         hidden=head.output.conv2.out_channels,
         design=design,
         experts=experts,
         **options,
     )
-    moe.trunk.load_state_dict(trunk.state_dict())
     for fusion in moe.fusions:
         fusion.load_state_dict(head.fusion1.state_dict())
     for output in moe.outputs:

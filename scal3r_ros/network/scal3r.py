@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from scal3r_ros.network.aggregator import SPECIAL, Aggregator, ChunkTokens, MemoryPolicy
 from scal3r_ros.network.camera_head import CameraHead
-from scal3r_ros.network.dense_head import DenseHead, activate_depth, activate_points
+from scal3r_ros.network.dense_head import DenseHead, DenseTrunk, activate_depth, activate_points
 from scal3r_ros.network.descriptor import place_descriptor
 from scal3r_ros.network.devices import full_precision, matmul_precision
 from scal3r_ros.network.encoder import Encoder
@@ -131,20 +131,25 @@ class Scal3R(nn.Module):
         )
         wide = 2 * config.dim
         self.camera_head = CameraHead(wide, config.camera_depth, config.camera_heads)
-        sizes = (wide, config.head_features, config.head_channels)
+        features, hidden = config.head_features, config.head_hidden
+
+        def trunk() -> DenseTrunk:
+            return DenseTrunk(wide, features, config.head_channels)
+
         self.depth_head = (
             MoeHead(
-                *sizes,
-                hidden=config.head_hidden,
+                trunk(),
+                features,
+                hidden=hidden,
                 design=config.moe_design,
                 experts=config.moe_experts,
                 temperature=config.moe_temperature,
             )
             if config.depth_head == "moe"
-            else DenseHead(*sizes, out=2, hidden=config.head_hidden)
+            else DenseHead(trunk(), features, out=2, hidden=hidden)
         )
         self.point_head = (
-            DenseHead(*sizes, out=4, hidden=config.head_hidden) if config.point_head else None
+            DenseHead(trunk(), features, out=4, hidden=hidden) if config.point_head else None
         )
 
     def forward(

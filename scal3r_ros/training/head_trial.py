@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from scal3r_ros.evaluation.boundary import edge_errors
-from scal3r_ros.network.dense_head import DenseHead, Fusion
+from scal3r_ros.network.dense_head import DenseHead, FusedLevels
 from scal3r_ros.network.moe_head import Mixture, MoeHead
 from scal3r_ros.training.head_views import COARSE_UNIT, TEST_SEED, Views
 from scal3r_ros.training.losses import mixture_nll
@@ -72,21 +72,18 @@ class Halved(nn.Module):
         return (x + self.conv2(self.norm(x))).relu()
 
 
-class StandIn(nn.Module):
+class StandIn(FusedLevels):
     """In the place of a large backbone and the trunk that fuses its taps: a small pyramid of
     convolutions, which knows edges where a backbone's wide tokens know them."""
 
     def __init__(self, features: int, coarsest: int) -> None:
-        super().__init__()
+        super().__init__(features)
         channels = (STEM, *CHANNELS, coarsest)
         self.stem = Halved(4, STEM, stride=1)
         self.halves = nn.ModuleList(Halved(a, b) for a, b in pairwise(channels))
         self.levels = nn.ModuleList(
             nn.Conv2d(c, features, 3, padding=1, bias=False) for c in channels[1:]
         )
-        self.fusion4 = Fusion(features, has_skip=False)
-        self.fusion3 = Fusion(features)
-        self.fusion2 = Fusion(features)
 
     def forward(
         self, pixels: list[Float[Tensor, "b n 4"]], grid: tuple[int, int], _aspect: float
@@ -98,10 +95,7 @@ class StandIn(nn.Module):
         for half, level in zip(self.halves, self.levels, strict=True):
             x = half(x)
             levels.append(level(x))
-        sizes = [(level.shape[-2], level.shape[-1]) for level in levels]
-        fused = self.fusion4(levels[3], sizes[2])
-        fused = self.fusion3(fused, sizes[1], levels[2])
-        return self.fusion2(fused, sizes[0], levels[1]), levels[0]
+        return self.fused(levels), levels[0]
 
 
 class TrialNet(nn.Module):
@@ -110,13 +104,12 @@ class TrialNet(nn.Module):
     def __init__(self, head: str, coarsest: int) -> None:
         super().__init__()
         features = FEATURES[head]
-        sizes = (4, features, (4, 4, 4, 4))  # of the trunk, which is not used
+        trunk = StandIn(features, coarsest)
         self.head = (
-            DenseHead(*sizes, out=1, hidden=HIDDEN)
+            DenseHead(trunk, features, out=1, hidden=HIDDEN)
             if head == "single"
-            else MoeHead(*sizes, hidden=HIDDEN, design=head, experts=EXPERTS)
+            else MoeHead(trunk, features, hidden=HIDDEN, design=head, experts=EXPERTS)
         )
-        self.head.add_module("trunk", StandIn(features, coarsest))
 
     def forward(self, x: Float[Tensor, "b 4 h w"]) -> Mixture:
         out = self.head([rearrange(x, "b c h w -> b (h w) c")], x[:, :3], PATCH)
@@ -213,6 +206,7 @@ def _judged(arm: Arm, seed: int, steps: int, net: TrialNet, test: Views) -> list
         "arm": arm.name,
         "seed": seed,
         "steps": steps,
+        "test_seed": TEST_SEED,
         "parameters": parameters(net),
         "gate_entropy": round(float(torch.stack([m.entropy().mean() for m in mixtures]).mean()), 4),
         "largest_usage": round(float(usage.max()), 4),

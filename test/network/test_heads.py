@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 
 from scal3r_ros.network.camera_head import decode_camera
-from scal3r_ros.network.dense_head import DenseHead, activate_depth
+from scal3r_ros.network.dense_head import DenseHead, DenseTrunk, activate_depth
 from scal3r_ros.network.moe_head import DESIGNS, Mixture, from_dense
 
 TAPS, SIZE, PATCH = 4, (28, 42), 14
@@ -14,7 +14,7 @@ TAPS, SIZE, PATCH = 4, (28, 42), 14
 @pytest.fixture
 def head() -> DenseHead:
     torch.manual_seed(0)
-    return DenseHead(16, 8, (4, 4, 8, 8), out=2, hidden=6).eval()
+    return DenseHead(DenseTrunk(16, 8, (4, 4, 8, 8)), 8, out=2, hidden=6).eval()
 
 
 @pytest.fixture

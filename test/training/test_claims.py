@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from scal3r_ros import claims, claims_report
+from scal3r_ros import claims, claims_filters, claims_report
 from scal3r_ros.data.sequence import open_sequence
 from scal3r_ros.evaluation.boundary import edge_kinds
 from scal3r_ros.training import head_trial, head_views
@@ -116,8 +116,9 @@ def test_a_tour_stays_in_the_room_moves_on_and_never_turns_on_the_spot(seed):
 
 def test_memory_and_filters_leave_rows_and_a_page(tmp_path, monkeypatch, views):
     monkeypatch.setattr(claims, "CHUNKS", (1,))
-    monkeypatch.setattr(claims, "FILTER_CLIPS", 1)
-    monkeypatch.setattr(claims, "FAMILIES", ("room",))
+    monkeypatch.setattr(claims_filters, "CLIPS", 1)
+    monkeypatch.setattr(claims_filters, "FAMILIES", ("room",))
+    monkeypatch.setattr(claims_filters, "SWEPT", {"grazing_cos": (-1.0, 0.12)})
     claims.run_claims(tmp_path, ("memory", "filters"), (1,), steps=0)
     rows = [json.loads(f.read_text())[0] for f in tmp_path.glob("memory_*.json")]
     every = {(1, mode, refined) for mode in claims.MODES for refined in (False, True)}
@@ -126,7 +127,11 @@ def test_memory_and_filters_leave_rows_and_a_page(tmp_path, monkeypatch, views):
     assert len(list(open_sequence(tmp_path / "tours" / "1_1"))) == 16
     filters = json.loads((tmp_path / "filters.json").read_text())
     every = {r["filter"]: r for r in filters}
-    assert every["all"]["kept"] < min(every[n]["kept"] for n in every if n != "all")
+    kept = {name: row["points_kept"] for name, row in every.items()}
+    assert kept["none"] >= 0.99 * every["none"]["points"]
+    assert kept["all"] < min(n for name, n in kept.items() if name != "all")
+    precision = {name: row["right_kept"] / row["points_kept"] for name, row in every.items()}
+    assert precision["all"] > precision["none"]
     for seed in (1, 2):
         for arm in ARMS[:2]:
             rows = run_trial(arm, seed, 2, *views)
@@ -139,13 +144,15 @@ def test_memory_and_filters_leave_rows_and_a_page(tmp_path, monkeypatch, views):
         "| B, mean | soft |",
         "held-out family",
         "| gate certainty |",
+        "**0.12: 0.",
         "refined by bundle adjustment",
     ):
         assert word in page
 
 
 def test_what_has_run_is_not_run_again(tmp_path, monkeypatch):
-    (tmp_path / "filters.json").write_text("[]")
+    for name in ("filters", "thresholds"):
+        (tmp_path / f"{name}.json").write_text("[]")
     monkeypatch.setattr(claims, "filter_rows", lambda: pytest.fail("run again"))
     claims.run_claims(tmp_path, ("filters",), (1,), steps=0)
 
