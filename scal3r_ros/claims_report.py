@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import t as student
 
+from scal3r_ros.evaluation.filters import filter_shares
 from scal3r_ros.mapping.config import PointMapConfig
 
 Rows = list[dict[str, Any]]
@@ -127,19 +128,10 @@ def _memory(rows: Rows) -> list[str]:
 
 
 def _filters(rows: Rows) -> list[str]:
-    text = ["", "| filter | points kept | right ones kept | right among the kept "]
-    text[-1] += "| wrong among the kept | flying points removed | good edge points kept |"
-    text.append("|---" * 7 + "|")
+    titles = list(filter_shares(rows[0]))
+    text = ["", "| filter | " + " | ".join(titles) + " |", "|---" * (1 + len(titles)) + "|"]
     for row in rows:
-        shares = (
-            row["points_kept"] / row["points"],
-            row["right_kept"] / row["right"],
-            row["right_kept"] / row["points_kept"],
-            row["wrong_kept"] / row["points_kept"],
-            1 - row["flying_kept"] / max(row["flying"], 1),
-            row["good_edge_kept"] / max(row["good_edge"], 1),
-        )
-        cells = [f"{100 * s:.0f} %" for s in shares]
+        cells = [f"{100 * share:.0f} %" for share in filter_shares(row).values()]
         text.append(f"| {row['filter']} | " + " | ".join(cells) + " |")
     return text
 

@@ -160,6 +160,23 @@ def scale(
 
 
 @app.command()
+def filters(
+    sequence: Annotated[Path, typer.Argument(help="Folder; with depth/ it is judged by that.")],
+    model: Annotated[str, typer.Option(help="nano or scal3r")] = "nano",
+    checkpoint: Annotated[Path | None, typer.Option(help="Weights file.")] = None,
+    json_path: Json = None,
+    plot: Annotated[Path | None, typer.Option(help="Picture: map without and with them.")] = None,
+) -> None:
+    """What the map's filters take away: wrong points, or right ones?"""
+    from scal3r_ros.evaluation.filters import evaluate_filters
+
+    def judged(folder: Path, network: Any, settings: Any) -> dict[str, Any]:
+        return evaluate_filters(folder, network, settings, plot)
+
+    _for_each([sequence], model, checkpoint, json_path, judged)
+
+
+@app.command()
 def rounds(
     out: Annotated[Path, typer.Argument(help="Folder of the sequence.")],
     seed: Annotated[int, typer.Option(help="Of the room; trained on are others.")] = 1,

@@ -112,7 +112,7 @@ class PoseGraphConfig:
 @dataclass(frozen=True)
 class PointMapConfig:
     drop_confidence: float = 0.35  # share of a frame's pixels, the least confident
-    drop_certainty: float = 0.1  # share of a frame's pixels, where the gate is least certain
+    drop_certainty: float = 0.05  # share of a frame's pixels, where the gate is least certain
     max_depth: float = 5.0  # times the median depth of the submap
     voxel: float = 0.008  # times the median depth of the submap
     crowd: int = 50  # points of the submap in a cube of 7.5 voxels around each; stragglers have few
