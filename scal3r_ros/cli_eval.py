@@ -230,7 +230,7 @@ def claims(
     out: Annotated[Path, typer.Option(help="Folder for runs; what is there is not run again.")],
     parts: Annotated[str, typer.Option(help="heads, memory, filters")] = "heads,memory,filters",
     seeds: Annotated[str, typer.Option(help="Of the runs, with commas.")] = "1,2,3",
-    steps: Annotated[int, typer.Option(help="Training steps of one head.")] = 3000,
+    steps: Annotated[int, typer.Option(help="Training steps of one head.")] = 6000,
     report: Annotated[Path | None, typer.Option(help="Page to write, beside a picture.")] = None,
     report_only: Annotated[bool, typer.Option(help="Run nothing.")] = False,
 ) -> None:
