@@ -1,15 +1,20 @@
 """Flat grids for planners: occupancy by hits and by the rays that saw them, and heights."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Float32, Int8
+from jaxtyping import Float, Float32, Int, Int8
 from numpy import ndarray
 
 UNKNOWN, FREE, OCCUPIED = -1, 0, 100
 MAX_CELLS = 4_000_000
-MAX_RAYS = 40_000
+SAMPLE = 40_000  # points that rays are cast to, and among which the ground is sought
 UPPER = 0.9  # share of the points of a cell that its height leaves below
+SHORT = 3  # cells before its point a ray is no longer followed: depth is not that sure
+STEEPEST = 0.7  # rad, of the ground against the map's level: a hand-held camera looks down
+THICK = 0.1  # of the ground, share of the cameras' height
+GROUND_POINTS, LEAST_POINTS, PLANES, POLISH = 1500, 30, 10_000, 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,31 +35,147 @@ class Grid:
     resolution: float
 
 
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """Points, and the cameras of which one saw each; in the map frame."""
+
+    xyz: Float[ndarray, "n 3"]
+    T_map_cam: Float[ndarray, "m 4 4"]
+
+    def origins(self) -> Float[ndarray, "n 3"]:
+        """For each point the centre of the camera that looks most straight at it."""
+        T = self.T_map_cam
+        away = self.xyz[:, None] - T[:, :3, 3]
+        ahead = np.einsum("nmk,mk->nm", away, T[:, :3, 2])
+        straight = ahead / np.maximum(np.linalg.norm(away, axis=2), 1e-9)
+        return T[straight.argmax(axis=1), :3, 3]
+
+
+@dataclass(frozen=True, eq=False)
+class Ground:
+    """Heights are measured along its normal (which points up) from a point of it."""
+
+    normal: Float[ndarray, " 3"]
+    point: Float[ndarray, " 3"]
+
+    def heights(self, xyz: Float[ndarray, "*n 3"]) -> Float[ndarray, "*n"]:
+        return (xyz - self.point) @ self.normal
+
+
 def occupancy_grid(
-    xyz: Float[ndarray, "n 3"],
-    cameras: Float[ndarray, "m 3"],
+    seen: Sequence[Seen],
     *,
     resolution: float,
     height_range: tuple[float, float],
     min_hits: int,
     ground: float | None = None,
 ) -> Grid:
-    """Points between the heights above the ground are obstacles, rays to any point are free.
+    """Points between the heights above the ground are obstacles, unless more rays pass the place
+    than end there; where rays pass and no obstacle is, it is free.
 
-    The ground is the 2nd percentile of the points' heights where it is not told. Raises ValueError
-    on an empty cloud.
+    The ground is level at `ground` (map z), or the plane that `fitted_ground` finds. Raises
+    ValueError on an empty cloud.
     """
-    points, low, (height, width), resolution = _laid_out(xyz, resolution)
-    cells = np.full((height, width), UNKNOWN, np.int8)
-    if len(cameras):
-        _clear_rays(cells, points, cameras, low, resolution)
-    above = points[:, 2] - (np.quantile(xyz[:, 2], 0.02) if ground is None else ground)
-    obstacle = points[(above >= height_range[0]) & (above <= height_range[1])]
-    columns, rows = ((obstacle[:, :2] - low) / resolution).astype(int).T
-    hits = np.zeros(cells.shape, np.int64)
-    np.add.at(hits, (rows, columns), 1)
-    cells[hits >= min_hits] = OCCUPIED
+    xyz = np.concatenate([part.xyz for part in seen]) if seen else np.zeros((0, 3))
+    _, low, shape, resolution = _laid_out(xyz, resolution)
+    level = np.array([0.0, 0.0, 1.0])
+    below = fitted_ground(seen) if ground is None else Ground(level, ground * level)
+    voxels = _Voxels(low, shape, resolution, height_range, below)
+    occupied, hits = np.unique(voxels.of(xyz)[0], return_counts=True)
+    free, passed = _passed(seen, voxels, occupied)
+    believed = hits >= passed
+    cells = np.full(shape, UNKNOWN, np.int8)
+    cells.flat[free] = FREE
+    counted = np.bincount(occupied[believed] // voxels.layers, hits[believed], cells.size)
+    cells.flat[np.flatnonzero(counted >= min_hits)] = OCCUPIED
     return Grid(cells, (float(low[0]), float(low[1])), float(resolution))
+
+
+@dataclass(frozen=True, eq=False)
+class _Voxels:
+    """Of a grid, in layers over the ground."""
+
+    low: Float[ndarray, " 2"]
+    shape: tuple[int, int]
+    side: float
+    height_range: tuple[float, float]
+    ground: Ground
+
+    @property
+    def layers(self) -> int:
+        return max(1, int(np.ceil((self.height_range[1] - self.height_range[0]) / self.side)))
+
+    def of(self, xyz: Float[ndarray, "n 3"]) -> tuple[Int[ndarray, " k"], Int[ndarray, " l"]]:
+        """Voxels of the points between the heights, and cells of all points; without those beside
+        the grid."""
+        column, row = np.floor((xyz[:, :2] - self.low) / self.side).astype(np.int64).T
+        inside = (column >= 0) & (row >= 0) & (column < self.shape[1]) & (row < self.shape[0])
+        cell = row[inside] * self.shape[1] + column[inside]
+        above = self.ground.heights(xyz[inside]) - self.height_range[0]
+        layer = np.floor(above / self.side).astype(np.int64)
+        between = (layer >= 0) & (layer < self.layers)
+        return cell[between] * self.layers + layer[between], cell
+
+
+def _passed(
+    seen: Sequence[Seen], voxels: _Voxels, occupied: Int[ndarray, " k"]
+) -> tuple[Int[ndarray, " f"], Int[ndarray, " k"]]:
+    """Cells that rays pass, and how many pass each of the `occupied` voxels (sorted)."""
+    step = max(1, -(-sum(len(part.xyz) for part in seen) // SAMPLE))
+    rays = [Seen(part.xyz[::step], part.T_map_cam) for part in seen if len(part.xyz)]
+    starts = np.concatenate([ray.origins() for ray in rays])
+    ends = np.concatenate([ray.xyz for ray in rays])
+    length = np.linalg.norm(ends - starts, axis=1)
+    ahead = (ends - starts) / np.maximum(length, 1e-9)[:, None]
+    free, passed = np.zeros(voxels.shape, bool), np.zeros(len(occupied), np.int64)
+    going, way = np.arange(len(ends)), 0.0
+    while len(going := going[length[going] - way > SHORT * voxels.side]):
+        through, cells = voxels.of(starts[going] + way * ahead[going])
+        free.flat[cells] = True
+        at = np.searchsorted(occupied, through).clip(max=max(len(occupied) - 1, 0))
+        known = occupied[at] == through if len(occupied) else np.zeros(len(through), bool)
+        np.add.at(passed, at[known], step)
+        way += voxels.side
+    return np.flatnonzero(free), passed
+
+
+def fitted_ground(seen: Sequence[Seen], seed: int = 0) -> Ground:
+    """The plane with most of the map on it and least below it, up to `STEEPEST` out of level: a
+    map need not be level (RANSAC, then least squares). Level, under 98 % of the points, where
+    there is none below the cameras."""
+    xyz = np.concatenate([part.xyz for part in seen]).astype(np.float64)
+    centres = np.concatenate([part.T_map_cam[:, :3, 3] for part in seen])
+    level = Ground(np.array([0.0, 0.0, 1.0]), np.array([0.0, 0.0, np.quantile(xyz[:, 2], 0.02)]))
+    height = float(np.median(centres[:, 2])) - level.point[2]
+    below = xyz[xyz[:, 2] < np.median(centres[:, 2])]
+    if height <= 0 or len(below) < LEAST_POINTS:
+        return level
+    rng = np.random.default_rng(seed)
+    below = rng.permutation(below)[:SAMPLE]
+    cells = np.floor(below / (THICK * height)).astype(int)  # a place counts once, however well seen
+    some = below[np.unique(cells, axis=0, return_index=True)[1]]
+    some = rng.permutation(some)[:GROUND_POINTS]
+    a, b, c = some[rng.integers(len(some), size=(3, PLANES))]
+    normal = np.cross(b - a, c - a)
+    length = np.linalg.norm(normal, axis=1)
+    normal *= (np.sign(normal[:, 2]) / np.maximum(length, 1e-12))[:, None]
+    offset = (a * normal).sum(axis=1)
+    possible = normal[:, 2] > np.cos(STEEPEST)
+    possible &= centres.mean(axis=0) @ normal.T > offset
+    if not possible.any():
+        return level
+    a, normal, offset = a[possible], normal[possible], offset[possible]
+    above = (some @ normal.T - offset) / height  # points x planes
+    votes = (np.abs(above) < THICK).sum(axis=0) - (above < -2 * THICK).sum(axis=0)
+    best = int(votes.argmax())
+    ground = Ground(normal[best], a[best])
+    for _ in range(POLISH):
+        on = some[np.abs(ground.heights(some)) < THICK * height]
+        if len(on) < LEAST_POINTS:
+            break
+        up = np.linalg.svd(on - on.mean(axis=0), full_matrices=False)[2][2]
+        ground = Ground(up * np.sign(up[2]), on.mean(axis=0))
+    return ground
 
 
 def height_field(xyz: Float[ndarray, "n 3"], *, resolution: float) -> HeightField:
@@ -85,23 +206,3 @@ def _laid_out(
     width, height = np.ceil(size).astype(int).tolist()
     inside = ((xyz[:, :2] >= low) & (xyz[:, :2] <= high)).all(axis=1)
     return xyz[inside], low, (height, width), resolution
-
-
-def _clear_rays(
-    cells: Int8[ndarray, "h w"],
-    points: Float[ndarray, "n 3"],
-    cameras: Float[ndarray, "m 3"],
-    low: Float[ndarray, " 2"],
-    resolution: float,
-) -> None:
-    """Frees the cells between each point and the nearest camera."""
-    from scipy.spatial import cKDTree
-
-    ends = points[:: max(1, len(points) // MAX_RAYS), :2]
-    _, nearest = cKDTree(cameras[:, :2]).query(ends)
-    starts = cameras[nearest, :2]
-    steps = int(np.linalg.norm(ends - starts, axis=1).max() / resolution) + 2 if len(ends) else 0
-    for share in np.linspace(0, 0.97, max(steps, 2)):
-        at = ((starts + share * (ends - starts) - low) / resolution).astype(int)
-        valid = ((at >= 0) & (at < cells.shape[::-1])).all(axis=1)
-        cells[at[valid, 1], at[valid, 0]] = FREE

@@ -1,5 +1,6 @@
 """A map rebuilt from Chunk and Corrections messages alone: of rclpy or read from a bag."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +9,7 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from scal3r_ros.geometry.sim3 import Sim3
+from scal3r_ros.mapping.occupancy import Seen
 from scal3r_ros.mapping.point_map import Cloud, Clouds, join
 from scal3r_ros.mapping.shelf import Shelf
 from scal3r_ros.mapping.trajectory import WeightedPoses, blended, middle_weight
@@ -19,8 +21,12 @@ class MappedChunk:
     stamps_ns: list[int]
     overlap: int
     T_chunk_cam: Float[ndarray, "s 4 4"]  # chunk units
-    origins: Float[ndarray, "n 3"]  # chunk frame
     T_map_chunk: Sim3
+
+    @property
+    def first(self) -> int:
+        """Of its keyframes that is new in it; the points are those of the new ones."""
+        return self.overlap if self.overlap < len(self.T_chunk_cam) else 0
 
 
 class ChunkMap:
@@ -39,7 +45,6 @@ class ChunkMap:
             stamps_ns=[stamp_to_ns(s) for s in message.stamps],
             overlap=message.overlap,
             T_chunk_cam=T_map_chunk.inverse().apply_pose(T_map_cam),
-            origins=np.asarray(message.origins, dtype=np.float64).reshape(-1, 3),
             T_map_chunk=T_map_chunk,
         )
         if message.map_session != self.session:
@@ -60,19 +65,24 @@ class ChunkMap:
 
     def cloud(self, most: int = 0) -> Cloud:
         """Everything, in the map frame; thinned evenly to `most` points, 0: all."""
-        placed, step = [], max(1, -(-self.clouds.points // most)) if most else 1
+        return join([cloud for _, cloud in self._placed(most)])
+
+    def seen(self, most: int = 0) -> list[Seen]:
+        """The same, chunk by chunk, with the keyframes that are new in it."""
+        return [
+            Seen(
+                cloud.xyz.astype(np.float64),
+                chunk.T_map_chunk.apply_pose(chunk.T_chunk_cam[chunk.first :]),
+            )
+            for chunk, cloud in self._placed(most)
+        ]
+
+    def _placed(self, most: int) -> Iterator[tuple[MappedChunk, Cloud]]:
+        step = max(1, -(-self.clouds.points // most)) if most else 1
         for index, chunk in sorted(self.chunks.items()):
             cloud = self.clouds[index]
-            if step > 1:
-                cloud = Cloud(cloud.xyz[::step], cloud.rgb[::step], cloud.confidence[::step])
-            xyz = chunk.T_map_chunk.apply(cloud.xyz.astype(np.float64))
-            placed.append(Cloud(xyz.astype(np.float32), cloud.rgb, cloud.confidence))
-        return join(placed)
-
-    def origins(self) -> Float[ndarray, "n 3"]:
-        """Camera centres in the map."""
-        parts = [c.T_map_chunk.apply(c.origins) for _, c in sorted(self.chunks.items())]
-        return np.concatenate(parts) if parts else np.zeros((0, 3))
+            xyz = chunk.T_map_chunk.apply(cloud.xyz[::step].astype(np.float64))
+            yield chunk, Cloud(xyz.astype(np.float32), cloud.rgb[::step], cloud.confidence[::step])
 
     def keyframe_poses(self) -> dict[int, Float[ndarray, "4 4"]]:
         """Stamp [ns] -> T_map_cam, blended over the chunks that hold a keyframe."""

@@ -83,7 +83,7 @@ class MapNode(Node):
         if self._cloud in due:
             self._cloud.publish(cloud_to_message(self._thinned(cloud), head))
         if self._grid in due and len(cloud):
-            self._grid.publish(self._grid_message(cloud, head))
+            self._grid.publish(self._grid_message(head))
         if self._elevation in due and len(cloud):
             field = height_field(cloud.xyz, resolution=value(self, "grid_resolution"))
             self._elevation.publish(elevation_message(field, head))
@@ -96,10 +96,9 @@ class MapNode(Node):
         rows = rows[:: max(1, -(-len(rows) // value(self, "max_map_points_published")))]
         return Cloud(cloud.xyz[rows], cloud.rgb[rows], cloud.confidence[rows])
 
-    def _grid_message(self, cloud: Cloud, head) -> OccupancyGrid:
+    def _grid_message(self, head) -> OccupancyGrid:
         grid: Grid = occupancy_grid(
-            cloud.xyz,
-            self.map.origins(),
+            self.map.seen(value(self, "max_map_points")),
             resolution=value(self, "grid_resolution"),
             height_range=(value(self, "grid_min_height"), value(self, "grid_max_height")),
             min_hits=value(self, "grid_min_hits"),

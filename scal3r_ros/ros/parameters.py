@@ -197,7 +197,7 @@ MAP = (
     Live(
         "grid_height_frame",
         "ground",
-        "heights count from: ground (the lowest points) or map (its z = 0)",
+        "heights count from: ground (a plane fitted to the floor) or map (its z = 0)",
         choices=("ground", "map"),
     ),
     Live("grid_min_hits", 2, "points that make a cell occupied", 1, 1000),

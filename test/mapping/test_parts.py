@@ -1,4 +1,4 @@
-"""Settings, scale, keyframe gate, occupancy, files."""
+"""Settings, scale, keyframe gate, files."""
 
 from dataclasses import replace
 
@@ -18,7 +18,7 @@ from scal3r_ros.mapping.config import (
 from scal3r_ros.mapping.kept_keyframes import KeptKeyframes
 from scal3r_ros.mapping.keyframes import KeyframeGate
 from scal3r_ros.mapping.map_file import write_pcd, write_ply
-from scal3r_ros.mapping.occupancy import FREE, OCCUPIED, UNKNOWN, height_field, occupancy_grid
+from scal3r_ros.mapping.occupancy import height_field
 from scal3r_ros.mapping.point_map import Cloud
 from scal3r_ros.mapping.scale import ScaleEstimator
 from scal3r_ros.mapping.shelf import Shelf
@@ -73,26 +73,6 @@ def test_a_dark_camera_gives_no_keyframes_and_no_error():
     gate = KeyframeGate(KeyframeConfig())
     black = np.zeros((60, 80, 3), np.uint8)
     assert [gate.accept(Frame(i, i * 10**9, black)) for i in range(5)] == [True] + 4 * [False]
-
-
-def test_occupancy_by_hand():
-    """A wall two metres ahead: occupied there, free before it, unknown behind."""
-    y, z = np.meshgrid(np.linspace(-1, 1, 41), np.linspace(0, 2, 41))
-    wall = np.stack([np.full(y.size, 2.0), y.ravel(), z.ravel()], 1)
-    back = wall + [2.0, 0, 0]
-    floor = np.stack([np.linspace(0, 2, 200), np.zeros(200), np.zeros(200)], 1)
-    xyz = np.concatenate([wall, floor, back[:3]]).astype(np.float32)
-    grid = occupancy_grid(
-        xyz, np.zeros((1, 3)), resolution=0.1, height_range=(0.2, 1.5), min_hits=2
-    )
-
-    def cell(x: float, y: float) -> int:
-        column, row = ((np.array([x, y]) - grid.origin) / grid.resolution).astype(int)
-        return int(grid.cells[row, column])
-
-    assert cell(2.0, 0.5) == OCCUPIED
-    assert cell(1.0, 0.01) == FREE
-    assert cell(0.2, 0.9) == UNKNOWN
 
 
 @pytest.mark.parametrize(("suffix", "write"), [("ply", write_ply), ("pcd", write_pcd)])

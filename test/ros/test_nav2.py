@@ -15,7 +15,7 @@ pytest.importorskip("scal3r_ros.msg", reason="the messages are not built: make s
 from scal3r_ros.geometry.sim3 import Sim3
 from scal3r_ros.mapping.config import KeyframeConfig, MapperConfig, RefinementConfig
 from scal3r_ros.mapping.mapper import Mapper
-from scal3r_ros.mapping.occupancy import occupancy_grid
+from scal3r_ros.mapping.occupancy import Seen, occupancy_grid
 from scal3r_ros.mapping.point_map import Cloud
 from scal3r_ros.ros.conversions import message_to_cloud
 from scal3r_ros.ros.frames import RobotFrame
@@ -89,9 +89,13 @@ def test_the_static_layers_grid_has_walls_and_free_space(walk):
     for frame in walk.frames:
         mapper.add_frame(frame)
     cameras = np.array([T[:3, 3] for T in mapper.keyframe_poses().values()])
+    seen = []
+    for submap in mapper.submaps:
+        xyz = mapper.point_map.placed(submap.index).xyz.astype(np.float64)
+        T_map_cam = submap.T_map_submap.apply_pose(submap.T_submap_cam)
+        seen.append(Seen(xyz, T_map_cam[submap.overlap if submap.index else 0 :]))
     grid = occupancy_grid(
-        mapper.point_map.cloud().xyz,
-        cameras,
+        seen,
         resolution=0.1,
         height_range=(0.1, 2.0),
         min_hits=2,
