@@ -177,6 +177,23 @@ def filters(
 
 
 @app.command()
+def grid(
+    sequences: Annotated[list[Path], typer.Argument(help="Folders: depth/, groundtruth.txt.")],
+    model: Annotated[str, typer.Option(help="nano or scal3r")] = "nano",
+    checkpoint: Annotated[Path | None, typer.Option(help="Weights file.")] = None,
+    json_path: Json = None,
+    plot: Annotated[Path | None, typer.Option(help="Picture: the sensor's grid, ours.")] = None,
+) -> None:
+    """The occupancy grid, against the one that a depth sensor and the true poses give."""
+    from scal3r_ros.evaluation.grid import evaluate_grid
+
+    def judged(folder: Path, network: Any, settings: Any) -> dict[str, Any]:
+        return evaluate_grid(folder, network, settings, plot)
+
+    _for_each(sequences, model, checkpoint, json_path, judged)
+
+
+@app.command()
 def rounds(
     out: Annotated[Path, typer.Argument(help="Folder of the sequence.")],
     seed: Annotated[int, typer.Option(help="Of the room; trained on are others.")] = 1,
