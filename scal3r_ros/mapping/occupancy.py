@@ -14,7 +14,8 @@ UPPER = 0.9  # share of the points of a cell that its height leaves below
 SHORT = 3  # cells before its point a ray is no longer followed: depth is not that sure
 STEEPEST = 0.7  # rad, of the ground against the map's level: a hand-held camera looks down
 THICK = 0.1  # of the ground, share of the cameras' height
-GROUND_POINTS, LEAST_POINTS, PLANES, POLISH = 1500, 30, 10_000, 5
+LEVEL = np.array([0.0, 0.0, 1.0])
+GROUND_POINTS, LEAST_POINTS, PLANES, POLISH, LEVELLINGS = 1500, 30, 10_000, 5, 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,8 +79,7 @@ def occupancy_grid(
     """
     xyz = np.concatenate([part.xyz for part in seen]) if seen else np.zeros((0, 3))
     _, low, shape, resolution = _laid_out(xyz, resolution)
-    level = np.array([0.0, 0.0, 1.0])
-    below = fitted_ground(seen) if ground is None else Ground(level, ground * level)
+    below = fitted_ground(seen) if ground is None else Ground(LEVEL, ground * LEVEL)
     voxels = _Voxels(low, shape, resolution, height_range, below)
     occupied, hits = np.unique(voxels.of(xyz)[0], return_counts=True)
     free, passed = _passed(seen, voxels, occupied)
@@ -141,29 +141,42 @@ def _passed(
 
 def fitted_ground(seen: Sequence[Seen], seed: int = 0) -> Ground:
     """The plane with most of the map on it and least below it, up to `STEEPEST` out of level: a
-    map need not be level (RANSAC, then least squares). Level, under 98 % of the points, where
-    there is none below the cameras."""
+    map need not be level. Level, under 98 % of the points, where there is none below the cameras.
+    """
     xyz = np.concatenate([part.xyz for part in seen]).astype(np.float64)
     centres = np.concatenate([part.T_map_cam[:, :3, 3] for part in seen])
-    level = Ground(np.array([0.0, 0.0, 1.0]), np.array([0.0, 0.0, np.quantile(xyz[:, 2], 0.02)]))
-    height = float(np.median(centres[:, 2])) - level.point[2]
-    below = xyz[xyz[:, 2] < np.median(centres[:, 2])]
-    if height <= 0 or len(below) < LEAST_POINTS:
-        return level
     rng = np.random.default_rng(seed)
-    below = rng.permutation(below)[:SAMPLE]
+    xyz = rng.permutation(xyz)[:SAMPLE]
+    lowest = float(np.quantile(xyz[:, 2], 0.02))
+    ground = Ground(LEVEL, lowest * LEVEL)
+    for _ in range(LEVELLINGS):  # what lies below, and how far, is seen better from a nearer level
+        ground = _largest_plane(xyz, centres, ground, rng)
+    return ground
+
+
+def _largest_plane(
+    xyz: Float[ndarray, "n 3"],
+    centres: Float[ndarray, "m 3"],
+    near: Ground,
+    rng: np.random.Generator,
+) -> Ground:
+    """RANSAC, then least squares; the ground that it was `near` where there is no better one."""
+    heights, height = near.heights(xyz), float(np.median(near.heights(centres)))
+    below = xyz[heights < height]
+    if height <= 0 or len(below) < LEAST_POINTS:
+        return near
     cells = np.floor(below / (THICK * height)).astype(int)  # a place counts once, however well seen
     some = below[np.unique(cells, axis=0, return_index=True)[1]]
     some = rng.permutation(some)[:GROUND_POINTS]
     a, b, c = some[rng.integers(len(some), size=(3, PLANES))]
     normal = np.cross(b - a, c - a)
     length = np.linalg.norm(normal, axis=1)
-    normal *= (np.sign(normal[:, 2]) / np.maximum(length, 1e-12))[:, None]
+    normal *= (np.sign(normal @ LEVEL) / np.maximum(length, 1e-12))[:, None]
     offset = (a * normal).sum(axis=1)
-    possible = normal[:, 2] > np.cos(STEEPEST)
-    possible &= centres.mean(axis=0) @ normal.T > offset
+    possible = normal @ LEVEL > np.cos(STEEPEST)
+    possible &= normal @ centres.mean(axis=0) > offset
     if not possible.any():
-        return level
+        return near
     a, normal, offset = a[possible], normal[possible], offset[possible]
     above = (some @ normal.T - offset) / height  # points x planes
     votes = (np.abs(above) < THICK).sum(axis=0) - (above < -2 * THICK).sum(axis=0)
@@ -174,7 +187,7 @@ def fitted_ground(seen: Sequence[Seen], seed: int = 0) -> Ground:
         if len(on) < LEAST_POINTS:
             break
         up = np.linalg.svd(on - on.mean(axis=0), full_matrices=False)[2][2]
-        ground = Ground(up * np.sign(up[2]), on.mean(axis=0))
+        ground = Ground(up * np.sign(up @ LEVEL), on.mean(axis=0))
     return ground
 
 

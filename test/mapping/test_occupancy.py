@@ -97,6 +97,11 @@ def test_without_a_floor_the_lowest_points_are_the_ground():
     assert ground.point[2] == pytest.approx(2.0)
 
 
+def test_a_wall_alone_tells_no_floor():
+    ground = fitted_ground([Seen(WALL, CAMERA[None])])
+    np.testing.assert_allclose(ground.normal, [0, 0, 1])
+
+
 def test_the_maps_own_level_where_it_is_asked_for():
     seen = Seen(np.concatenate([FLOOR, WALL]), CAMERA[None])
     grid = occupancy_grid([seen], **BAND, ground=-0.4)  # the floor is 0.4 above it: an obstacle
