@@ -18,7 +18,7 @@ from scal3r_ros.training.paths import TOUR_AXES, TOUR_STEP, tour
 @pytest.fixture(scope="module")
 def views(tmp_path_factory):
     folder = tmp_path_factory.mktemp("views")
-    return head_views.training_views(folder, 16), head_views.test_views(folder, 16)
+    return head_views.training_views(folder, 16), head_views.test_views(folder, 32)
 
 
 def test_all_heads_have_equally_many_parameters():
