@@ -78,7 +78,7 @@ def run_heads(out: Path, seeds: tuple[int, ...], steps: int) -> None:
     test = test_views(out / "views", TEST_VIEWS)
     for seed in seeds:
         for arm in ARMS:
-            name = f"heads_{arm.head}_{arm.recipe}_{seed}.json"
+            name = f"heads_{arm.head}_{arm.recipe}_{steps}_{seed}.json"
             _once(out / name, lambda a=arm, s=seed: run_trial(a, s, steps, train, test))
 
 
