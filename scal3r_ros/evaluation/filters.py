@@ -18,9 +18,9 @@ from scal3r_ros.mapping.config import MapperConfig, PointMapConfig
 from scal3r_ros.mapping.mapper import Mapper
 from scal3r_ros.mapping.pipeline import map_sequence
 from scal3r_ros.mapping.point_filters import frame_filter
-from scal3r_ros.mapping.point_map import Cloud, join, submap_cloud
+from scal3r_ros.mapping.point_map import Cloud, PointMap
 from scal3r_ros.mapping.prediction import Predictor
-from scal3r_ros.mapping.types import Submap
+from scal3r_ros.mapping.types import MapUpdate, Submap
 
 RIGHT, WRONG = 0.05, 0.30  # relative error of a point's depth, at the submap's scale
 OFF = PointMapConfig(
@@ -76,9 +76,8 @@ def mapped_frames(submaps: Iterable[Submap], truth: Truth) -> Iterator[MappedFra
         if not any(map(len, ratios)):
             continue
         s, median = float(np.median(np.concatenate(ratios))), float(np.median(depth[depth > 0]))
-        first = submap.overlap if submap.overlap < len(depth) else 0
         for k, t in true.items():
-            if k >= first:
+            if k >= submap.first_new:
                 off = np.abs(s * depth[k] / np.where(seen[k], t, 1.0) - 1)
                 edge, (between, _, outside) = edge_kinds(t, on_one_scale(t, depth[k]))
                 error = np.where(seen[k], off, np.inf)
@@ -127,7 +126,7 @@ def evaluate_filters(
     the map without and with the filters."""
     mapper = Mapper(predictor, config)
     map_sequence(open_sequence(folder), mapper, None)
-    bare, usual = _whole(mapper, OFF), _whole(mapper, config.points)
+    bare, usual = _unfiltered(mapper), mapper.point_map.cloud()
     if picture is not None:
         draw_filtered(picture, bare, usual, np.stack(list(mapper.keyframe_poses().values())))
     found: dict[str, Any] = {"points without filters": len(bare), "points": len(usual)}
@@ -141,13 +140,11 @@ def evaluate_filters(
     return found
 
 
-def _whole(mapper: Mapper, points: PointMapConfig) -> Cloud:
-    parts = []
+def _unfiltered(mapper: Mapper) -> Cloud:
+    points = PointMap(OFF, mapper.shelf)
     for submap in mapper.submaps:
-        cloud = submap_cloud(submap, points)
-        xyz = submap.T_map_submap.apply(cloud.xyz.astype(np.float64)).astype(np.float32)
-        parts.append(Cloud(xyz, cloud.rgb, cloud.confidence))
-    return join(parts)
+        points.update(MapUpdate(submap, (), mapper.map_version))
+    return points.cloud()
 
 
 def draw_filtered(path: Path, bare: Cloud, usual: Cloud, poses: Float[ndarray, "s 4 4"]) -> None:

@@ -38,7 +38,7 @@ def evaluate_grid(
     truth = read_trajectory(folder / "groundtruth.txt")
     true, found, _ = associate(truth, dict(mapper.keyframe_stamped_poses()))
     T_map_truth = umeyama(found[:, :3, 3], true[:, :3, 3], np.ones(len(true)))
-    seen, measured = _mapped(mapper), _measured(folder, truth, T_map_truth)
+    seen, measured = mapped(mapper), _measured(folder, truth, T_map_truth)
     s = T_map_truth.s
     sizes = {"resolution": CELL * s, "height_range": (HEIGHTS[0] * s, HEIGHTS[1] * s)}
     grid = occupancy_grid(seen, min_hits=MIN_HITS, **sizes)
@@ -55,14 +55,14 @@ def evaluate_grid(
     return result
 
 
-def _mapped(mapper: Mapper) -> list[Seen]:
+def mapped(mapper: Mapper) -> list[Seen]:
+    """The map's points, submap by submap, with the keyframes that they are of."""
     parts = []
     for submap in mapper.submaps:
         xyz = mapper.point_map.placed(submap.index).xyz.astype(np.float64)
         T_map_cam = submap.T_map_submap.apply_pose(submap.T_submap_cam)
-        first = submap.overlap if submap.overlap < len(T_map_cam) else 0
-        parts.append(Seen(xyz, T_map_cam[first:]))
-    return [part for part in parts if len(part.xyz)]
+        parts.append(Seen(xyz, T_map_cam[submap.first_new :]))
+    return parts
 
 
 def _measured(

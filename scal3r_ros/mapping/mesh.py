@@ -68,8 +68,7 @@ def _surface(open3d: Any, submaps: Sequence[Submap], config: PointMapConfig) -> 
     )
     images_used = 0
     for submap in submaps:
-        first = submap.overlap if submap.overlap < len(submap.depth) else 0
-        for slot in range(first, len(submap.depth)):
+        for slot in range(submap.first_new, len(submap.depth)):
             keep = frame_filter(submap, slot, medians[submap.index], config)
             if not keep.any():
                 continue

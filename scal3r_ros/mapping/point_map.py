@@ -93,8 +93,7 @@ class PointMap:
 
 def submap_cloud(submap: Submap, config: PointMapConfig) -> Cloud:
     """Points of the submap's new frames, in the submap's frame."""
-    first = submap.overlap if submap.overlap < len(submap.depth) else 0
-    return _filtered_cloud(submap, range(first, len(submap.depth)), config)
+    return _filtered_cloud(submap, range(submap.first_new, len(submap.depth)), config)
 
 
 def newest_view(submap: Submap, config: PointMapConfig) -> Cloud:

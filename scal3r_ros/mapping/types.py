@@ -123,6 +123,11 @@ class Submap:
     carried: bool = False  # its unit and first poses are those of the submap before
     far_end: Float[ndarray, " 7"] | None = None  # deviations of its newest camera, where known
 
+    @property
+    def first_new(self) -> int:
+        """The first slot that gives the map points; 0 where all frames are shared ones."""
+        return self.overlap if self.overlap < len(self.T_submap_cam) else 0
+
     def beginning_at(self, T_map_cam: Float[ndarray, "4 4"], s: float) -> Sim3:
         """The T_map_submap that puts the first camera there, at a scale."""
         T_cam_submap = np.linalg.inv(self.T_submap_cam[0])

@@ -12,11 +12,13 @@ import yaml
 pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 pytest.importorskip("scal3r_ros.msg", reason="the messages are not built: make setup")
 
+from scal3r_ros.evaluation.grid import mapped
 from scal3r_ros.geometry.sim3 import Sim3
 from scal3r_ros.mapping.config import KeyframeConfig, MapperConfig, RefinementConfig
 from scal3r_ros.mapping.mapper import Mapper
-from scal3r_ros.mapping.occupancy import Seen, occupancy_grid
+from scal3r_ros.mapping.occupancy import occupancy_grid
 from scal3r_ros.mapping.point_map import Cloud
+from scal3r_ros.ros.chunk_map import ChunkMap
 from scal3r_ros.ros.conversions import message_to_cloud
 from scal3r_ros.ros.frames import RobotFrame
 from scal3r_ros.ros.map_publisher import MapPublisher
@@ -81,6 +83,29 @@ def test_the_observation_buffers_rule_finds_the_walls(walk, tmp_path):
     assert len(marked(far, np.eye(4), source)) == 0
 
 
+def test_map_node_has_of_messages_what_the_mapper_has(walk, tmp_path):
+    """Every chunk's points, and the keyframes that see them: rays of the grid begin there."""
+    config = MapperConfig(
+        keyframes=KeyframeConfig(min_flow=0.02), refinement=RefinementConfig(enabled=False)
+    )
+    mapper = Mapper(TruthPredictor(walk.clip, scales=(1.0, 2.0)), config)
+    node = OfflineNode(MAPPING, {}, tmp_path / "bag")
+    rebuilt = ChunkMap()
+    hear = {"/chunk": rebuilt.add_chunk, "/corrections": rebuilt.correct}
+    node.write = lambda topic, kind, message: hear.get(topic, lambda _: None)(message)
+    maps = MapPublisher(node, mapper, RobotFrame(node, ""))
+    maps.frame_id = "camera_optical_frame"
+    for frame in walk.frames:
+        for update in mapper.add_frame(frame):
+            maps.publish(update)
+    own, heard = mapped(mapper), rebuilt.seen()
+    assert len(own) == len(heard) >= 2
+    assert len(own[1].T_map_cam) < len(mapper.submaps[1].T_submap_cam)  # shared ones are left out
+    for a, b in zip(own, heard, strict=True):
+        np.testing.assert_allclose(b.T_map_cam, a.T_map_cam, atol=1e-5)
+        np.testing.assert_allclose(b.xyz, a.xyz, atol=1e-3)
+
+
 def test_the_static_layers_grid_has_walls_and_free_space(walk):
     config = MapperConfig(
         keyframes=KeyframeConfig(min_flow=0.005), refinement=RefinementConfig(enabled=False)
@@ -89,13 +114,8 @@ def test_the_static_layers_grid_has_walls_and_free_space(walk):
     for frame in walk.frames:
         mapper.add_frame(frame)
     cameras = np.array([T[:3, 3] for T in mapper.keyframe_poses().values()])
-    seen = []
-    for submap in mapper.submaps:
-        xyz = mapper.point_map.placed(submap.index).xyz.astype(np.float64)
-        T_map_cam = submap.T_map_submap.apply_pose(submap.T_submap_cam)
-        seen.append(Seen(xyz, T_map_cam[submap.overlap if submap.index else 0 :]))
     grid = occupancy_grid(
-        seen,
+        mapped(mapper),
         resolution=0.1,
         height_range=(0.1, 2.0),
         min_hits=2,
