@@ -62,13 +62,13 @@ def test_a_point_that_more_rays_pass_than_meet_is_no_obstacle():
 
 
 def test_a_ray_begins_at_the_camera_that_saw_its_point():
-    """Two rooms back to back: what one sees is not seen through from the other."""
-    wall = plane((-0.4, -0.4, 0), (-1, 1, 0), (0, 2, 0))
-    two = np.stack([CAMERA, camera(-0.8, 0, 1.2, 180)])  # looks the other way
-    behind = plane((-3, -3, 0), (-1, 1, 0), (0, 2, 0))
-    ahead = Seen(np.concatenate([FLOOR, WALL, behind]), two)
-    grid = occupancy_grid([ahead, Seen(wall, camera(-0.1, 0, 1.2, 180)[None])], **BAND)
-    assert at(grid, -0.4, 0.5) == OCCUPIED
+    """Two cameras back to back, two metres apart: between them nothing was seen."""
+    back = plane((-4, -4, 0), (-1, 1, 0), (0, 2, 0))
+    cameras = np.stack([CAMERA, camera(-2, 0, 1.2, 180)])
+    grid = occupancy_grid([Seen(np.concatenate([WALL, back]), cameras)], **BAND, ground=0.0)
+    assert at(grid, -1.0, 0.0) == UNKNOWN
+    assert at(grid, 1.0, 0.0) == FREE and at(grid, -3.0, 0.0) == FREE
+    assert at(grid, 3.0, 0.5) == OCCUPIED and at(grid, -4.0, 0.5) == OCCUPIED
 
 
 @pytest.mark.parametrize("tilt_deg", [0, 12, 28])
