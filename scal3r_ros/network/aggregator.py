@@ -61,7 +61,7 @@ class ChunkTokens:
 
     x: Float[Tensor, "b s p c"]
     taps: list[Float[Tensor, "b s p c2"]]
-    fresh: Float[Tensor, "b all 1"] | None  # 0 for patch tokens of frames counted before
+    overlap: int  # leading frames that the memory has counted before
     tables: PositionTables
     encoded: Float[Tensor, "b s n c"]  # the encoder's patch tokens
 
@@ -73,9 +73,9 @@ class ChunkTokens:
         self.camera = both[:, :, 0].contiguous()  # a copy: no tap is kept alive by it
         self.taps.append(both.to(half_precision(both.device) or both.dtype))
 
-    def patches(self) -> Float[Tensor, "b sn c"]:
-        """Patch tokens of all frames as they are now."""
-        return merge_frames(self.x[:, :, SPECIAL:]).float()
+    def patches(self, first: int = 0) -> Float[Tensor, "b sn c"]:
+        """Patch tokens of the frames from the `first` on as they are now."""
+        return merge_frames(self.x[:, first:, SPECIAL:]).float()
 
 
 class Aggregator(nn.Module):
@@ -118,14 +118,9 @@ class Aggregator(nn.Module):
         bank = torch.ones(s, dtype=torch.long, device=patches.device)
         bank[reference] = 0
         special = special[0, bank].expand(b, -1, -1, -1).to(patches.dtype)
-        fresh = None
-        if overlap > 0:
-            fresh = torch.ones(b, s, patches.shape[2], 1, device=patches.device)
-            fresh[:, :overlap] = 0
-            fresh = merge_frames(fresh)
         tables = position_tables(grid, self.dim // self.heads, self.dim, patches.device)
         x = torch.cat([special, patches], dim=2)
-        return ChunkTokens(x, [], fresh, tables, patches)
+        return ChunkTokens(x, [], overlap, tables, patches)
 
     def forward(
         self,
@@ -217,4 +212,5 @@ def _remember(
 
 
 def _written(unit: AdaptiveMemoryUnit, weights: FastWeights, chunk: ChunkTokens) -> FastWeights:
-    return gradient(weights, unit.tokens(chunk.patches(), chunk.tables.patches, chunk.fresh))
+    """Frames that an earlier chunk has written are not written again."""
+    return gradient(weights, unit.tokens(chunk.patches(chunk.overlap), chunk.tables.patches))

@@ -157,19 +157,12 @@ class AdaptiveMemoryUnit(nn.Module):
         """The slow weights W0, where every gradient is taken."""
         return FastWeights(self.gate.float(), self.up.float(), self.down.float())
 
-    def tokens(
-        self,
-        x: Float[Tensor, "b n c"],
-        table: RotaryTable,
-        counted: Float[Tensor, "b n 1"] | None = None,
-    ) -> MemoryTokens:
-        """What is written. `counted` is 0 where an earlier chunk has counted a token, else 1."""
+    def tokens(self, x: Float[Tensor, "b n c"], table: RotaryTable) -> MemoryTokens:
+        """What is written."""
         weight, bias = self.qkv.weight, self.qkv.bias
         dim = x.shape[-1]
         k, v = functional.linear(x, weight[dim:], bias[dim:]).chunk(2, dim=-1)
         rate = functional.softplus(self.rates(x) + LEARNING_RATE_SHIFT)
-        if counted is not None:
-            rate = rate * counted
         return MemoryTokens(rotate(self.k_norm(k), table), v, rate)
 
     def queries(self, x: Float[Tensor, "b n c"], table: RotaryTable) -> Float[Tensor, "b n c"]:

@@ -1,12 +1,12 @@
 """The memory: closed forms against autograd, sums against the whole."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from scal3r_ros.network import memory
-from scal3r_ros.network.layers import patch_positions, rotary_table
 from scal3r_ros.network.memory import (
-    AdaptiveMemoryUnit,
     FastWeights,
     MemoryTokens,
     accumulate,
@@ -14,6 +14,7 @@ from scal3r_ros.network.memory import (
     orthogonalise,
     step,
 )
+from scal3r_ros.network.scal3r import ChunkImages, Scal3R, Scal3RConfig
 
 DIM, HIDDEN, TOKENS = 8, 16, 30
 
@@ -71,16 +72,20 @@ def test_forgetting_scales_only_the_past(weights, tokens):
     torch.testing.assert_close(total.up, 1.5 * g.up)
 
 
-def test_tokens_counted_before_leave_no_trace(tokens):
+@pytest.mark.parametrize("overlap", [1, 3])
+def test_frames_counted_before_leave_no_trace(overlap, monkeypatch):
     torch.manual_seed(3)
-    unit = AdaptiveMemoryUnit(DIM, expansion=2)
-    table = rotary_table(patch_positions(5, 6, special=0), DIM)
-    x = torch.randn(1, TOKENS, DIM)
-    fresh = torch.ones(1, TOKENS, 1)
-    fresh[:, :10] = 0
-    masked = gradient(unit.weights, unit.tokens(x, table, fresh))
-    alone = gradient(unit.weights, part(unit.tokens(x, table), slice(10, None)))
-    torch.testing.assert_close(masked.gate, alone.gate)
+    config = replace(Scal3RConfig.nano(), memory_layers=(0,))
+    network, images = Scal3R(config), torch.rand(1, 3, 3, 28, 42)
+    unit, written = network.aggregator.memories["0"], []
+    make = unit.tokens
+    monkeypatch.setattr(unit, "tokens", lambda *of: written.append(make(*of)) or written[-1])
+    with torch.no_grad():
+        network([ChunkImages(images, 0)])
+        context = network([ChunkImages(images, 0, overlap)])[1]
+        alone = gradient(unit.weights, part(written[0], slice(6 * overlap, None)))
+    torch.testing.assert_close(context.gradients[0].gate, alone.gate)
+    torch.testing.assert_close(context.gradients[0].down, alone.down)
 
 
 @pytest.mark.parametrize("shape", [(1, 6, 20), (1, 20, 6), (3, 8, 8)])
