@@ -18,6 +18,9 @@ from scal3r_ros.mapping.bridge import Ask, Bridges
 from scal3r_ros.mapping.config import LoopConfig, MapperConfig
 from scal3r_ros.mapping.kept_keyframes import KeptKeyframe, KeptKeyframes
 from scal3r_ros.mapping.place_match import (
+    FINE,
+    ROUGH,
+    Detail,
     PlaceMatch,
     View,
     loop_information,
@@ -36,6 +39,7 @@ logger = logging.getLogger(__name__)
 SIDE = 2  # keyframes between the images that are matched
 LOST_TRIES = 3  # times as many candidates where the camera is sought in a map
 SUPPRESSED = 6  # keyframes around an accepted pair that are not proposed again
+ROUGH_INLIERS = 7  # of small images: fewer, and the rest is not looked at
 
 
 @dataclass(frozen=True)
@@ -55,12 +59,21 @@ class LoopDetector:
         self.adopt(config.loops)
         self.keyframes = KeptKeyframes(shelf)
         self.words, self.tokens = Descriptors(shelf), Descriptors(shelf)
-        self._views: dict[int, View] = {}  # keyframes that were looked at for the newest chunk
+        self._views: dict[tuple[int, Detail], View] = {}  # looked at for the newest chunk
+        self._described: dict[int, Float32[ndarray, " d"]] = {}  # in words, by image index
         self.closed: list[tuple[int, int]] = []
 
     def adopt(self, config: LoopConfig) -> None:
         """Other settings from the next chunk on."""
         self.config = self.bridges.config = config
+
+    def look(self, frames: tuple[Frame, ...]) -> None:
+        """Describes a chunk's keyframes in words; for that nobody needs to know where they are."""
+        before, words = self._described, place_words()
+        self._described = {
+            f.index: before[f.index] if f.index in before else describe_place(f.image, words)
+            for f in frames
+        }
 
     def add(
         self, frames: tuple[Frame, ...], submap: Submap, graph: PoseGraph, *, whole: bool = False
@@ -68,9 +81,10 @@ class LoopDetector:
         """Takes in a submap's new keyframes, or the whole of it; returns candidates, best first.
         Places of another piece of the map count however recent: only a loop joins the pieces."""
         first = len(self.keyframes)
+        self.look(frames)
         for slot in range(0 if whole else submap.overlap, len(frames)):
             self.keyframes.append(frames[slot], submap.index)
-            self.words.append(describe_place(frames[slot].image, place_words()))
+            self.words.append(self._described[frames[slot].index])
             self.tokens.append(submap.descriptors[slot])
         self._views = {}
         piece = graph.piece(submap.index)
@@ -162,9 +176,14 @@ class LoopDetector:
 
     def _matched(self, candidate: LoopCandidate, old: Submap, new: Submap) -> Edge | None:
         """At least `agreeing` pairs of images must say the same, each with enough features."""
-        first = self._view(candidate.old, old), self._view(candidate.new, new)
+        ends = (candidate.old, old), (candidate.new, new)
+        glance = (self._view(*end, ROUGH) for end in ends)
+        if match_places(*glance, ROUGH_INLIERS) is None:  # most end here, before the costly rest
+            logger.info("loop %s: the images are not alike", candidate)
+            return None
+        first = self._view(*ends[0]), self._view(*ends[1])
         found = [match_places(*first, self.config.min_inliers)]
-        if found[0] is None:  # most candidates end here, before the costly rest
+        if found[0] is None:
             logger.info("loop %s: the images do not match", candidate)
             return None
         olds = [first[0], *self._sides(candidate.old, old)]
@@ -179,12 +198,13 @@ class LoopDetector:
             return None
         return _edge(group, *first)
 
-    def _view(self, keyframe: int, submap: Submap) -> View:
-        if keyframe not in self._views:
+    def _view(self, keyframe: int, submap: Submap, detail: Detail = FINE) -> View:
+        if (keyframe, detail) not in self._views:
             kept = self.keyframes[keyframe]
             slot = submap.frame_indices.index(kept.frame.index)
-            self._views[keyframe] = view_of(kept.restore().image, submap, slot)
-        return self._views[keyframe]
+            view = view_of(kept.restore().image, submap, slot, detail)
+            self._views[keyframe, detail] = view
+        return self._views[keyframe, detail]
 
     def _sides(self, keyframe: int, submap: Submap) -> list[View]:
         """The neighbours on either side, as far as they lie in the same submap."""

@@ -32,7 +32,7 @@ from scal3r_ros.mapping.point_map import submap_cloud
 from scal3r_ros.mapping.shelf import Shelf
 from scal3r_ros.mapping.types import Edge, Frame, Submap
 
-FORMAT, VERSION = "scal3r_map", 2
+FORMAT, VERSION = "scal3r_map", 3
 NO_ARRAYS = ("index", "overlap", "T_map_submap", "carried", "far_end")  # or only for new links
 ARRAYS = tuple(f.name for f in fields(Submap) if f.name not in NO_ARRAYS)
 EDGE_KINDS, NO_K = ("overlap", "loop", "odometry"), np.full((3, 3), np.nan)

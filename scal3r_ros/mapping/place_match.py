@@ -17,12 +17,21 @@ from scal3r_ros.geometry.sim3 import Sim3, invert_pose
 from scal3r_ros.mapping.local_features import LocalFeatures, local_features, match_features
 from scal3r_ros.mapping.types import Submap
 
-WIDTH = 640  # pixels at which is matched
-FEATURES = 1500
 CONTRAST = 0.02
 MIN_REPROJECTION_PX = 1.5
 REPROJECTION = 4.0 / 640  # share of the width
 RANSAC_ROUNDS = 300
+
+
+@dataclass(frozen=True)
+class Detail:
+    """How closely an image is looked at."""
+
+    width: int  # pixels, of larger images
+    features: int
+
+
+FINE, ROUGH = Detail(640, 1500), Detail(160, 400)
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,13 +58,15 @@ class PlaceMatch:
     log_spread: float  # of the depth ratios, standard deviation of the log
 
 
-def view_of(image: UInt8[ndarray, "h w 3"], submap: Submap, slot: int) -> View:
+def view_of(
+    image: UInt8[ndarray, "h w 3"], submap: Submap, slot: int, detail: Detail = FINE
+) -> View:
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     height, width = grey.shape
-    size = (WIDTH, round(height * WIDTH / width)) if width > WIDTH else (width, height)
+    size = min(width, detail.width), round(height * min(1.0, detail.width / width))
     grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
     grey = cv2.createCLAHE(2.0, (8, 8)).apply(grey)  # dark places have features too
-    features = local_features(grey, FEATURES, CONTRAST)
+    features = local_features(grey, detail.features, CONTRAST)
     depth = submap.depth[slot].astype(np.float64)
     scale = np.array(depth.shape[::-1]) / np.array(size)
     column, row = np.floor(features.uv * scale).astype(int).T

@@ -13,8 +13,8 @@ from numpy import ndarray
 from scal3r_ros.mapping.local_features import local_features
 
 WORDS = Path(__file__).parents[1] / "weights" / "place_words.npy"  # scal3r weights words
-WIDTH = 320  # pixels
-FEATURES = 200
+WIDTH = 160  # pixels; SIFT doubles them
+FEATURES = 300
 CONTRAST = 0.01  # dark rooms have weak features
 LEARNT_FROM = 40_000  # features
 

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from scal3r_ros.geometry.sim3 import invert_pose
+from scal3r_ros.mapping import loop_closure, place_match
 from scal3r_ros.mapping.config import KeyframeConfig, LoopConfig, MapperConfig, RefinementConfig
 from scal3r_ros.mapping.mapper import Mapper
 from scal3r_ros.mapping.pipeline import map_sequence
-from scal3r_ros.mapping.place_match import match_places, view_of
+from scal3r_ros.mapping.place_match import FINE, ROUGH, match_places, view_of
 from scal3r_ros.mapping.types import Frame
 from test.conftest import TruthPredictor, World
 
@@ -63,7 +64,7 @@ def test_places_seen_again_are_closed_and_right(there_and_back):
         assert np.degrees(np.arccos(np.clip((np.trace(turned) - 1) / 2, -1, 1))) < 2.0
 
 
-def test_candidates_that_look_alike_to_the_descriptor_alone_are_refused(walk):
+def test_candidates_that_look_alike_to_the_descriptor_alone_are_refused(walk, monkeypatch):
     """Descriptors that lie: all places look like the first."""
 
     class Lying(TruthPredictor):
@@ -89,10 +90,13 @@ def test_candidates_that_look_alike_to_the_descriptor_alone_are_refused(walk):
         Frame(i, 10**9 + i * 10**8, image.numpy(), joined.K[i].double().numpy())
         for i, image in enumerate(joined.images)
     ]
-    mapper = Mapper(Lying(joined), CONFIG)
+    mapper, looked_at = Mapper(Lying(joined), CONFIG), []
+    look = place_match.view_of
+    monkeypatch.setattr(loop_closure, "view_of", lambda *of: looked_at.append(of[-1]) or look(*of))
     map_sequence(frames, mapper, None)
     assert mapper.counters.loops == 0
     assert mapper.counters.loops_refused > 0
+    assert looked_at.count(ROUGH) > 2 * looked_at.count(FINE)  # small images tell it
 
 
 def test_no_features_no_match(walk):
