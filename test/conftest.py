@@ -43,6 +43,7 @@ class TruthPredictor:
     clip: object  # training.world.WorldClip
     scales: tuple[float, ...] = (1.0, 2.0, 0.5, 1.3)
     chunks: int = 0
+    on_host: bool = False
 
     def initial_memory(self) -> int:
         return 0

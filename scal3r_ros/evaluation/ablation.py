@@ -1,6 +1,5 @@
 """What refinement buys: one sequence, mapped in several ways from the very same predictions."""
 
-import time
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,6 @@ from scal3r_ros.mapping.config import MapperConfig, RefinementConfig
 from scal3r_ros.mapping.mapper import Mapper
 from scal3r_ros.mapping.pipeline import map_sequence
 from scal3r_ros.mapping.prediction import Predictor
-from scal3r_ros.mapping.refinement import RefinementReport
 from scal3r_ros.mapping.types import Chunk, Frame, Prediction
 
 WAYS = {
@@ -36,6 +34,10 @@ class Remembered:
         self.predictor = predictor
         self._answers: dict[tuple[int, ...], tuple[Prediction, object]] = {}
 
+    @property
+    def on_host(self) -> bool:
+        return self.predictor.on_host
+
     def initial_memory(self) -> object:
         return self.predictor.initial_memory()
 
@@ -52,16 +54,6 @@ class Remembered:
         return self.predictor.use_smaller_images()
 
 
-class TimedMapper(Mapper):
-    refine_seconds = 0.0
-
-    def _refined(self, chunk: Chunk, prediction: Prediction) -> tuple[Prediction, RefinementReport]:
-        began = time.perf_counter()
-        refined = super()._refined(chunk, prediction)
-        self.refine_seconds += time.perf_counter() - began
-        return refined
-
-
 def ablate_refinement(
     folder: Path,
     predictor: Predictor,
@@ -76,7 +68,7 @@ def ablate_refinement(
     truth = read_trajectory(folder / "groundtruth.txt")
     remembered, found = Remembered(predictor), {}
     for way, refinement in tqdm(WAYS.items(), desc=folder.name):
-        mapper = TimedMapper(remembered, replace(config, refinement=refinement))
+        mapper = Mapper(remembered, replace(config, refinement=refinement))
         frames = open_sequence(folder)
         map_sequence(frames if calibrated else _without_K(frames), mapper, None)
         estimate = dict(mapper.keyframe_stamped_poses())
@@ -91,7 +83,7 @@ def ablate_refinement(
             "rpe deg/s": round(errors.rpe_rotation_deg, 2),
             **({} if calibrated else {"focal, image widths": mapper.refiner.calibration.focal}),
             "loops": mapper.counters.loops,
-            "refinement ms a keyframe": round(1e3 * mapper.refine_seconds / keyframes, 1),
+            "refinement ms a keyframe": round(1e3 * mapper.refiner.seconds / keyframes, 1),
         }
     return found
 

@@ -35,6 +35,8 @@ SAMPLES = 20
 class SimulatedNetwork:
     """The wall's depth with noise, the true motion with noise, in a unit of its own per chunk."""
 
+    on_host = True
+
     def __init__(self, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
 

@@ -86,22 +86,30 @@ class DenseMatcher:
             return kept
         return np.asarray(cv2.resize(large, (width, height), interpolation=cv2.INTER_AREA))
 
+    def match(self, frames: Sequence[tuple[int, UInt8[ndarray, "h w"]]]) -> None:
+        """Matches every frame (name, image) with its neighbours at STEPS; what was matched before
+        is kept, of frames that do not come again it is forgotten."""
+        kept, self._kept = self._kept, {}
+        self._greys = dict(frames)
+        for step, scale in STEPS.items():
+            self._flow.setFinestScale(scale)
+            for (a, grey_a), (b, grey_b) in zip(frames, frames[step:], strict=False):
+                pair = kept.get((a, b))
+                if pair is None or pair[0].valid.shape != grey_a.shape:
+                    pair = self._matched(grey_a, grey_b)
+                self._kept[a, b] = pair
+
     def flow_depths(self, views: Sequence[View], first: int = 0) -> list[FlowDepth]:
         """One for every frame from the `first` on, from the neighbours at STEPS on either side."""
-        kept, self._kept = self._kept, {}
-        self._greys = {view.name: view.grey for view in views}
+        self.match([(view.name, view.grey) for view in views])
         seen: list[list[tuple[Float32[ndarray, "h w"], Float32[ndarray, "h w"]]]]
         seen = [[] for _ in views]
         texture = {k: _texture(views[k].grey) for k in range(first, len(views))}
         for step in STEPS:
-            self._flow.setFinestScale(STEPS[step])
             for i in range(len(views) - step):
                 a, b = views[i], views[i + step]
-                pair = kept.get((a.name, b.name))
-                if pair is None or pair[0].valid.shape != a.grey.shape:
-                    pair = self._matched(a.grey, b.grey)
-                self._kept[(a.name, b.name)] = pair
-                for k, view, other, match in ((i, a, b, pair[0]), (i + step, b, a, pair[1])):
+                there, back = self._kept[a.name, b.name]
+                for k, view, other, match in ((i, a, b, there), (i + step, b, a, back)):
                     if k < first:
                         continue
                     log_depth, information = triangulated(match, view, other)

@@ -12,6 +12,7 @@ from numpy import ndarray
 
 from scal3r_ros.geometry.keyframe import Keyframe
 from scal3r_ros.geometry.sim3 import Sim3
+from scal3r_ros.mapping.beside import looking
 from scal3r_ros.mapping.carried import carried_from
 from scal3r_ros.mapping.config import MapperConfig
 from scal3r_ros.mapping.counters import Counters
@@ -106,7 +107,8 @@ class Mapper:
         began = time.perf_counter()
         try:
             writes = self.write_memory and not self.localising
-            prediction, self.memory = self._ask(chunk, writes)
+            with looking(self, chunk):
+                prediction, self.memory = self._ask(chunk, writes)
         except ChunkTooLargeError as error:
             return self._map_shorter(chunk, error)
         except PredictionError as error:

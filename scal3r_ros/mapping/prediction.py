@@ -9,6 +9,11 @@ from scal3r_ros.mapping.types import Chunk, Prediction
 class Predictor(Protocol):
     """The memory is a value that only the predictor understands; the mapper carries it."""
 
+    @property
+    def on_host(self) -> bool:
+        """Whether it keeps the processor busy: then nothing else is done beside it."""
+        ...
+
     def predict(
         self, chunk: Chunk, memory: object, *, write: bool = True
     ) -> tuple[Prediction, object]:

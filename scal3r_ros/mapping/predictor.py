@@ -95,6 +95,10 @@ class NetworkPredictor:
         rounding = choose_precision(precision, where)
         return cls(network, device=where, precision=rounding, settings=settings)
 
+    @property
+    def on_host(self) -> bool:
+        return self.device.type == "cpu"
+
     def gpu_memory(self) -> tuple[int, int]:
         """Bytes used and there are; zeros on a CPU."""
         if self.device.type != "cuda":

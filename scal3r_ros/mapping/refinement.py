@@ -17,7 +17,7 @@ from scal3r_ros.mapping.bundle_problem import BundleProblem, BundleState
 from scal3r_ros.mapping.bundle_starts import ROUGH_PX, best_start, chunk_problem, without_outliers
 from scal3r_ros.mapping.carried import Carried, carry_over
 from scal3r_ros.mapping.config import RefinementConfig
-from scal3r_ros.mapping.dense_flow import STEPS, DenseMatcher
+from scal3r_ros.mapping.dense_flow import STEPS, DenseMatcher, matching_size
 from scal3r_ros.mapping.depth_correction import correct_depth
 from scal3r_ros.mapping.feature_tracks import FeatureTracker, FeatureTracks
 from scal3r_ros.mapping.initial_poses import (
@@ -47,7 +47,6 @@ class RefinementReport:
     rms_px: float = 0.0  # of the inliers, pixels of the tracking size
     carried: int = 0  # frames whose poses and depth are those of the chunk before
     far_end: Float[ndarray, " 7"] | None = None  # deviations of the newest camera, in the unit
-    seconds: float = 0.0
 
 
 class Refiner:
@@ -56,7 +55,22 @@ class Refiner:
     def __init__(self) -> None:
         self._tracker, self._matcher = FeatureTracker(), DenseMatcher()
         self.calibration = SelfCalibration()
+        self.seconds = 0.0  # spent here
+        self._looked: tuple[Chunk, FeatureTracks] | None = None
+        self._depth_size: tuple[int, int] | None = None  # of the chunk before
         self._loose: set[int] = set()  # frames that hardly anything tied to those before
+
+    def look(self, chunk: Chunk, config: RefinementConfig) -> None:
+        """What images alone tell, before the network has said anything: tracks, and flow where it
+        is known how large depth will be."""
+        began = time.perf_counter()
+        tracks = self._tracker.track(chunk.frames, config)
+        if config.densify and self._depth_size is not None and tracks.count >= config.min_tracks:
+            size, names = matching_size(*self._depth_size), [f.index for f in chunk.frames]
+            greys = zip(names, self._tracker.greys, strict=True)
+            self._matcher.match([(n, self._matcher.grey(n, grey, *size)) for n, grey in greys])
+        self._looked = chunk, tracks
+        self.seconds += time.perf_counter() - began
 
     def refine(
         self,
@@ -67,6 +81,8 @@ class Refiner:
     ) -> tuple[Prediction, RefinementReport]:
         """Bundle adjustment from the best start, then depth by its landmarks; in the unit of what
         was carried over, else the network's. Measured depth is kept as it is."""
+        if self._looked is None or self._looked[0] is not chunk:
+            self.look(chunk, config)
         began = time.perf_counter()
         known = settled = 0
         prediction = self.calibration.apply(chunk, prediction)
@@ -78,7 +94,9 @@ class Refiner:
         measured = measured_depth(chunk, prediction, known)
         refined, report = self._adjusted(chunk, prediction, measured, config, known, settled)
         refined = with_measured(refined, measured) if measured is not None else refined
-        return refined, replace(report, carried=known, seconds=time.perf_counter() - began)
+        self._depth_size = refined.depth.shape[1], refined.depth.shape[2]
+        self.seconds += time.perf_counter() - began
+        return refined, replace(report, carried=known)
 
     def _adjusted(
         self,
@@ -91,7 +109,8 @@ class Refiner:
     ) -> tuple[Prediction, RefinementReport]:
         if len(chunk.frames) < 2:
             return prediction, RefinementReport("none", "a single frame")
-        tracks = self._tracker.track(chunk.frames, config)
+        assert self._looked is not None
+        tracks = self._looked[1]
         if tracks.count < config.min_tracks:
             return prediction, RefinementReport("none", "too few tracks", tracks.count)
         focal_sigma = self.calibration.sigma(chunk)

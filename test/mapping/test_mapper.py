@@ -1,5 +1,6 @@
 """The whole mapper on a rendered walk, with a predictor that knows the truth."""
 
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,7 @@ from scal3r_ros.geometry.camera import scale_intrinsics
 from scal3r_ros.mapping.config import KeyframeConfig, MapperConfig, RefinementConfig
 from scal3r_ros.mapping.mapper import Mapper
 from scal3r_ros.mapping.pipeline import map_sequence
+from scal3r_ros.mapping.refinement import RefinementReport, Refiner
 from scal3r_ros.mapping.types import ChunkTooLargeError, PredictionError
 from scal3r_ros.tracking.tracker import Tracker
 from scal3r_ros.tracking.types import TrackerConfig
@@ -19,6 +21,8 @@ from test.conftest import TruthPredictor, World
 CONFIG = MapperConfig(
     keyframes=KeyframeConfig(min_flow=0.005), refinement=RefinementConfig(enabled=False)
 )
+
+NONE = RefinementReport("none")
 
 
 def truth_of(walk: World) -> Trajectory:
@@ -199,3 +203,32 @@ def test_refinement_repairs_a_bent_prediction(walk):
     mapper = Mapper(Bent(walk.clip), config)
     run = map_sequence(walk.frames, mapper, None)
     assert evaluate(truth_of(walk), run.trajectory(mapper)).ate_share < 0.06
+
+
+def test_images_are_looked_at_beside_a_network_that_leaves_the_processor_alone(walk, monkeypatch):
+    looked = threading.Event()
+
+    def look(self, chunk, config):
+        looked.set()
+
+    class Waiting(TruthPredictor):
+        def predict(self, chunk, memory, *, write=True):
+            assert looked.wait(0.0 if self.on_host else 30.0) != self.on_host
+            return super().predict(chunk, memory, write=write)
+
+    monkeypatch.setattr(Refiner, "look", look)
+    monkeypatch.setattr(Refiner, "refine", lambda _, chunk, prediction, *rest: (prediction, NONE))
+    for on_host in (False, True):
+        looked.clear()
+        mapper = Mapper(Waiting(walk.clip, on_host=on_host), MapperConfig())
+        map_sequence(walk.frames[:12], mapper, None)
+        assert len(mapper.submaps) > 0
+
+
+def test_what_fails_beside_the_network_is_not_lost(walk, monkeypatch):
+    def look(self, chunk, config):
+        raise OSError("no room for the images")
+
+    monkeypatch.setattr(Refiner, "look", look)
+    with pytest.raises(OSError, match="no room"):
+        map_sequence(walk.frames[:12], Mapper(TruthPredictor(walk.clip), MapperConfig()), None)

@@ -43,6 +43,27 @@ def test_frames_that_had_all_their_neighbours_keep_depth_and_confidence(walk):
         assert known is None or (again.depth[k] != known).mean() > 0.5
 
 
+def test_looking_beforehand_changes_nothing(walk):
+    """Whether images are looked at beside the network or afterwards; the second chunk's flow is
+    found beforehand, too, for the size of its depth is known."""
+    network = TruthPredictor(walk.clip)
+    frames = walk.frames[0:12], walk.frames[6:18]
+    chunks = [Chunk(i, tuple(part), SHARED * i, 5) for i, part in enumerate(frames)]
+    predictions = [network.predict(chunk, 0)[0] for chunk in chunks]
+    maps = []
+    for beforehand in (False, True):
+        refiner, refined = Refiner(), []
+        for chunk, prediction in zip(chunks, predictions, strict=True):
+            if beforehand:
+                refiner.look(chunk, CONFIG)
+                assert bool(refiner._matcher._kept) == (chunk.index > 0)
+            refined.append(refiner.refine(chunk, prediction, CONFIG)[0])
+        maps.append(refined)
+    for afterwards, before in zip(*maps, strict=True):
+        np.testing.assert_array_equal(afterwards.depth, before.depth)
+        np.testing.assert_array_equal(afterwards.T_submap_cam, before.T_submap_cam)
+
+
 def test_what_few_points_tie_to_the_frames_before_is_loose():
     """50 points seen in frames 0 to 3, 20 of them in frame 4, 40 of frame 4's own in frame 5."""
     seen = [(f, p) for f in range(4) for p in range(50)]

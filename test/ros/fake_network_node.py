@@ -19,6 +19,7 @@ class FakeNetwork:
     until they become smaller), `slow` (3 s)."""
 
     device = "fake"
+    on_host = False
 
     def __init__(self) -> None:
         self.fault = os.environ.get("FAKE_NETWORK", "")
