@@ -80,7 +80,7 @@ class Output(nn.Module):
         self, x: Float[Tensor, "f c h w"], size: tuple[int, int]
     ) -> Float[Tensor, "f o h2 w2"]:
         x = upsample(self.conv1(x), size)
-        x = x + position_map(x.shape[1], *size, size[1] / size[0], x.device)
+        x += position_map(x.shape[1], *size, size[1] / size[0], x.device)
         return self.conv3(self.conv2(x).relu())
 
 
