@@ -59,7 +59,7 @@ class LoopDetector:
         self.adopt(config.loops)
         self.keyframes = KeptKeyframes(shelf)
         self.words, self.tokens = Descriptors(shelf), Descriptors(shelf)
-        self._views: dict[tuple[int, Detail], View] = {}  # looked at for the newest chunk
+        self._views: dict[tuple[int, int, Detail], View] = {}  # looked at for the newest chunk
         self._described: dict[int, Float32[ndarray, " d"]] = {}  # in words, by image index
         self.closed: list[tuple[int, int]] = []
 
@@ -199,12 +199,13 @@ class LoopDetector:
         return _edge(group, *first)
 
     def _view(self, keyframe: int, submap: Submap, detail: Detail = FINE) -> View:
-        if (keyframe, detail) not in self._views:
+        """A keyframe as one of the submaps that hold it has it."""
+        key = keyframe, submap.index, detail
+        if key not in self._views:
             kept = self.keyframes[keyframe]
             slot = submap.frame_indices.index(kept.frame.index)
-            view = view_of(kept.restore().image, submap, slot, detail)
-            self._views[keyframe, detail] = view
-        return self._views[keyframe, detail]
+            self._views[key] = view_of(kept.restore().image, submap, slot, detail)
+        return self._views[key]
 
     def _sides(self, keyframe: int, submap: Submap) -> list[View]:
         """The neighbours on either side, as far as they lie in the same submap."""

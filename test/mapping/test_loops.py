@@ -99,6 +99,18 @@ def test_candidates_that_look_alike_to_the_descriptor_alone_are_refused(walk, mo
     assert looked_at.count(ROUGH) > 2 * looked_at.count(FINE)  # small images tell it
 
 
+def test_a_keyframe_of_two_submaps_is_seen_in_either(walk):
+    """Whichever was asked for first: their frames and units differ."""
+    mapper = Mapper(TruthPredictor(walk.clip), CONFIG)
+    map_sequence(walk.frames[:20], mapper, None)
+    first, second = mapper.submaps[:2]
+    shared = len(first.frame_indices) - 1
+    assert first.frame_indices[shared] in second.frame_indices
+    views = [mapper.loop_detector._view(shared, submap) for submap in (first, second)]
+    assert [view.submap for view in views] == [first.index, second.index]
+    assert not np.allclose(views[0].depth, views[1].depth)
+
+
 def test_no_features_no_match(walk):
     mapper = Mapper(TruthPredictor(walk.clip), CONFIG)
     map_sequence(walk.frames[:20], mapper, None)
