@@ -17,6 +17,7 @@ from scal3r_ros.mapping.config import MapperConfig
 from scal3r_ros.mapping.loop_closure import LoopCandidate, LoopDetector
 from scal3r_ros.mapping.mapper import Mapper
 from scal3r_ros.mapping.pipeline import map_sequence
+from scal3r_ros.mapping.places import Descriptors
 from scal3r_ros.mapping.pose_graph import PoseGraph
 from scal3r_ros.mapping.prediction import Predictor
 from scal3r_ros.mapping.types import Edge, Frame, Submap
@@ -77,6 +78,8 @@ def evaluate_loops(
         "keyframes": len(poses),
         "chunks": len(mapper.submaps),
         "chunks that come back": len(chunks),
+        "nearest by words true": _nearest_true(witness.words, same, late),
+        "nearest by tokens true": _nearest_true(witness.tokens, same, late),
         "candidates": len(witness.verdicts),
         "candidates true": sum(
             bool(same[v.candidate.old, v.candidate.new]) for v in witness.verdicts
@@ -86,6 +89,16 @@ def evaluate_loops(
         "chunks tied": len(tied & chunks),
         "median error deg, m": np.round(np.median(errors, axis=0), 3).tolist() if errors else [],
     }
+
+
+def _nearest_true(
+    places: Descriptors, same: Bool[ndarray, "n n"], late: Bool[ndarray, "n n"]
+) -> float:
+    """Of the keyframes that come back, the share whose most alike earlier one is the same place."""
+    nearest = np.where(late, places.likeness(0), -np.inf).argmax(axis=1)
+    again = (same & late).any(axis=1)
+    right = same[np.arange(len(same)), nearest][again]
+    return round(float(right.mean()), 3) if len(right) else 0.0
 
 
 def evaluate_relocalisation(

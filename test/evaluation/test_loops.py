@@ -8,6 +8,8 @@ import pytest
 from scal3r_ros.evaluation import loops
 from scal3r_ros.evaluation.loops import evaluate_loops, evaluate_relocalisation
 from scal3r_ros.mapping.loop_closure import LoopDetector
+from scal3r_ros.mapping.places import Descriptors
+from scal3r_ros.mapping.shelf import Shelf
 from test.evaluation.conftest import sequence_folder
 from test.mapping.test_loops import CONFIG, Describing, there_and_back  # noqa: F401
 
@@ -24,6 +26,17 @@ def test_true_loops_are_counted_as_true(folder, there_and_back):  # noqa: F811
     assert 1 <= found["chunks tied"] <= found["chunks that come back"]
     turn, apart = found["median error deg, m"]
     assert turn < 2 and apart < 0.1
+
+
+def test_the_nearest_place_is_right_or_wrong():
+    """Four places, then all but the second again; the third is taken for the first one."""
+    places = Descriptors(Shelf(""))
+    for k in (0, 1, 2, 3, 0, 0, 3):
+        places.append(np.eye(4)[k])
+    same = np.array([[a == b for b in (0, 1, 2, 3, 0, 2, 3)] for a in (0, 1, 2, 3, 0, 2, 3)])
+    late = np.subtract.outer(np.arange(7), np.arange(7)) >= 3
+    assert loops._nearest_true(places, same, late) == pytest.approx(2 / 3, abs=1e-3)
+    assert loops._nearest_true(places, same & False, late) == 0.0
 
 
 def test_a_loop_that_is_off_is_counted_as_false(folder, there_and_back, monkeypatch):  # noqa: F811
