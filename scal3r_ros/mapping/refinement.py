@@ -95,6 +95,7 @@ class Refiner:
         refined, report = self._adjusted(chunk, prediction, measured, config, known, settled)
         refined = with_measured(refined, measured) if measured is not None else refined
         self._depth_size = refined.depth.shape[1], refined.depth.shape[2]
+        self._looked = None  # its images need not be kept any longer
         self.seconds += time.perf_counter() - began
         return refined, replace(report, carried=known)
 
