@@ -79,7 +79,7 @@ class RegistrationConfig:
 @dataclass(frozen=True)
 class LoopConfig:
     enabled: bool = True
-    min_score: float = 0.1  # of two places, cosine of their words
+    min_score: float = 0.08  # of two places, cosine of their words
     tokens: bool = True  # what the network's tokens find alike is looked at, too
     min_token_score: float = 0.70  # cosine of these
     min_gap: int = 24  # keyframes between the two places

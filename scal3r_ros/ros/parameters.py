@@ -113,7 +113,7 @@ BACK_END = (
     Live("refinement", True, "refine poses and depth with feature tracks"),
     Live("loop_closure", True, "search and close loops"),
     Live("loop_min_gap", 24, "keyframes between two visits of a place", 1, 100000),
-    Live("loop_min_score", 0.1, "likeness of two places, cosine of their words", 0.0, 1.0),
+    Live("loop_min_score", 0.08, "likeness of two places, cosine of their words", 0.0, 1.0),
     Parameter("submaps_in_memory", 4, "newest ones; older lie on disk; 0: all", 0, 1000000),
     Parameter("storage_folder", "", "for those on disk; empty: the system's temporary folder"),
     Live("lost_reset_after", 0, "discarded chunks in a row before a reset; 0: never", 0, 1000),
