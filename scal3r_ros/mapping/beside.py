@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 @contextmanager
 def looking(mapper: "Mapper", chunk: Chunk) -> Iterator[None]:
     """Tracks, flow and words of a chunk, beside what the block does; what fails is raised at its
-    end. Where the network keeps the processor busy they are left for afterwards."""
+    end, unless the block itself fails. Where the network keeps the processor busy they are left
+    for afterwards."""
     if mapper.predictor.on_host:
         yield
         return
