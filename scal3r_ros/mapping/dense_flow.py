@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -13,7 +14,6 @@ from scal3r_ros.geometry.camera import pixel_centres
 from scal3r_ros.geometry.sim3 import invert_pose
 
 MAX_WIDTH = 256  # pixels at which is matched: more cost time and memory, the field is smooth
-STEPS = {1: 0, 3: 1}  # neighbours in keyframes, both ways: at which scale their flow ends
 FLOW_SIGMA_PX = 0.35  # of DIS at a few hundred pixels of width
 MAX_RETURN_PX = 1.0  # forward and backward flow must cancel
 MAX_EPIPOLAR_PX = 1.5
@@ -25,7 +25,7 @@ NOISE = 2.0  # deviations by which a pixel's inverse depth may differ from those
 PATCH = 9  # pixels of a side, about that of DIS
 TEXTURE = 4.0  # grey levels a pixel, gradient at which flow counts half
 MARGIN = 0.02  # of the width, at the rim: patches of the flow reach beyond the image there
-AGREEMENT = 0.12  # log depth, between the views of a pixel
+AGREEMENT = 0.12  # log depth, between the two views of a pixel
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +74,7 @@ class DenseMatcher:
         self._flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
         self._flow.setUseSpatialPropagation(True)
         self._flow.setVariationalRefinementIterations(0)  # half of the time, no better depth
+        self._flow.setFinestScale(0)
         self._kept: dict[tuple[int, int], tuple[Match, Match]] = {}
         self._greys: dict[int, UInt8[ndarray, "h w"]] = {}
 
@@ -87,31 +88,26 @@ class DenseMatcher:
         return np.asarray(cv2.resize(large, (width, height), interpolation=cv2.INTER_AREA))
 
     def match(self, frames: Sequence[tuple[int, UInt8[ndarray, "h w"]]]) -> None:
-        """Matches every frame (name, image) with its neighbours at STEPS; what was matched before
-        is kept, of frames that do not come again it is forgotten."""
+        """Matches neighbouring frames (name, image); what was matched before is kept, of frames
+        that do not come again it is forgotten."""
         kept, self._kept = self._kept, {}
         self._greys = dict(frames)
-        for step, scale in STEPS.items():
-            self._flow.setFinestScale(scale)
-            for (a, grey_a), (b, grey_b) in zip(frames, frames[step:], strict=False):
-                pair = kept.get((a, b))
-                if pair is None or pair[0].valid.shape != grey_a.shape:
-                    pair = self._matched(grey_a, grey_b)
-                self._kept[a, b] = pair
+        for (a, grey_a), (b, grey_b) in pairwise(frames):
+            pair = kept.get((a, b))
+            if pair is None or pair[0].valid.shape != grey_a.shape:
+                pair = self._matched(grey_a, grey_b)
+            self._kept[a, b] = pair
 
     def flow_depths(self, views: Sequence[View], first: int = 0) -> list[FlowDepth]:
-        """One for every frame from the `first` on, from the neighbours at STEPS on either side."""
+        """One for every frame from the `first` on, from the neighbours on either side."""
         self.match([(view.name, view.grey) for view in views])
         seen: list[list[tuple[Float32[ndarray, "h w"], Float32[ndarray, "h w"]]]]
         seen = [[] for _ in views]
         texture = {k: _texture(views[k].grey) for k in range(first, len(views))}
-        for step in STEPS:
-            for i in range(len(views) - step):
-                a, b = views[i], views[i + step]
-                there, back = self._kept[a.name, b.name]
-                for k, view, other, match in ((i, a, b, there), (i + step, b, a, back)):
-                    if k < first:
-                        continue
+        for i, (a, b) in enumerate(pairwise(views)):
+            there, back = self._kept[a.name, b.name]
+            for k, view, other, match in ((i, a, b, there), (i + 1, b, a, back)):
+                if k >= first:
                     log_depth, information = triangulated(match, view, other)
                     seen[k].append((log_depth, information * texture[k]))
         return [_fused(views_of_one) for views_of_one in seen[first:]]
@@ -222,32 +218,14 @@ def _around(x: Float32[ndarray, "h w"], valid: Bool[ndarray, "h w"]) -> Float32[
 def _fused(
     views: Sequence[tuple[Float32[ndarray, "h w"], Float32[ndarray, "h w"]]],
 ) -> FlowDepth:
-    """Weighted mean of the views near their median; a pixel that one view alone saw counts half."""
-    logs, information = np.stack([v[0] for v in views]), np.stack([v[1] for v in views])
-    seen = information > 0
-    count = _count(seen)
-    ordered = _sorted(np.where(seen, logs, np.float32(np.inf)))
-    middle = np.where(count > 0, ordered[0], np.float32(0))
-    for k in range(1, (len(views) + 1) // 2):
-        np.copyto(middle, ordered[k], where=count > 2 * k)
-    weight = information * (np.abs(logs - middle) < AGREEMENT)
-    total = weight.sum(0)
-    mean = (weight * logs).sum(0) / np.maximum(total, 1e-12)
-    agree = _count(weight > 0)
-    total[agree < 2] *= 0.5
-    total[agree * 2 <= count] = 0  # no majority
+    """Weighted mean of two views; a pixel that one alone saw counts half, of two that contradict
+    each other nothing is known."""
+    (a, information_a), (b, information_b) = views[0], views[-1]
+    if len(views) == 1:
+        return FlowDepth(a, 0.5 * information_a)
+    both = (information_a > 0) & (information_b > 0)
+    total = information_a + information_b
+    mean = (information_a * a + information_b * b) / np.maximum(total, 1e-12)
+    total[~both] *= 0.5
+    total[both & (np.abs(a - b) >= AGREEMENT)] = 0
     return FlowDepth(mean, total)
-
-
-def _count(layers: Bool[ndarray, "k h w"]) -> UInt8[ndarray, "h w"]:
-    return layers.view(np.uint8).sum(0, dtype=np.uint8)
-
-
-def _sorted(x: Float32[ndarray, "k h w"]) -> Float32[ndarray, "k h w"]:
-    """Along the first axis, in place: for a handful of layers ten times as fast as np.sort."""
-    for last in range(len(x) - 1, 0, -1):
-        for k in range(last):
-            smaller = np.minimum(x[k], x[k + 1])
-            np.maximum(x[k], x[k + 1], out=x[k + 1])
-            x[k] = smaller
-    return x

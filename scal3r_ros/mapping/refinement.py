@@ -17,7 +17,7 @@ from scal3r_ros.mapping.bundle_problem import BundleProblem, BundleState
 from scal3r_ros.mapping.bundle_starts import ROUGH_PX, best_start, chunk_problem, without_outliers
 from scal3r_ros.mapping.carried import Carried, carry_over
 from scal3r_ros.mapping.config import RefinementConfig
-from scal3r_ros.mapping.dense_flow import STEPS, DenseMatcher, matching_size
+from scal3r_ros.mapping.dense_flow import DenseMatcher, matching_size
 from scal3r_ros.mapping.depth_correction import correct_depth
 from scal3r_ros.mapping.feature_tracks import FeatureTracker, FeatureTracks
 from scal3r_ros.mapping.initial_poses import (
@@ -89,7 +89,7 @@ class Refiner:
         if carried is not None and config.carry and self.calibration.sigma(chunk) == 0:
             loose = [k for k, f in enumerate(chunk.frames) if f.index in self._loose]
             known = min([len(carried), *loose])  # what comes later is still to be found out
-            settled = max(0, known - max(STEPS))  # had all neighbours that their depth comes from
+            settled = max(0, known - 1)  # the last had no neighbour behind it
             prediction = carry_over(prediction, carried, chunk.reference, settled)
         measured = measured_depth(chunk, prediction, known)
         refined, report = self._adjusted(chunk, prediction, measured, config, known, settled)

@@ -3,8 +3,6 @@
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from scal3r_ros.mapping import dense_flow
 from scal3r_ros.mapping.dense_flow import (
@@ -12,7 +10,7 @@ from scal3r_ros.mapping.dense_flow import (
     DenseMatcher,
     Match,
     View,
-    _sorted,
+    _fused,
     grid,
     matching_size,
     triangulated,
@@ -108,10 +106,15 @@ def test_large_images_are_matched_small(walk, monkeypatch, width):
     assert np.median(np.concatenate(errors)) < 0.7
 
 
-@given(st.integers(1, 6), st.integers(0, 2**31))
-def test_sorted_is_sorted(layers, seed):
-    x = np.random.default_rng(seed).normal(size=(layers, 3, 4)).astype(np.float32)
-    np.testing.assert_array_equal(_sorted(x.copy()), np.sort(x, axis=0))
+def test_two_views_agree_or_say_nothing():
+    """Pixels: seen alike by both, otherwise, by one, by none."""
+    a = np.array([[1.0, 1.0, 2.0, 0.0]], np.float32), np.array([[1.0, 4.0, 6.0, 0.0]], np.float32)
+    b = np.array([[1.1, 1.5, 0.0, 0.0]], np.float32), np.array([[3.0, 4.0, 0.0, 0.0]], np.float32)
+    both, first_alone = _fused([a, b]), _fused([a])
+    np.testing.assert_allclose(both.information, [[4.0, 0.0, 3.0, 0.0]])
+    np.testing.assert_allclose(both.log_depth[0, [0, 2]], [1.075, 2.0], rtol=1e-6)
+    np.testing.assert_allclose(first_alone.information, a[1] / 2)
+    np.testing.assert_array_equal(first_alone.log_depth, a[0])
 
 
 def test_noise_alone_brings_nothing_nearer(views, walk):
