@@ -142,9 +142,8 @@ def correction_field(
         robust = _robust(rest, weight)
         if reach > COARSE_PX:  # as smooth from every second pixel
             halves = (x[::2, ::2] for x in (guide, rest, robust))
-            slope, offset, support = _guided(*halves, reach // 2, epsilon, prior / 4)
-            size = guide.shape[::-1]
-            slope, offset, support = (cv2.resize(x, size) for x in (slope, offset, support))
+            slope, offset, _ = _guided(*halves, reach // 2, epsilon, prior / 4)
+            slope, offset = (cv2.resize(x, guide.shape[::-1]) for x in (slope, offset))
         else:
             slope, offset, support = _guided(guide, rest, robust, reach, epsilon, prior)
         step = slope * guide + offset
