@@ -1,7 +1,7 @@
 """Flat grids for planners: occupancy by hits and by the rays that saw them, and heights."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float, Float32, Int, Int8
@@ -14,6 +14,9 @@ UPPER = 0.9  # share of the points of a cell that its height leaves below
 SHORT = 3  # cells before its point a ray is no longer followed: depth is not that sure
 STEEPEST = 0.7  # rad, of the ground against the map's level: a hand-held camera looks down
 THICK = 0.1  # of the ground, share of the cameras' height
+UNSTEADY = 0.2  # of a camera's height, deviation, share of it: beyond, the way tells no level
+LOW, COLUMN_POINTS = 0.2, 3  # share of a column's points that lie below its low one; at least
+WAY_WEIGHT = 4.0  # of the way against the ground's points
 LEVEL = np.array([0.0, 0.0, 1.0])
 GROUND_POINTS, LEAST_POINTS, PLANES, POLISH, LEVELLINGS = 1500, 30, 10_000, 5, 3
 
@@ -140,9 +143,9 @@ def _passed(
 
 
 def fitted_ground(seen: Sequence[Seen], seed: int = 0) -> Ground:
-    """The plane with most of the map on it and least below it, up to `STEEPEST` out of level: a
-    map need not be level. Level, under 98 % of the points, where there is none below the cameras.
-    """
+    """The plane with most of the map on it and least below it, over which the cameras keep their
+    height if they do over any: up to `STEEPEST` out of level, for a map need not be level. Level,
+    under 98 % of the points, where there is none below the cameras."""
     xyz = np.concatenate([part.xyz for part in seen]).astype(np.float64)
     centres = np.concatenate([part.T_map_cam[:, :3, 3] for part in seen])
     rng = np.random.default_rng(seed)
@@ -151,7 +154,27 @@ def fitted_ground(seen: Sequence[Seen], seed: int = 0) -> Ground:
     ground = Ground(LEVEL, lowest * LEVEL)
     for _ in range(LEVELLINGS):  # what lies below, and how far, is seen better from a nearer level
         ground = _largest_plane(xyz, centres, ground, rng)
-    return ground
+    return _where_most_is_lowest(xyz, centres, ground)
+
+
+def _where_most_is_lowest(
+    xyz: Float[ndarray, "n 3"], centres: Float[ndarray, "m 3"], ground: Ground
+) -> Ground:
+    """Moved to where the low points of most columns of the map lie: few fly below the ground."""
+    thick = THICK * float(np.median(ground.heights(centres)))
+    if thick <= 0:
+        return ground
+    across = np.linalg.svd(ground.normal[None])[2][1:]
+    column = np.floor(xyz @ across.T / thick).astype(int)
+    _, column, count = np.unique(column, axis=0, return_inverse=True, return_counts=True)
+    heights = ground.heights(xyz)
+    ordered = heights[np.lexsort((heights, column.reshape(-1)))]
+    low = (np.cumsum(count) - count + LOW * (count - 1)).astype(int)
+    low = np.sort(ordered[low[count >= COLUMN_POINTS]])
+    if len(low) < LEAST_POINTS:
+        return ground
+    near = np.searchsorted(low, low + thick, "right") - np.searchsorted(low, low - thick)
+    return replace(ground, point=ground.point + low[near.argmax()] * ground.normal)
 
 
 def _largest_plane(
@@ -179,14 +202,19 @@ def _largest_plane(
         return near
     a, normal, offset = a[possible], normal[possible], offset[possible]
     above = (some @ normal.T - offset) / height  # points x planes
-    votes = (np.abs(above) < THICK).sum(axis=0) - (above < -2 * THICK).sum(axis=0)
-    best = int(votes.argmax())
+    votes = (np.abs(above) < THICK).mean(axis=0) - (above < -2 * THICK).mean(axis=0)
+    unsteady = (centres @ normal.T).std(axis=0) / height
+    best = int((votes - np.minimum(unsteady, UNSTEADY)).argmax())
     ground = Ground(normal[best], a[best])
     for _ in range(POLISH):
         on = some[np.abs(ground.heights(some)) < THICK * height]
         if len(on) < LEAST_POINTS:
             break
-        up = np.linalg.svd(on - on.mean(axis=0), full_matrices=False)[2][2]
+        rows = on - on.mean(axis=0)
+        if ground.heights(centres).std() < UNSTEADY * height:
+            way = centres - centres.mean(axis=0)
+            rows = np.concatenate([rows, way * (WAY_WEIGHT * len(on) / len(way)) ** 0.5])
+        up = np.linalg.svd(rows, full_matrices=False)[2][2]
         ground = Ground(up * np.sign(up @ LEVEL), on.mean(axis=0))
     return ground
 

@@ -90,6 +90,27 @@ def test_the_floor_is_found_however_the_map_leans(rng, tilt_deg):
     assert at(grid, *floor[:2]) == FREE
 
 
+def test_a_carried_camera_keeps_its_height_over_a_floor_that_is_bent(rng):
+    """The map's floor leans by 9 degrees, the way of the cameras does not: it tells the level."""
+    bent = FLOOR + FLOOR[:, :1] * [0, 0, np.tan(np.radians(9))] + rng.normal(0, 0.05, FLOOR.shape)
+    places = [(x, y, 1.2 + rng.normal(0, 0.03)) for x in (0, 1, 2, 3) for y in (-1, 0, 1)]
+    carried = Seen(bent, np.stack([camera(*place) for place in places]))
+    stands = Seen(bent, CAMERA[None])
+    level, leaning = (
+        np.degrees(np.arccos(fitted_ground([s]).normal[2])) for s in (carried, stands)
+    )
+    assert level < 2
+    assert leaning > 7
+
+
+def test_a_climbing_camera_tells_no_level(rng):
+    climbing = np.stack([camera(0.1 * k, 0.02 * k * (-1) ** k, 1.0 + 0.1 * k) for k in range(20)])
+    room = np.concatenate([FLOOR, WALL]) + rng.normal(0, 0.02, (len(FLOOR) + len(WALL), 3))
+    ground = fitted_ground([Seen(room, climbing)])
+    assert np.degrees(np.arccos(ground.normal[2])) < 2
+    assert abs(ground.heights(np.zeros((1, 3)))[0]) < 0.1
+
+
 def test_without_a_floor_the_lowest_points_are_the_ground():
     ceiling = FLOOR + [0, 0, 2.0]
     ground = fitted_ground([Seen(ceiling, CAMERA[None])])
