@@ -128,4 +128,4 @@ def test_a_depth_camera_makes_the_way_better_than_the_network_alone(walk):
             mapper.add_frame(replace(frame, depth=noisy if has_depth else None))
         mapper.flush()
         errors.append(evaluate(truth, dict(mapper.keyframe_stamped_poses())).ate_rmse)
-    assert errors[1] < 0.8 * errors[0]
+    assert errors[1] < 0.9 * errors[0]
