@@ -203,18 +203,18 @@ def _largest_plane(
     a, normal, offset = a[possible], normal[possible], offset[possible]
     above = (some @ normal.T - offset) / height  # points x planes
     votes = (np.abs(above) < THICK).mean(axis=0) - (above < -2 * THICK).mean(axis=0)
-    unsteady = (centres @ normal.T).std(axis=0) / height
+    way = np.cov(centres.T, bias=True)
+    unsteady = np.sqrt(np.maximum(((normal @ way) * normal).sum(axis=1), 0)) / height
     best = int((votes - np.minimum(unsteady, UNSTEADY)).argmax())
     ground = Ground(normal[best], a[best])
     for _ in range(POLISH):
         on = some[np.abs(ground.heights(some)) < THICK * height]
         if len(on) < LEAST_POINTS:
             break
-        rows = on - on.mean(axis=0)
+        spread = np.cov(on.T, bias=True)
         if ground.heights(centres).std() < UNSTEADY * height:
-            way = centres - centres.mean(axis=0)
-            rows = np.concatenate([rows, way * (WAY_WEIGHT * len(on) / len(way)) ** 0.5])
-        up = np.linalg.svd(rows, full_matrices=False)[2][2]
+            spread += WAY_WEIGHT * way
+        up = np.linalg.eigh(spread)[1][:, 0]
         ground = Ground(up * np.sign(up @ LEVEL), on.mean(axis=0))
     return ground
 
