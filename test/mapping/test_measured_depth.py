@@ -110,8 +110,8 @@ def test_a_pair_becomes_depth_once_when_it_is_a_keyframe(walk):
 
 
 def test_a_depth_camera_makes_the_way_better_than_the_network_alone(walk):
-    """A network that takes all for flat, with and without depth that is 2 % off a pixel."""
-    rng = np.random.default_rng(5)
+    """A network that takes all for flat, with and without depth that is 2 % off a pixel: the mean
+    of three draws of that noise, for one moves the error by a quarter."""
 
     class Flat(TruthPredictor):
         def predict(self, chunk, memory, *, write=True):
@@ -119,13 +119,17 @@ def test_a_depth_camera_makes_the_way_better_than_the_network_alone(walk):
             return replace(said, depth=np.full_like(said.depth, np.median(said.depth))), memory
 
     truth = {f.stamp_ns: T for f, T in zip(walk.frames, walk.T_world_cam, strict=True)}
-    errors = []
-    for has_depth in (False, True):
+
+    def error(rng: np.random.Generator | None) -> float:
         mapper = Mapper(Flat(walk.clip), MapperConfig(chunks=ChunkConfig(size=12, overlap=6)))
         for frame in walk.frames:
-            depth = walk.clip.depth[frame.index].numpy()
-            noisy = (depth * np.exp(rng.normal(0, 0.02, depth.shape))).astype(np.float32)
-            mapper.add_frame(replace(frame, depth=noisy if has_depth else None))
+            if rng is not None:
+                depth = walk.clip.depth[frame.index].numpy()
+                noise = np.exp(rng.normal(0, 0.02, depth.shape))
+                frame = replace(frame, depth=(depth * noise).astype(np.float32))
+            mapper.add_frame(frame)
         mapper.flush()
-        errors.append(evaluate(truth, dict(mapper.keyframe_stamped_poses())).ate_rmse)
-    assert errors[1] < 0.9 * errors[0]
+        return evaluate(truth, dict(mapper.keyframe_stamped_poses())).ate_rmse
+
+    with_depth = [error(np.random.default_rng(seed)) for seed in (5, 6, 7)]
+    assert np.mean(with_depth) < 0.8 * error(None)
