@@ -134,7 +134,7 @@ class ScaleConfig:
     min_baseline: float = 0.5  # metres of odometry before it counts
     window: int = 40
     lock_after: int = 10
-    lock_tolerance: float = 0.05
+    lock_tolerance: float = 0.03  # relative standard deviation of the scale
 
     def __post_init__(self) -> None:
         known = SCALE_SOURCES

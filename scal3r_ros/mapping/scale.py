@@ -21,14 +21,22 @@ from scal3r_ros.mapping.types import Chunk, Edge, Submap
 
 LEVEL_RAD = 0.035  # deviation of the up that an IMU tells of a submap
 ASSUMED_DEVIATION = 0.05  # of an observation that says nothing about itself
+DRIFT = 0.03  # of the map's log scale, from an observation to the next
+MEDIAN_DEVIATION = 1.25  # of a median over that of a mean
+MAX_DISCORD = 2.0  # observations that differ by more do not know how wrong they are
 
 
 class ScaleEstimator:
-    """Weighted median of recent log-scale observations; locked once they agree."""
+    """Weighted median of recent log-scale observations; locked once it is sure.
+
+    How sure it is follows from what the observations say of themselves, as long as neighbours
+    differ by no more than that and the map's own drift. How far all of them lie apart tells
+    nothing: before the lock the map's unit drifts, which the lock ends.
+    """
 
     def __init__(self, config: ScaleConfig) -> None:
         self.config = config
-        self._logs: deque[tuple[float, float]] = deque(maxlen=config.window)
+        self._logs: deque[tuple[float, float]] = deque(maxlen=config.window)  # and deviation
         self.scale = config.fixed if config.source == "fixed" else 1.0
         self.locked = config.source == "fixed"
 
@@ -42,15 +50,15 @@ class ScaleEstimator:
         return self.locked
 
     @property
-    def spread(self) -> float:
-        """Robust relative spread of the observations, by what each says of itself; infinity
-        without any."""
+    def deviation(self) -> float:
+        """Relative standard deviation of the scale; infinity where that cannot be told."""
         if self.config.source == "fixed":
             return 0.0
         if len(self._logs) < 2:
             return np.inf
-        logs, weights = np.array(self._logs).T
-        return MAD_TO_SIGMA * _weighted_median(np.abs(logs - self._median()), weights)
+        deviations = np.array(self._logs)[:, 1]
+        alone = MEDIAN_DEVIATION / float(np.sqrt((1 / deviations**2).sum()))
+        return alone * max(1.0, self._discord())
 
     def observe(self, observed: float, deviation: float = ASSUMED_DEVIATION) -> bool:
         """Metres per map unit as one source sees it; True where the map shall change its unit.
@@ -61,14 +69,19 @@ class ScaleEstimator:
             raise ValueError(f"observed scale must be positive and finite, got {observed}")
         if self.config.source == "fixed":
             return False
-        self._logs.append((float(np.log(observed)), 1 / max(deviation, 1e-6) ** 2))
+        self._logs.append((float(np.log(observed)), max(deviation, 1e-6)))
         if self.locked or len(self._logs) < self.config.lock_after:
             return False
-        surer = np.sqrt(self.config.lock_after / len(self._logs))  # by how much more was seen
-        if self.spread * surer > self.config.lock_tolerance:
+        if self.deviation > self.config.lock_tolerance or self._discord() > MAX_DISCORD:
             return False
         self.scale, self.locked = float(np.exp(self._median())), True
         return True
+
+    def _discord(self) -> float:
+        """By how much more neighbouring observations differ than they say, robustly; 1 is honest."""
+        logs, deviations = np.array(self._logs).T
+        expected = np.sqrt(deviations[1:] ** 2 + deviations[:-1] ** 2 + DRIFT**2)
+        return MAD_TO_SIGMA * float(np.median(np.abs(np.diff(logs)) / expected))
 
     @property
     def guess(self) -> float:
@@ -83,7 +96,8 @@ class ScaleEstimator:
             self.scale = scale
 
     def _median(self) -> float:
-        return _weighted_median(*np.array(self._logs).T)
+        logs, deviations = np.array(self._logs).T
+        return _weighted_median(logs, 1 / deviations**2)
 
 
 def _weighted_median(values: Float[ndarray, " n"], weights: Float[ndarray, " n"]) -> float:

@@ -144,7 +144,7 @@ class MappingHealth:
                 latency=node.maps.latency_s,
                 metric=mapper.metric.metric,
                 scale=newest.s,
-                scale_spread=float(np.nan_to_num(estimator.spread, posinf=0.0)),
+                scale_spread=float(np.nan_to_num(estimator.deviation, posinf=0.0)),
                 intrinsics_source=node.images.intrinsics_source,
                 chunk_size_effective=mapper.stream.chunker.config.size,
                 gpu_memory_used=used,
@@ -214,7 +214,7 @@ class MappingHealth:
         status.add("loops closed, refused", f"{counters.loops}, {counters.loops_refused}")
         status.add("chunks discarded", str(counters.chunks_discarded))
         status.add("metric", str(metric.metric))
-        status.add("spread of the scale", f"{metric.estimator.spread:.3f}")
+        status.add("deviation of the scale", f"{metric.estimator.deviation:.3f}")
         status.add("residual of the newest overlap", f"{edges[-1].residual:.4f}" if edges else "-")
         return status
 

@@ -109,14 +109,13 @@ class MapPublisher:
         said = metric.said_of(submap)
         if said is None:
             return
-        spread = metric.estimator.spread
         self._scale.publish(
             ScaleEstimate(
                 header=header(submap.stamps_ns[-1], self.map_frame),
                 source=metric.estimator.config.source,
                 observed=said[0],
                 estimate=said[1],
-                spread=spread,
+                spread=metric.estimator.deviation,
                 locked=metric.metric,
             )
         )

@@ -129,8 +129,8 @@ METRES = (
     Parameter("scale_lock_after", 10, "observations before the scale is locked", 2, 1000),
     Parameter(
         "scale_lock_tolerance",
-        0.05,
-        "relative spread of `scale_lock_after` observations at which it is; of more, more",
+        0.03,
+        "relative standard deviation of the scale at which it is",
         0.001,
         1.0,
     ),

@@ -279,6 +279,22 @@ def test_what_is_unsure_of_itself_does_not_delay_the_lock():
         assert estimator.locked == locked
 
 
+def test_many_unsure_observations_of_a_drifting_unit_are_enough(rng):
+    """Each errs by 10 % and says so, while the map's unit grows by a third: locked once they tell
+    the scale to 3 % together, not before. The same, saying that they err by 2 %: never."""
+    for said, locked in ((0.1, True), (0.02, False)):
+        estimator = ScaleEstimator(ScaleConfig(source="imu"))
+        after = None
+        for k in range(40):
+            true = 2.0 * np.exp(0.3 * k / 40)
+            if estimator.observe(true * np.exp(rng.normal(0, 0.1)), said):
+                after = k + 1
+                assert abs(estimator.scale / (2.0 * np.exp(0.15 * k / 40)) - 1) < 0.09  # 3 sigma
+        assert (after is not None) == locked
+        assert after is None or 14 < after < 25  # 1.25 x 10 % / sqrt(n) = 3 %: 17
+        assert estimator.deviation < 0.03 or not locked
+
+
 @pytest.mark.parametrize("orientation", ["imu", "camera_level"])
 def test_an_imu_holds_the_map_level_while_images_tilt_it(walk, orientation):
     """Every overlap rolls the map by a degree and a half, and is no surer than to three; what the
