@@ -26,6 +26,7 @@ PATCH = 9  # pixels of a side, about that of DIS
 TEXTURE = 4.0  # grey levels a pixel, gradient at which flow counts half
 MARGIN = 0.02  # of the width, at the rim: patches of the flow reach beyond the image there
 AGREEMENT = 0.12  # log depth, between the two views of a pixel
+LEAST_WAY, MAX_STEPS = 0.05, 4  # of the distance, between views that are compared; steps to there
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +53,7 @@ class View:
     grey: UInt8[ndarray, "h w"]
     K: Float[ndarray, "3 3"]
     T_submap_cam: Float[ndarray, "4 4"]
+    distance: float  # of what it sees, the median
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,18 +101,34 @@ class DenseMatcher:
             self._kept[a, b] = pair
 
     def flow_depths(self, views: Sequence[View], first: int = 0) -> list[FlowDepth]:
-        """One for every frame from the `first` on, from the neighbours on either side."""
+        """One for every frame from the `first` on, from a view on either side."""
         self.match([(view.name, view.grey) for view in views])
-        seen: list[list[tuple[Float32[ndarray, "h w"], Float32[ndarray, "h w"]]]]
-        seen = [[] for _ in views]
-        texture = {k: _texture(views[k].grey) for k in range(first, len(views))}
-        for i, (a, b) in enumerate(pairwise(views)):
-            there, back = self._kept[a.name, b.name]
-            for k, view, other, match in ((i, a, b, there), (i + 1, b, a, back)):
-                if k >= first:
-                    log_depth, information = triangulated(match, view, other)
-                    seen[k].append((log_depth, information * texture[k]))
-        return [_fused(views_of_one) for views_of_one in seen[first:]]
+        found = []
+        for i in range(first, len(views)):
+            sides = [self._seen(views[i:]), self._seen(views[i::-1])]
+            fused = _fused([side for side in sides if side is not None])
+            texture = _texture(views[i].grey)
+            found.append(FlowDepth(fused.log_depth, fused.information * texture))
+        return found
+
+    def _seen(
+        self, views: Sequence[View]
+    ) -> tuple[Float32[ndarray, "h w"], Float32[ndarray, "h w"]] | None:
+        """Log depth and information of the first view, from the next one; from one farther away,
+        by flow from view to view, where the camera hardly moved."""
+        if len(views) < 2:
+            return None
+        view, match, steps = views[0], self._between(*views[:2]), 1
+        for a, b in pairwise(views[1 : MAX_STEPS + 1]):
+            way = float(np.linalg.norm((a.T_submap_cam - view.T_submap_cam)[:3, 3]))
+            if way > LEAST_WAY * view.distance:
+                break
+            match, steps = _chained(match, self._between(a, b)), steps + 1
+        return triangulated(match, view, views[steps], FLOW_SIGMA_PX * float(np.sqrt(steps)))
+
+    def _between(self, a: View, b: View) -> Match:
+        pair = self._kept.get((a.name, b.name))
+        return pair[0] if pair is not None else self._kept[b.name, a.name][1]
 
     def _matched(self, a: UInt8[ndarray, "h w"], b: UInt8[ndarray, "h w"]) -> tuple[Match, Match]:
         there, back = self._positions(a, b), self._positions(b, a)
@@ -144,6 +162,14 @@ def _checked(there: Float32[ndarray, "2 h w"], back: Float32[ndarray, "2 h w"]) 
     return Match(there, valid)
 
 
+def _chained(first: Match, then: Match) -> Match:
+    """From one frame by way of another to a third."""
+    at = first.uv[0] - 0.5, first.uv[1] - 0.5
+    uv = [cv2.remap(x, *at, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) for x in then.uv]
+    there = cv2.remap(then.valid.astype(np.uint8), *at, cv2.INTER_NEAREST)
+    return Match(np.stack(uv), first.valid & (there > 0))
+
+
 @cache
 def _rimless(height: int, width: int) -> Bool[ndarray, "h w"]:
     return _inside(*grid(height, width))
@@ -163,7 +189,7 @@ def _texture(grey: UInt8[ndarray, "h w"]) -> Float32[ndarray, "h w"]:
 
 
 def triangulated(
-    match: Match, view: View, other: View
+    match: Match, view: View, other: View, sigma_px: float = FLOW_SIGMA_PX
 ) -> tuple[Float32[ndarray, "h w"], Float32[ndarray, "h w"]]:
     """Log depth in `view` and its information.
 
@@ -190,7 +216,7 @@ def triangulated(
     inverse /= normal
     length = np.sqrt(normal, out=normal)
     valid = match.valid & (across < MAX_EPIPOLAR_PX * length * z)
-    per_inverse = length / (z * FLOW_SIGMA_PX)
+    per_inverse = length / (z * sigma_px)
     certain = per_inverse * inverse  # 1 / sigma of the log depth
     per_inverse *= _around(inverse, valid)
     per_inverse -= certain

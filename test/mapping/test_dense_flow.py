@@ -1,5 +1,7 @@
 """Depth by optical flow on a rendered walk whose depth and poses are known."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -22,9 +24,21 @@ from test.conftest import TruthPredictor
 
 @pytest.fixture(scope="module")
 def views(walk) -> list[View]:
+    return seen(walk, range(8, 40, 4))
+
+
+def seen(walk, indices: range) -> list[View]:
+    """Frames of the walk at their true poses."""
+    frames = (walk.frames[k] for k in indices)
     return [
-        View(f.index, cv2.cvtColor(f.image, cv2.COLOR_RGB2GRAY), f.K, walk.T_world_cam[f.index])
-        for f in walk.frames[8:40:4]
+        View(
+            f.index,
+            cv2.cvtColor(f.image, cv2.COLOR_RGB2GRAY),
+            f.K,
+            walk.T_world_cam[f.index],
+            float(np.median(walk.clip.depth[f.index].numpy())),
+        )
+        for f in frames
     ]
 
 
@@ -65,8 +79,29 @@ def test_a_true_match_gives_true_depth(views, walk):
 
 def test_a_camera_that_only_turns_learns_no_depth(views):
     """Every view at the same place: there is no parallax to triangulate from."""
-    still = [View(v.name, v.grey, v.K, views[0].T_submap_cam) for v in views]
+    still = [replace(view, T_submap_cam=views[0].T_submap_cam) for view in views]
     assert all((depth.information == 0).all() for depth in DenseMatcher().flow_depths(still))
+
+
+def test_a_camera_that_hardly_moves_compares_frames_farther_apart(walk, monkeypatch):
+    """Every image of the walk, a step of which shows too little parallax: flow from image to image
+    leads to one that shows more, and is as honest about it."""
+    views = seen(walk, range(8, 24))
+
+    def told(steps: int) -> tuple[float, float]:
+        monkeypatch.setattr(dense_flow, "MAX_STEPS", steps)
+        known, errors = [], []
+        for view, found in zip(views, DenseMatcher().flow_depths(views), strict=True):
+            truth = walk.clip.depth[view.name].numpy()
+            use = (found.information > 0) & (truth > 0)
+            error = np.abs(found.log_depth[use] - np.log(truth[use]))
+            errors.append(error * np.sqrt(found.information[use]))
+            known.append(found.information.mean())
+        return float(np.mean(known)), float(np.median(np.concatenate(errors)))
+
+    (neighbours, _), (farther, error) = told(1), told(4)
+    assert farther > 2 * neighbours
+    assert error < 0.7
 
 
 def test_shared_frames_are_matched_once_and_follow_new_poses(views):
@@ -79,7 +114,7 @@ def test_shared_frames_are_matched_once_and_follow_new_poses(views):
     for view in views[2:6]:
         T = view.T_submap_cam.copy()
         T[:3, 3] *= 2
-        shared.append(View(view.name, alike, view.K, T))
+        shared.append(replace(view, grey=alike, T_submap_cam=T, distance=2 * view.distance))
     second = matcher.flow_depths(shared)
     both = (first[3].information > 0) & (second[1].information > 0)
     ratio = np.exp(second[1].log_depth[both] - first[3].log_depth[both])
@@ -122,7 +157,7 @@ def test_noise_alone_brings_nothing_nearer(views, walk):
     as flow's errors are: far points, of little parallax, are not chosen for erring nearer."""
     a, T = views[0], views[0].T_submap_cam.copy()
     T[:3, 3] += 0.3 * (views[1].T_submap_cam[:3, 3] - T[:3, 3])
-    b = View(1, a.grey, a.K, T)
+    b = replace(a, name=1, T_submap_cam=T)
     depth = walk.clip.depth[a.name].numpy().astype(np.float64)
     truth = _true_match(a, b, depth)
     rng, errors, weights = np.random.default_rng(3), [], []
