@@ -78,7 +78,7 @@ class ScaleEstimator:
         return True
 
     def _discord(self) -> float:
-        """By how much more neighbouring observations differ than they say, robustly; 1 is honest."""
+        """By how much more neighbours differ than they say, robustly; 1 is honest."""
         logs, deviations = np.array(self._logs).T
         expected = np.sqrt(deviations[1:] ** 2 + deviations[:-1] ** 2 + DRIFT**2)
         return MAD_TO_SIGMA * float(np.median(np.abs(np.diff(logs)) / expected))

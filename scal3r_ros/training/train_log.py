@@ -9,6 +9,9 @@ from tqdm import tqdm
 from scal3r_ros.training.losses import Losses
 from scal3r_ros.training.settings import Progress, TrainConfig
 
+PARTS = ("camera", "entropy", "log_depth", "match", "nll", "total", "usage")  # of the loss
+COLUMNS = ("step", "seconds", "frames_per_second", *PARTS)
+
 
 class TrainLog:
     """A progress bar and one CSV line now and then, with running means."""
@@ -38,14 +41,17 @@ class TrainLog:
             "step": self.progress.step,
             "seconds": round(self.progress.seconds),
             "frames_per_second": round(rate, 2),
-            **{k: round(v, 4) for k, v in sorted(self.means.items())},
+            **{k: round(v, 4) for k, v in self.means.items()},
         }
         is_new = not self.path.exists()
         with self.path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(row))
+            writer = csv.DictWriter(file, COLUMNS)  # a part not seen yet is left empty
             if is_new:
                 writer.writeheader()
             writer.writerow(row)
 
     def close(self) -> None:
+        """What came after the last line gets one, too."""
+        if self.frames and not self.silent:
+            self._write()
         self.bar.close()
