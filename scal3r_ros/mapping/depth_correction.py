@@ -71,7 +71,7 @@ def _flow_depths(
     height, width = prediction.depth.shape[1:]
     size = matching_size(height, width)
     K = scale_intrinsics(prediction.K, (height, width), size)
-    distance = [_median(depth, depth > 0) for depth in prediction.depth]
+    distance = np.median(prediction.depth[:, ::4, ::4], axis=(1, 2)).tolist()
     frames = zip(chunk.frames, greys, K, prediction.T_submap_cam, distance, strict=True)
     views = [View(f.index, matcher.grey(f.index, g, *size), *rest) for f, g, *rest in frames]
     return [found.at_size(height, width) for found in matcher.flow_depths(views, first)]
