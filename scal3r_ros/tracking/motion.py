@@ -14,6 +14,14 @@ Turn = Callable[[int, int], Float[ndarray, "3 3"] | None]
 MAX_LOG_SCALE = 1.0  # of a change that is believed to be one
 
 
+def rigid(T: Float[ndarray, "4 4"]) -> Float[ndarray, "4 4"]:
+    """The pose with the nearest rotation. Poses that follow from products with each other's
+    inverses treble what rounding made of their rotations, again and again."""
+    T = T.copy()
+    T[:3, :3] = Rotation.from_matrix(T[:3, :3]).as_matrix()
+    return T
+
+
 def stretched(
     T: Float[ndarray, "*batch 4 4"], centre: Float[ndarray, " 3"], factor: float
 ) -> Float[ndarray, "*batch 4 4"]:

@@ -18,7 +18,7 @@ from scal3r_ros.geometry.sim3 import invert_pose
 from scal3r_ros.tracking import camera_pose, two_view
 from scal3r_ros.tracking.features import Flow, find_corners, follow, sample_depth, small_grey
 from scal3r_ros.tracking.history import History, TrackedImage, velocity_between
-from scal3r_ros.tracking.motion import Turn, carried_on, let_through, stretched
+from scal3r_ros.tracking.motion import Turn, carried_on, let_through, rigid, stretched
 from scal3r_ros.tracking.points import Points, followed
 from scal3r_ros.tracking.types import TrackedPose, TrackerConfig
 
@@ -65,6 +65,7 @@ class Tracker:
             return None
         pose = self._repeated(grey, stamp_ns) or self._measured(grey, stamp_ns)
         pose = pose or self._coasted(stamp_ns)
+        pose = replace(pose, T_odom_cam=rigid(pose.T_odom_cam))
         self._last = pose
         self._history.add(TrackedImage(stamp_ns, grey, pose.T_odom_cam))
         return pose
@@ -213,6 +214,7 @@ class Tracker:
     def _arrive(self, image: TrackedImage, points: Points, doubt: float) -> None:
         """What is seen from here is followed on; `doubt` is that of the step's scale."""
         assert self._source is not None and image.T_odom_cam is not None
+        image = replace(image, T_odom_cam=rigid(image.T_odom_cam))
         self._velocity = velocity_between(self._source, image.T_odom_cam, image.stamp_ns)
         self._source, self._points = image, self._grown(points, image, doubt)
 
