@@ -87,7 +87,6 @@ def test_poses_that_follow_from_each_other_stay_rigid(rng):
     T[:3, :3] = Rotation.from_rotvec([0.3, 0.5, 0.2]).as_matrix()
     for stamp in range(100):
         history.add(TrackedImage(stamp, np.zeros((1, 1), np.uint8), T))
-        newest = history.newest.T_odom_cam
-        history.move(lambda T, newest=newest: newest @ invert_pose(T) @ newest)
-        T = history.newest.T_odom_cam
+        history.move(lambda moved, T=T: T @ invert_pose(moved) @ T)
+        T = history.pose_at(stamp)
     np.testing.assert_allclose(T[:3, :3] @ T[:3, :3].T, np.eye(3), atol=1e-12)
