@@ -8,7 +8,7 @@ from jaxtyping import Float, UInt8
 from numpy import ndarray
 from scipy.spatial.transform import Rotation, Slerp
 
-from scal3r_ros.tracking.motion import rigid, velocity_of
+from scal3r_ros.tracking.motion import velocity_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +56,7 @@ class History:
     def move(self, moved: Callable[[Float[ndarray, "4 4"]], Float[ndarray, "4 4"]]) -> None:
         """All poses, by one rule."""
         self.images = [
-            i if i.T_odom_cam is None else replace(i, T_odom_cam=rigid(moved(i.T_odom_cam)))
+            i if i.T_odom_cam is None else replace(i, T_odom_cam=moved(i.T_odom_cam))
             for i in self.images
         ]
 

@@ -15,8 +15,7 @@ MAX_LOG_SCALE = 1.0  # of a change that is believed to be one
 
 
 def rigid(T: Float[ndarray, "4 4"]) -> Float[ndarray, "4 4"]:
-    """The pose with the nearest rotation. Poses that follow from products with each other's
-    inverses treble what rounding made of their rotations, again and again."""
+    """The same pose, its rotation rid of what rounding made of it."""
     T = T.copy()
     T[:3, :3] = Rotation.from_matrix(T[:3, :3]).as_matrix()
     return T

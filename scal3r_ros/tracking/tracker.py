@@ -65,7 +65,6 @@ class Tracker:
             return None
         pose = self._repeated(grey, stamp_ns) or self._measured(grey, stamp_ns)
         pose = pose or self._coasted(stamp_ns)
-        pose = replace(pose, T_odom_cam=rigid(pose.T_odom_cam))
         self._last = pose
         self._history.add(TrackedImage(stamp_ns, grey, pose.T_odom_cam))
         return pose
@@ -154,7 +153,8 @@ class Tracker:
     def continue_from(self, other: "Tracker") -> None:
         """Moves to the pose that another tracker gave the same image."""
         if self._last is not None and other._last is not None:
-            self._shift(other._last.T_odom_cam @ invert_pose(self._last.T_odom_cam))
+            T_other_self = other._last.T_odom_cam @ invert_pose(self._last.T_odom_cam)
+            self._shift(rigid(T_other_self))  # else both poses' rounding comes on top of its own
 
     def _hand_over(self, points: Points, source: TrackedImage) -> bool:
         """Moves the new points so that the present pose stays. False: too few are still seen."""
@@ -214,7 +214,6 @@ class Tracker:
     def _arrive(self, image: TrackedImage, points: Points, doubt: float) -> None:
         """What is seen from here is followed on; `doubt` is that of the step's scale."""
         assert self._source is not None and image.T_odom_cam is not None
-        image = replace(image, T_odom_cam=rigid(image.T_odom_cam))
         self._velocity = velocity_between(self._source, image.T_odom_cam, image.stamp_ns)
         self._source, self._points = image, self._grown(points, image, doubt)
 

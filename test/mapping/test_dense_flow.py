@@ -10,6 +10,7 @@ from scal3r_ros.mapping import dense_flow
 from scal3r_ros.mapping.dense_flow import (
     FLOW_SIGMA_PX,
     DenseMatcher,
+    FlowDepth,
     Match,
     View,
     _fused,
@@ -42,15 +43,20 @@ def seen(walk, indices: range) -> list[View]:
     ]
 
 
+def told(found: FlowDepth, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of which pixels something is said, and how far it is off, in deviations."""
+    use = (found.information > 0) & (truth > 0)
+    error = np.abs(found.log_depth[use] - np.log(truth[use]))
+    return use, error * np.sqrt(found.information[use])
+
+
 def test_flow_knows_how_far_it_is_off(views, walk):
     """Depth for a good part of the pixels; half of the errors are within 0.7 of the deviation that
     is claimed (0.67 for a normal distribution), nine of ten within two (1.64)."""
     errors, claimed = [], []
     for view, found in zip(views, DenseMatcher().flow_depths(views), strict=True):
-        truth = walk.clip.depth[view.name].numpy()
-        use = (found.information > 0) & (truth > 0)
-        error = np.abs(found.log_depth[use] - np.log(truth[use]))
-        errors.append(error * np.sqrt(found.information[use]))
+        use, error = told(found, walk.clip.depth[view.name].numpy())
+        errors.append(error)
         claimed.append(use.mean())
     errors = np.concatenate(errors)
     assert np.mean(claimed) > 0.3
@@ -88,18 +94,15 @@ def test_a_camera_that_hardly_moves_compares_frames_farther_apart(walk, monkeypa
     leads to one that shows more, and is as honest about it."""
     views = seen(walk, range(8, 24))
 
-    def told(steps: int) -> tuple[float, float]:
+    def known(steps: int) -> tuple[float, float]:
         monkeypatch.setattr(dense_flow, "MAX_STEPS", steps)
-        known, errors = [], []
-        for view, found in zip(views, DenseMatcher().flow_depths(views), strict=True):
-            truth = walk.clip.depth[view.name].numpy()
-            use = (found.information > 0) & (truth > 0)
-            error = np.abs(found.log_depth[use] - np.log(truth[use]))
-            errors.append(error * np.sqrt(found.information[use]))
-            known.append(found.information.mean())
-        return float(np.mean(known)), float(np.median(np.concatenate(errors)))
+        found = DenseMatcher().flow_depths(views)
+        truths = (walk.clip.depth[view.name].numpy() for view in views)
+        errors = [told(f, truth)[1] for f, truth in zip(found, truths, strict=True)]
+        information = np.mean([f.information.mean() for f in found])
+        return float(information), float(np.median(np.concatenate(errors)))
 
-    (neighbours, _), (farther, error) = told(1), told(4)
+    (neighbours, _), (farther, error) = known(1), known(4)
     assert farther > 2 * neighbours
     assert error < 0.7
 
@@ -133,9 +136,7 @@ def test_large_images_are_matched_small(walk, monkeypatch, width):
     found_depths = _flow_depths(chunk, prediction, DenseMatcher(), greys)
     for truth, found in zip(prediction.depth, found_depths, strict=True):
         assert found.log_depth.shape == truth.shape
-        use = (found.information > 0) & (truth > 0)
-        error = np.abs(found.log_depth[use] - np.log(truth[use]))
-        errors.append(error * np.sqrt(found.information[use]))
+        errors.append(told(found, truth)[1])
     assert matching_size(*prediction.depth.shape[1:])[1] == min(width, 154)
     assert sum(map(len, errors)) > 0.2 * prediction.depth.size
     assert np.median(np.concatenate(errors)) < 0.7

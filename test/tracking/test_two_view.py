@@ -3,11 +3,9 @@
 import cv2
 import numpy as np
 import pytest
-from scipy.spatial.transform import Rotation
 
 from scal3r_ros.geometry.camera import transform_points
 from scal3r_ros.geometry.sim3 import invert_pose
-from scal3r_ros.tracking.history import History, TrackedImage
 from scal3r_ros.tracking.two_view import directed_step, relative_motion
 
 FOCAL = 300.0
@@ -78,15 +76,3 @@ def test_few_known_points_give_the_length_or_else_the_usual_depth(rng, known):
 def test_points_that_agree_on_nothing_are_refused(rng):
     before, now = rng.uniform(-0.5, 0.5, (2, 100, 2))
     assert relative_motion(before, now, FOCAL) is None
-
-
-def test_poses_that_follow_from_each_other_stay_rigid(rng):
-    """A history that is moved by what its own poses say: unmended, rounding grows each time."""
-    history = History(8)
-    T = np.eye(4)
-    T[:3, :3] = Rotation.from_rotvec([0.3, 0.5, 0.2]).as_matrix()
-    for stamp in range(100):
-        history.add(TrackedImage(stamp, np.zeros((1, 1), np.uint8), T))
-        history.move(lambda moved, T=T: T @ invert_pose(moved) @ T)
-        T = history.pose_at(stamp)
-    np.testing.assert_allclose(T[:3, :3] @ T[:3, :3].T, np.eye(3), atol=1e-12)
