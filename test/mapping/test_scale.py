@@ -295,6 +295,16 @@ def test_many_unsure_observations_of_a_drifting_unit_are_enough(rng):
         assert estimator.deviation < 0.03 or not locked
 
 
+@pytest.mark.parametrize("said", [0.1, 0.06])
+def test_the_scale_is_as_unsure_as_its_observations_are_far_apart(rng, said):
+    """Observations that err by 10 %, and say so or are a little too sure of themselves."""
+    estimator = ScaleEstimator(ScaleConfig(source="imu", window=1000))
+    for _ in range(400):
+        estimator.observe(2.0 * np.exp(rng.normal(0, 0.1)), said)
+    expected = 1.25 * 0.1 / np.sqrt(400)  # of a median
+    assert 0.8 < estimator.deviation / expected < 1.25
+
+
 @pytest.mark.parametrize("orientation", ["imu", "camera_level"])
 def test_an_imu_holds_the_map_level_while_images_tilt_it(walk, orientation):
     """Every overlap rolls the map by a degree and a half, and is no surer than to three; what the
