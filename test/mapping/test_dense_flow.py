@@ -13,6 +13,7 @@ from scal3r_ros.mapping.dense_flow import (
     FlowDepth,
     Match,
     View,
+    _chained,
     _fused,
     grid,
     matching_size,
@@ -91,7 +92,8 @@ def test_a_camera_that_only_turns_learns_no_depth(views):
 
 def test_a_camera_that_hardly_moves_compares_frames_farther_apart(views, walk, monkeypatch):
     """Every image of the walk, a step of which shows too little parallax: flow from image to image
-    leads to one that shows more, and each step adds its noise. Where one is enough nothing changes."""
+    leads to one that shows more, and each step adds its noise. One that is enough
+    stays."""
     near = seen(walk, range(8, 24))
     truth = np.concatenate([walk.clip.depth[view.name].numpy() for view in near])
 
@@ -112,6 +114,22 @@ def test_a_camera_that_hardly_moves_compares_frames_farther_apart(views, walk, m
     surer = np.median(farther.information[both] / alone.information[both])
     assert 1.5 < surer < 3  # 7 were noise not counted for every step
     np.testing.assert_array_equal(known(1, views).information, known(4, views).information)
+
+
+def test_a_chain_is_valid_where_all_of_its_links_are():
+    """Ten pixels to the right, then three down; both are unknown in a part of the image."""
+    start = grid(40, 60)
+    right = np.array([10, 0], np.float32)[:, None, None]
+    down = np.array([0, 3], np.float32)[:, None, None]
+    first, then = (Match(start + way, np.ones((40, 60), bool)) for way in (right, down))
+    first.valid[:, :5], then.valid[20:, :30] = False, False
+    found = _chained(first, then)
+    expected = np.ones((40, 60), bool)
+    expected[:, :5], expected[20:, :20], expected[:, 50:] = False, False, False
+    np.testing.assert_array_equal(found.valid, expected)
+    np.testing.assert_allclose(
+        found.uv[:, expected], (start + right + down)[:, expected], atol=1e-4
+    )
 
 
 def test_shared_frames_are_matched_once_and_follow_new_poses(views):
