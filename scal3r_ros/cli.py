@@ -11,7 +11,7 @@ import typer
 from scal3r_ros.cli_bench import app as bench_app
 from scal3r_ros.cli_eval import app as eval_app
 from scal3r_ros.cli_weights import app as weights_app
-from scal3r_ros.mapping.host_memory import steady_heap
+from scal3r_ros.mapping.process import one_blas_thread, steady_heap
 
 app = typer.Typer(
     help="Online mapping from one moving camera.", no_args_is_help=True, add_completion=False
@@ -63,6 +63,7 @@ def options(
     level = logging.INFO if verbose else logging.WARNING
     logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
     steady_heap()
+    one_blas_thread()
 
 
 @app.command("map")

@@ -8,8 +8,8 @@ import time
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
 from scal3r_ros.mapping.config import ConfigError
-from scal3r_ros.mapping.host_memory import steady_heap
 from scal3r_ros.mapping.mapper import Mapper
+from scal3r_ros.mapping.process import steady_heap
 from scal3r_ros.mapping.types import Frame, MapUpdate
 from scal3r_ros.ros.frames import RobotFrame
 from scal3r_ros.ros.health import MappingHealth

@@ -16,6 +16,7 @@ from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
+from scal3r_ros.mapping.process import one_blas_thread
 from scal3r_ros.ros.parameters import value
 
 SIGNALS_S = 0.1  # how often a waiting executor looks whether it should stop
@@ -50,6 +51,7 @@ def spin(make: Callable[[], Node]) -> None:
     SIGINT and SIGTERM end it between two callbacks; rclpy's own handlers would take the context
     away from a worker that has a result to publish.
     """
+    one_blas_thread()
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     stop = threading.Event()
     for kind in (signal.SIGINT, signal.SIGTERM):

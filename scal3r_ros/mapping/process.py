@@ -1,6 +1,10 @@
-"""How the process keeps freed memory: arrays of the same sizes come again with every chunk."""
+"""What a process is told before it maps: arrays come again and again, matrices are small."""
 
 import ctypes
+from pathlib import Path
+
+import scipy.linalg  # noqa: F401, it brings a BLAS of its own
+from threadpoolctl import ThreadpoolController
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # of mallopt(3)
 KEPT = 32 << 20  # bytes of freed memory at the end of the heap that stay for the next arrays
@@ -20,3 +24,11 @@ def steady_heap() -> None:
             (M_ARENA_MAX, ARENAS),
         ):
             mallopt(option, number)
+
+
+def one_blas_thread() -> None:
+    """Linear algebra of numpy, scipy and OpenCV stays in the thread that asks for it: BLAS would
+    keep every other core busy with waiting for the next small matrix. torch keeps its threads."""
+    for library in ThreadpoolController().lib_controllers:
+        if library.user_api == "blas" and "torch" not in Path(library.filepath).parts:
+            library.set_num_threads(1)

@@ -1,14 +1,18 @@
-"""What the process does with freed memory, counted in pages that the kernel had to hand out."""
+"""What the process does with freed memory, counted in pages that the kernel had to hand out, and
+with threads."""
 
+import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 ARITHMETIC = """
 import resource, sys
 import numpy as np
-from scal3r_ros.mapping.host_memory import LARGE, steady_heap
+from scal3r_ros.mapping.process import LARGE, steady_heap
 if sys.argv[1] == "steady":
     steady_heap()
 x = np.ones(30_000)
@@ -44,3 +48,25 @@ def test_small_arrays_come_again_and_large_ones_go_back():
     assert answers["as it is"][0] > 1000
     assert answers["steady"][0] < 100
     assert answers["steady"][1] < 1  # of the 20 that were there
+
+
+THREADS = """
+import json, cv2, numpy, scipy.linalg, torch
+from threadpoolctl import threadpool_info
+from scal3r_ros.mapping.process import one_blas_thread
+torch.set_num_threads(2)
+one_blas_thread()
+blas = [(x["filepath"], x["num_threads"]) for x in threadpool_info() if x["user_api"] == "blas"]
+print(json.dumps([blas, torch.get_num_threads()]))
+"""
+
+
+def test_small_matrices_stay_in_their_thread_and_the_network_keeps_its_own():
+    environment = os.environ | {"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2"}
+    command = [sys.executable, "-c", THREADS]
+    told = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    blas, torch_threads = json.loads(told.stdout)
+    numpy_and_others = {path: n for path, n in blas if "torch" not in Path(path).parts}
+    assert numpy_and_others, "no BLAS with threads was found: numpy and scipy bring one"
+    assert set(numpy_and_others.values()) == {1}
+    assert torch_threads == 2
