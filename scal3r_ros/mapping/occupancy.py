@@ -7,6 +7,8 @@ import numpy as np
 from jaxtyping import Float, Float32, Int, Int8
 from numpy import ndarray
 
+from scal3r_ros.geometry.voxels import voxel_keys
+
 UNKNOWN, FREE, OCCUPIED = -1, 0, 100
 MAX_CELLS = 4_000_000
 SAMPLE = 40_000  # points that rays are cast to, and among which the ground is sought
@@ -18,7 +20,7 @@ UNSTEADY = 0.2  # of a camera's height, deviation, share of it: beyond, the way 
 LOW, COLUMN_POINTS = 0.2, 3  # share of a column's points that lie below its low one; at least
 WAY_WEIGHT = 4.0  # of the way against the ground's points
 LEVEL = np.array([0.0, 0.0, 1.0])
-GROUND_POINTS, LEAST_POINTS, PLANES, POLISH, LEVELLINGS = 1500, 30, 10_000, 5, 3
+GROUND_POINTS, LEAST_POINTS, PLANES, FINALISTS, POLISH, LEVELLINGS = 1500, 30, 10_000, 500, 5, 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +151,7 @@ def fitted_ground(seen: Sequence[Seen], seed: int = 0) -> Ground:
     xyz = np.concatenate([part.xyz for part in seen]).astype(np.float64)
     centres = np.concatenate([part.T_map_cam[:, :3, 3] for part in seen])
     rng = np.random.default_rng(seed)
-    xyz = rng.permutation(xyz)[:SAMPLE]
+    xyz = xyz[rng.permutation(len(xyz))[:SAMPLE]]
     lowest = float(np.quantile(xyz[:, 2], 0.02))
     ground = Ground(LEVEL, lowest * LEVEL)
     for _ in range(LEVELLINGS):  # what lies below, and how far, is seen better from a nearer level
@@ -188,8 +190,8 @@ def _largest_plane(
     below = xyz[heights < height]
     if height <= 0 or len(below) < LEAST_POINTS:
         return near
-    cells = np.floor(below / (THICK * height)).astype(int)  # a place counts once, however well seen
-    some = below[np.unique(cells, axis=0, return_index=True)[1]]
+    places = voxel_keys(below, THICK * height)  # a place counts once, however well seen
+    some = below[np.unique(places, return_index=True)[1]]
     some = rng.permutation(some)[:GROUND_POINTS]
     a, b, c = some[rng.integers(len(some), size=(3, PLANES))]
     normal = np.cross(b - a, c - a)
@@ -201,11 +203,19 @@ def _largest_plane(
     if not possible.any():
         return near
     a, normal, offset = a[possible], normal[possible], offset[possible]
-    above = (some @ normal.T - offset) / height  # points x planes
-    votes = (np.abs(above) < THICK).mean(axis=0) - (above < -2 * THICK).mean(axis=0)
     way = np.cov(centres.T, bias=True)
     unsteady = np.sqrt(np.maximum(((normal @ way) * normal).sum(axis=1), 0)) / height
-    best = int((votes - np.minimum(unsteady, UNSTEADY)).argmax())
+
+    def score(points: Float[ndarray, "k 3"], planes: Int[ndarray, " p"]) -> Float[ndarray, " p"]:
+        above = (points @ normal[planes].T - offset[planes]) / height  # points x planes
+        votes = (np.abs(above) < THICK).mean(axis=0) - (above < -2 * THICK).mean(axis=0)
+        return votes - np.minimum(unsteady[planes], UNSTEADY)
+
+    planes = np.arange(len(a))
+    if len(planes) > FINALISTS:  # a tenth of the points tells which are worth a closer look
+        first = score(some[: GROUND_POINTS // 10], planes)
+        planes = np.argpartition(-first, FINALISTS)[:FINALISTS]
+    best = planes[score(some, planes).argmax()]
     ground = Ground(normal[best], a[best])
     for _ in range(POLISH):
         on = some[np.abs(ground.heights(some)) < THICK * height]

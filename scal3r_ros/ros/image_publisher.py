@@ -21,6 +21,7 @@ from scal3r_ros.ros.interfaces import Status
 from scal3r_ros.ros.map_publisher import LATCHED
 
 MIN_DEPTH = 20
+WAIT_S = 0.02  # at most, before the clock is looked at again; a status is heard at once
 
 
 class ImagePublisher(Node):
@@ -72,8 +73,8 @@ class ImagePublisher(Node):
                 return
             first_ns = frame.stamp_ns if first_ns is None else first_ns
             due = began + (frame.stamp_ns - first_ns) / 1e9 / rate if rate > 0 else 0.0
-            while time.monotonic() < due or self._must_wait():
-                rclpy.spin_once(self, timeout_sec=min(0.02, max(due - time.monotonic(), 0.001)))
+            while (ahead := due - time.monotonic()) > 0 or self._must_wait():
+                rclpy.spin_once(self, timeout_sec=min(ahead, WAIT_S) if ahead > 0 else WAIT_S)
             if self._get("publish_clock"):
                 self._clock_out.publish(Clock(clock=ns_to_stamp(frame.stamp_ns)))
             head = Header(stamp=ns_to_stamp(frame.stamp_ns), frame_id=self._get("frame_id"))
