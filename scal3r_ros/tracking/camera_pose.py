@@ -12,6 +12,7 @@ SETTLED_PX = 0.01  # of a last step
 OUTLIER_PX = 4.0
 CAUCHY_PX = 1.5
 MIN_Z = 1e-3
+TOGETHER = 3.0  # corners' errors last for images and go with their neighbours': so many are one
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,10 +150,11 @@ def _linearise(
 def covariance_in_odom(
     found: CameraPose | None, T_odom_cam: Float[ndarray, "4 4"], floors: tuple[float, float]
 ) -> Float[ndarray, "6 6"]:
-    """(translation, rotation) in the axes of odom; never smaller than the floors' squares."""
+    """(translation, rotation) in the axes of odom, of corners of which `TOGETHER` say what one
+    does; never smaller than the floors' squares."""
     floor = np.diag(np.repeat(floors, 3) ** 2)
     if found is None:
         return floor
     turn = np.eye(6)
     turn[3:, 3:] = T_odom_cam[:3, :3]  # rotation from the axes of cam to those of odom
-    return turn @ found.covariance @ turn.T + floor
+    return TOGETHER * turn @ found.covariance @ turn.T + floor

@@ -18,8 +18,8 @@ class TrackerConfig:
     scale_bleed: float = 0.5  # share of a scale jump that a new keyframe lets through
     floor_translation: float = 0.002  # standard deviation, share of the median depth
     floor_rotation_rad: float = 0.001
-    coast_translation: float = 0.16  # growth of the deviation a second, share of the median depth
-    coast_rotation_rad: float = 0.26  # growth a second
+    coast_translation: float = 0.12  # growth of the deviation a second, share of the median depth
+    coast_rotation_rad: float = 0.18  # growth a second
     min_parallax_rad: float = 0.03  # of a corner that odometry triangulates
 
 

@@ -18,7 +18,7 @@ from scal3r_ros.evaluation.trajectory import evaluate
 from scal3r_ros.geometry.camera import intrinsics
 from scal3r_ros.geometry.keyframe import Keyframe
 from scal3r_ros.tracking.background import BackgroundTracker
-from scal3r_ros.tracking.camera_pose import solve_pose, solve_rotation
+from scal3r_ros.tracking.camera_pose import covariance_in_odom, solve_pose, solve_rotation
 from scal3r_ros.tracking.tracker import Tracker
 from scal3r_ros.tracking.types import TrackerConfig
 from test.conftest import OFFICE, World
@@ -310,3 +310,20 @@ def test_the_longer_ago_a_keyframe_told_lengths_the_more_a_step_is_doubted(walk)
     soon, late, told = deviations[1], deviations[43], deviations[45]
     assert late > 1.5 * soon
     assert told < 0.75 * late
+
+
+def test_the_covariance_is_that_of_corners_whose_errors_go_with_their_neighbours():
+    """Ninety corners in threes that err alike: error over deviation is 1.7 if each counts."""
+    rng = np.random.default_rng(4)
+    errors = []
+    for _ in range(60):
+        xyz = np.repeat(rng.uniform((-2, -1.5, 3), (2, 1.5, 8), (30, 3)), 3, axis=0)
+        xyz += rng.normal(0, 0.02, xyz.shape)
+        slips = np.repeat(rng.normal(0, 0.6 / 400, (30, 2)), 3, axis=0)
+        found = solve_pose(xyz, xyz[:, :2] / xyz[:, 2:] + slips, 400.0, np.eye(4))
+        assert found is not None
+        C = covariance_in_odom(found, found.T_odom_cam, (0.0, 0.0))
+        turn = Rotation.from_matrix(found.T_odom_cam[:3, :3]).as_rotvec()
+        error = np.concatenate([found.T_odom_cam[:3, 3], turn])
+        errors.append(error @ np.linalg.solve(C, error) / 6)
+    assert 0.8 < np.sqrt(np.mean(errors)) < 1.25
