@@ -17,6 +17,7 @@ LIBRARIES = {
     "einops": "einops",
     "safetensors": "safetensors",
     "rosbags": "rosbags",
+    "threadpoolctl": "threadpoolctl",
 }
 OPTIONAL_ROS = {
     "tf2_ros": "the built-in transform broadcaster is used",
