@@ -29,7 +29,8 @@ from scal3r_ros.mapping.types import Frame
 from scal3r_ros.tracking.tracker import Tracker
 from scal3r_ros.tracking.types import TrackedPose, TrackerConfig
 
-DELIVERIES = {"at once": (0.0, (0,)), "late": (1.0, (2, 3, 4, 5))}  # s between keyframes, images
+# seconds between keyframes; images until they come, a run each
+DELIVERIES = {"at once": (0.0, (0,)), "late": (1.0, (2, 3, 4, 5))}
 MAX_STEP, MAX_TURN_DEG, MAX_DEPTH_DIFF = 0.5, 30.0, 0.3  # that OpenCV is to expect, m
 
 

@@ -92,8 +92,7 @@ def test_a_camera_that_only_turns_learns_no_depth(views):
 
 def test_a_camera_that_hardly_moves_compares_frames_farther_apart(views, walk, monkeypatch):
     """Every image of the walk, a step of which shows too little parallax: flow from image to image
-    leads to one that shows more, and each step adds its noise. One that is enough
-    stays."""
+    leads to one that shows more, and each step adds its noise. One that is enough stays."""
     near = seen(walk, range(8, 24))
     truth = np.concatenate([walk.clip.depth[view.name].numpy() for view in near])
 

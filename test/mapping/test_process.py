@@ -51,19 +51,31 @@ def test_small_arrays_come_again_and_large_ones_go_back():
 
 
 THREADS = """
-import json, cv2, numpy, scipy.linalg, torch
+import json, sys, cv2, numpy, scipy.linalg, torch
 from threadpoolctl import threadpool_info
-from scal3r_ros.mapping.process import one_blas_thread
 torch.set_num_threads(2)
-one_blas_thread()
+if sys.argv[1] == "command":
+    from scal3r_ros.cli import options
+    options(verbose=False)
+else:
+    from scal3r_ros.ros.running import spin
+    def started():
+        raise OSError("far enough")
+    try:
+        spin(started)
+    except SystemExit:
+        pass
 blas = [(x["filepath"], x["num_threads"]) for x in threadpool_info() if x["user_api"] == "blas"]
 print(json.dumps([blas, torch.get_num_threads()]))
 """
 
 
-def test_small_matrices_stay_in_their_thread_and_the_network_keeps_its_own():
+@pytest.mark.parametrize("way", ["command", "node"])
+def test_small_matrices_stay_in_their_thread_and_the_network_keeps_its_own(way):
+    if way == "node":
+        pytest.importorskip("rclpy", reason="nodes need ROS 2")
     environment = os.environ | {"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2"}
-    command = [sys.executable, "-c", THREADS]
+    command = [sys.executable, "-c", THREADS, way]
     told = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     blas, torch_threads = json.loads(told.stdout)
     numpy_and_others = {path: n for path, n in blas if "torch" not in Path(path).parts}
