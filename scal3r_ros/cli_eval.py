@@ -89,6 +89,28 @@ def refinement(
 
 
 @app.command()
+def odometry(
+    sequences: Annotated[list[Path], typer.Argument(help="Folders with a groundtruth.txt.")],
+    delays: Annotated[str, typer.Option(help="Images by which keyframes are late.")] = "0,2,4,6,8",
+    model: Annotated[str, typer.Option(help="nano or scal3r")] = "nano",
+    checkpoint: Annotated[Path | None, typer.Option(help="Weights file.")] = None,
+    json_path: Json = None,
+) -> None:
+    """Drift, time and honesty of odometry against the network's keyframes, which come late."""
+    from scal3r_ros.evaluation.odometry import evaluate_odometry
+    from scal3r_ros.tracking.types import TrackerConfig
+
+    if not all(word.isdigit() for word in delays.split(",")):
+        raise ValueError(f"whole numbers with commas between them expected, got {delays!r}")
+    late = [int(word) for word in delays.split(",")]
+
+    def judged(folder: Path, network: Any, settings: Any) -> dict[str, Any]:
+        return evaluate_odometry(folder, network, settings, TrackerConfig(), late)
+
+    _for_each(sequences, model, checkpoint, json_path, judged)
+
+
+@app.command()
 def loops(
     sequences: Annotated[list[Path], typer.Argument(help="Folders with a groundtruth.txt.")],
     radius: Annotated[float, typer.Option(help="Metres within which a place is the same.")] = 1.0,

@@ -8,6 +8,7 @@ the drift over a second, and the covariance.
 import itertools
 import time
 from collections import deque
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,9 +53,10 @@ def track_with_depth(
         raise SequenceError(f"{folder / 'depth'} holds no depth of the images")
     results: dict[str, Any] = {"images": len(frames), "images with depth": len(depths)}
     for name, (every_s, delays) in DELIVERIES.items():
+        keyframes = _with_sensor_depth(frames, depths, every_s)
         runs, seconds = [], []
         for delay in delays:
-            poses, took = _track(frames, depths, config, every_s, delay)
+            poses, took = tracked(frames, keyframes, config, delay)
             runs.append(poses)
             seconds += took
         ways = [{stamp: p.T_odom_cam for stamp, p in poses.items()} for poses in runs]
@@ -63,10 +65,8 @@ def track_with_depth(
         places[TRUTH], places[f"keyframes {name}"] = aligned_places(truth, ways[middle], "se3")
         results[f"tracker, keyframes {name}"] = {
             **{of: round(float(np.mean([d[of] for d in drifts])), 4) for of in drifts[0]},
-            "tracked": sum(map(len, runs)),
-            "coasted": sum(p.state != "tracking" for poses in runs for p in poses.values()),
-            **{f"ms p{q}": round(1e3 * float(np.percentile(seconds, q)), 1) for q in (50, 95, 99)},
-            "normalised error": normalised_error(runs, truth),
+            **told(runs, seconds),
+            "normalised error": normalised_error([(truth, poses) for poses in runs]),
         }
     others = _opencv_odometry(frames, depths)
     places["OpenCV RGB-D"] = aligned_places(truth, others, "se3")[1]
@@ -83,19 +83,29 @@ def _stretched(image: ndarray, size: tuple[int, int], interpolation: int) -> nda
     return np.asarray(cv2.resize(image, size[::-1], interpolation=interpolation))
 
 
-def normalised_error(runs: list[dict[int, TrackedPose]], truth: Trajectory) -> dict[str, float]:
-    """Root mean square of error over deviation, from image to image; 1 is honest.
+def told(runs: Sequence[dict[int, TrackedPose]], seconds: list[float]) -> dict[str, float | int]:
+    """How many images were tracked, how many of them blind, and milliseconds of each."""
+    return {
+        "tracked": sum(map(len, runs)),
+        "coasted": sum(p.state != "tracking" for poses in runs for p in poses.values()),
+        **{f"ms p{q}": round(1e3 * float(np.percentile(seconds, q)), 1) for q in (50, 95, 99)},
+    }
+
+
+def normalised_error(runs: list[tuple[Trajectory, dict[int, TrackedPose]]]) -> dict[str, float]:
+    """Root mean square of error over deviation, from image to image; 1 is honest. Of each run the
+    truth in its unit of length, and the poses.
 
     Both poses of a step have errors: variances add.
     """
     found: dict[str, list[Float[ndarray, " 6"]]] = {"tracking": [], "coasting": []}
     steps = [
-        (a, b, poses[a], poses[b])
-        for poses in runs
+        (truth[a], truth[b], poses[a], poses[b])
+        for truth, poses in runs
         for a, b in itertools.pairwise([stamp for stamp in sorted(poses) if stamp in truth])
     ]
-    for a, b, before, now in steps:
-        true = invert_pose(truth[a]) @ truth[b]
+    for T_a, T_b, before, now in steps:
+        true = invert_pose(T_a) @ T_b
         step = invert_pose(before.T_odom_cam) @ now.T_odom_cam
         wrong = invert_pose(true) @ step
         R = now.T_odom_cam[:3, :3]
@@ -122,25 +132,14 @@ def _drift(truth: Trajectory, estimate: Trajectory) -> dict[str, float]:
     }
 
 
-def _track(
-    frames: list[Frame],
-    depths: dict[int, Float32[ndarray, "h w"]],
-    config: TrackerConfig,
-    every_s: float,
-    late: int,
-) -> tuple[dict[int, TrackedPose], list[float]]:
-    """Poses by stamp, and seconds of each image; keyframes come `late` images after their own."""
-    tracker = Tracker(config)
-    poses: dict[int, TrackedPose] = {}
-    seconds: list[float] = []
-    due: deque[tuple[int, Keyframe]] = deque()
-    last_ns = None
+def _with_sensor_depth(
+    frames: list[Frame], depths: dict[int, Float32[ndarray, "h w"]], every_s: float
+) -> list[tuple[int, Keyframe]]:
+    """Images of which there is depth, no more than one in so many seconds, each with its index."""
+    keyframes: list[tuple[int, Keyframe]] = []
     for frame in frames:
-        if frame.K is None:
-            raise SequenceError("tracking needs the camera's calibration")
-        fresh = last_ns is None or frame.stamp_ns - last_ns >= every_s * 1e9
-        if frame.index in depths and fresh:
-            last_ns = frame.stamp_ns
+        fresh = not keyframes or frame.stamp_ns - keyframes[-1][1].stamp_ns >= every_s * 1e9
+        if frame.index in depths and fresh and frame.K is not None:
             keyframe = Keyframe(
                 index=frame.index,
                 stamp_ns=frame.stamp_ns,
@@ -148,16 +147,32 @@ def _track(
                 depth=depths[frame.index],
                 K=frame.K,
                 T_map_cam=np.eye(4),
-                map_version=0,
-                unit=1.0,
             )
-            due.append((frame.index + late, keyframe))
+            keyframes.append((frame.index, keyframe))
+    return keyframes
+
+
+def tracked(
+    frames: Iterable[Frame],
+    keyframes: Iterable[tuple[int, Keyframe]],
+    config: TrackerConfig,
+    late: int = 0,
+) -> tuple[dict[int, TrackedPose], list[float]]:
+    """Poses by stamp, and seconds of each image; every keyframe comes so many images after that of
+    the index which stands before it."""
+    tracker = Tracker(config)
+    poses: dict[int, TrackedPose] = {}
+    seconds: list[float] = []
+    due = deque(keyframes)
+    for frame in frames:
+        if frame.K is None:
+            raise SequenceError("tracking needs the camera's calibration")
         began = time.perf_counter()
         pose = tracker.track(frame.image, frame.K, frame.stamp_ns)
         if pose is not None:
             seconds.append(time.perf_counter() - began)
             poses[frame.stamp_ns] = pose
-        while due and due[0][0] <= frame.index:
+        while due and due[0][0] + late <= frame.index:
             tracker.set_keyframe(due.popleft()[1])
     return poses, seconds
 
