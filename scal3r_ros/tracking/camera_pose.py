@@ -12,6 +12,7 @@ SETTLED_PX = 0.01  # of a last step
 OUTLIER_PX = 4.0
 CAUCHY_PX = 1.5
 MIN_Z = 1e-3
+PIXEL_SIGMA = 0.5
 TOGETHER = 3.0  # corners' errors last for images and go with their neighbours': so many are one
 
 
@@ -32,6 +33,7 @@ def solve_pose(
     xy: Float[ndarray, "n 2"],
     focal: float,
     guess: Float[ndarray, "4 4"],
+    spread: Float[ndarray, "n 3"],
 ) -> CameraPose | None:
     """From a guess by robust least squares; by PnP in RANSAC first where the guess is too far.
 
@@ -39,10 +41,10 @@ def solve_pose(
     """
     if len(xyz_odom) < 6:
         return None
-    pose = _refined(xyz_odom, xy, focal, guess)
+    pose = _refined(xyz_odom, xy, focal, guess, spread)
     if pose is None or pose.inliers.mean() < 0.6:
         start = _ransac(xyz_odom, xy, focal, guess)
-        other = None if start is None else _refined(xyz_odom, xy, focal, start)
+        other = None if start is None else _refined(xyz_odom, xy, focal, start, spread)
         if other is not None and (pose is None or other.inliers.sum() > pose.inliers.sum()):
             pose = other
     return pose
@@ -92,10 +94,11 @@ def _refined(
     xy: Float[ndarray, "n 2"],
     focal: float,
     guess: Float[ndarray, "4 4"],
+    spread: Float[ndarray, "n 3"],
 ) -> CameraPose | None:
     """Gauss-Newton with Cauchy weights whose width starts as wide as the errors and narrows."""
     T = guess.copy()
-    r, J, front = _linearise(xyz, xy, focal, T)
+    r, J, front = _linearise(xyz, xy, focal, T, spread)
     middle = float(np.median(np.abs(r[front]))) if front.any() else 0.0
     width = float(np.clip(3 * middle, CAUCHY_PX, 16 * CAUCHY_PX))
     for _ in range(ITERATIONS):
@@ -109,7 +112,7 @@ def _refined(
         T[:3, 3] += step[:3]
         T[:3, :3] = T[:3, :3] @ cv2.Rodrigues(step[3:])[0]
         moved = float(np.sqrt(step @ H @ step / max(w.sum(), 1e-9)))  # pixels
-        r, J, front = _linearise(xyz, xy, focal, T)
+        r, J, front = _linearise(xyz, xy, focal, T, spread)
         if width == CAUCHY_PX and moved < SETTLED_PX:
             break
         width = max(width / 2, CAUCHY_PX)
@@ -128,6 +131,7 @@ def _linearise(
     xy: Float[ndarray, "n 2"],
     focal: float,
     T: Float[ndarray, "4 4"],
+    spread: Float[ndarray, "n 3"],
 ) -> tuple[Float[ndarray, "n 2"], Float[ndarray, "n 2 6"], Bool[ndarray, " n"]]:
     """Reprojection errors [px], derivative by (translation in odom, rotation in cam), in front."""
     R = T[:3, :3]
@@ -144,6 +148,11 @@ def _linearise(
     J[:, :, :3] = (d_y.reshape(-1, 3) @ -R.T).reshape(-1, 2, 3)
     J[:, 0, 3], J[:, 0, 4], J[:, 0, 5] = focal * a * b, -focal * (1 + a * a), focal * b
     J[:, 1, 3], J[:, 1, 4], J[:, 1, 5] = focal * (1 + b * b), -focal * a * b, -focal * a
+    along = np.einsum("nij,nj->ni", d_y, spread @ R)  # one deviation of the depth, pixels
+    length2 = (along * along).sum(1)
+    share = (1 - 1 / np.sqrt(1 + length2 / PIXEL_SIGMA**2)) / np.maximum(length2, 1e-12)
+    r -= (share * (r * along).sum(1))[:, None] * along
+    J -= (share[:, None] * np.einsum("ni,nij->nj", along, J))[:, None] * along[:, :, None]
     return r, J, front
 
 

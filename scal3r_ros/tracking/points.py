@@ -13,6 +13,9 @@ from scal3r_ros.tracking.history import TrackedImage
 from scal3r_ros.tracking.motion import stretched
 
 MIN_SHARED = 15  # points that two depths must have in common to compare their scale
+TRIANGULATED_PX = 1.0
+FILTER_PX = 1.5
+MIN_SIGMA = 0.02
 MAX_ERROR_PX = 1.5  # of a triangulated point in the image that completes it
 
 
@@ -25,6 +28,7 @@ class Points:
     birth_uv: Float[ndarray, "n 2"]
     T_odom_birth: Float[ndarray, "n 4 4"]
     doubt: Float[ndarray, " n"]  # relative deviation of the scale by which it became known
+    sigma: Float[ndarray, " n"]  # of the log depth from where it was born
 
     @classmethod
     def none(cls) -> "Points":
@@ -34,7 +38,7 @@ class Points:
     def born(cls, uv: Float[ndarray, "n 2"], T_odom_cam: Float[ndarray, "4 4"]) -> "Points":
         """New corners of unknown depth."""
         poses = np.broadcast_to(T_odom_cam, (len(uv), 4, 4))
-        return cls(uv, np.full((len(uv), 3), np.nan), uv, poses, np.zeros(len(uv)))
+        return cls(uv, np.full((len(uv), 3), np.nan), uv, poses, np.zeros(len(uv)), np.zeros(len(uv)))
 
     def __len__(self) -> int:
         return len(self.uv)
@@ -125,9 +129,36 @@ class Points:
         doubts = self.doubt.copy()
         deviation = np.sqrt(np.trace(covariance[:3, :3]) / 3)
         doubts[rows[good]] = np.hypot(doubt, deviation / np.linalg.norm(moved[good], axis=1))
+        sigma = self.sigma.copy()
+        sigma[rows[good]] = np.hypot(TRIANGULATED_PX / (K[0, 0] * np.sin(angle[good])), deviation / np.linalg.norm(moved[good], axis=1))
         stay = np.ones(len(self), bool)
         stay[rows[ready & ~good]] = False
-        return replace(self, xyz_odom=xyz, doubt=doubts).select(stay)
+        return replace(self, xyz_odom=xyz, doubt=doubts, sigma=sigma).select(stay)
+
+    @property
+    def spread(self) -> Float[ndarray, "n 3"]:
+        return self.sigma[:, None] * (self.xyz_odom - self.T_odom_birth[:, :3, 3])
+
+    def filtered(self, T_odom_cam, K):
+        """Depths by one more view."""
+        known = self.known
+        R = T_odom_cam[:3, :3]
+        arm = self.xyz_odom - self.T_odom_birth[:, :3, 3]
+        y = (self.xyz_odom - T_odom_cam[:3, 3]) @ R
+        a = arm @ R
+        z = np.maximum(y[:, 2], 1e-6)
+        uv = y[:, :2] / z[:, None]
+        f = K[[0, 1], [0, 1]]
+        g = (a[:, :2] - uv * a[:, 2:]) / z[:, None] * f
+        e = (uv * f + K[:2, 2]) - self.uv
+        G2 = (g * g).sum(1)
+        var = self.sigma**2
+        gain = var / (var * G2 + FILTER_PX**2)
+        step = np.clip(-gain * (g * e).sum(1), -0.5, 0.5)
+        ok = known & (y[:, 2] > 0) & np.isfinite(step)
+        xyz = np.where(ok[:, None], self.T_odom_birth[:, :3, 3] + arm * np.exp(np.where(ok, step, 0))[:, None], self.xyz_odom)
+        sigma = np.where(ok, np.maximum(np.sqrt(var * (1 - gain * G2)), np.minimum(self.sigma, MIN_SIGMA)), self.sigma)
+        return replace(self, xyz_odom=xyz, sigma=sigma)
 
 
 def followed(

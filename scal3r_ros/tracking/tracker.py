@@ -22,6 +22,9 @@ from scal3r_ros.tracking.motion import Turn, carried_on, let_through, rigid, str
 from scal3r_ros.tracking.points import Points, followed
 from scal3r_ros.tracking.types import TrackedPose, TrackerConfig
 
+import os
+FILTER = os.environ.get('FILTER','1') == '1'
+STRETCH = True
 FEW_SHARE = 0.3  # of the wanted points; where there are fewer, more are sought every PAUSE images
 PAUSE = 2
 REFILL = 0.9  # share of the points found last at which more are sought
@@ -84,14 +87,15 @@ class Tracker:
         jump = self._points.log_depth_ratio(keyframe.depth, T_odom_cam, K, grey.shape)
         depth = depth * let_through(jump, self.config.scale_bleed)
         xyz = transform_points(T_odom_cam, unproject_pixels(uv, depth, K))
-        points = replace(Points.born(uv, T_odom_cam), xyz_odom=xyz)
+        sigma = np.full(len(uv), self.config.depth_sigma)
+        points = replace(Points.born(uv, T_odom_cam), xyz_odom=xyz, sigma=sigma)
         source = TrackedImage(keyframe.stamp_ns, grey, T_odom_cam)
         self._K = K
         if len(depth):
             self._median_depth = float(np.median(depth))
         if first:
             self._replay(points, source)
-        elif self._last.state == "coasting" or not self._hand_over(points, source):
+        elif self._last.state == "coasting" or not self._hand_over(points, source, float(np.exp(-self.config.scale_bleed * np.clip(jump or 0.0, -1, 1))) if STRETCH else 1.0):
             self._replay_to_here(points, source)
         self._history.forget_before(keyframe.stamp_ns)
 
@@ -156,7 +160,7 @@ class Tracker:
             T_other_self = other._last.T_odom_cam @ invert_pose(self._last.T_odom_cam)
             self._shift(rigid(T_other_self))  # else both poses' rounding comes on top of its own
 
-    def _hand_over(self, points: Points, source: TrackedImage) -> bool:
+    def _hand_over(self, points: Points, source: TrackedImage, factor: float) -> bool:
         """Moves the new points so that the present pose stays. False: too few are still seen."""
         assert self._last is not None
         for image in self._history.after(source.stamp_ns, self.config.catch_up):
@@ -171,7 +175,8 @@ class Tracker:
             return False
         T_shift = self._last.T_odom_cam @ invert_pose(solved.T_odom_cam)
         points = points.select(solved.inliers).shifted(T_shift)
-        apart = self._points.apart_from(points, 0.015 * source.grey.shape[1])
+        own = self._points.stretched(self._last.T_odom_cam[:3, 3], factor)
+        apart = own.apart_from(points, 0.015 * source.grey.shape[1])
         self._points, self._source = points.joined(apart), source
         return True
 
@@ -208,7 +213,7 @@ class Tracker:
         floors = self._floors[0] + doubt * step, self._floors[1]
         covariance = camera_pose.covariance_in_odom(found, T, floors)
         self._solved = TrackedPose(stamp_ns, T, covariance, "tracking", int(found.inliers.sum()))
-        self._arrive(TrackedImage(stamp_ns, grey, T), points.select(keep), doubt)
+        self._arrive(TrackedImage(stamp_ns, grey, T), (points.select(keep).filtered(T, self._K) if FILTER else points.select(keep)), doubt)
         return self._solved
 
     def _arrive(self, image: TrackedImage, points: Points, doubt: float) -> None:
@@ -260,7 +265,9 @@ class Tracker:
         if len(points) < self.config.min_inliers:
             return None
         xy = self._normalised(points.uv)
-        found = camera_pose.solve_pose(points.xyz_odom, xy, self._focal, guess)
+        found = camera_pose.solve_pose(
+            points.xyz_odom, xy, self._focal, guess, points.spread
+        )
         return found if found and found.inliers.sum() >= self.config.min_inliers else None
 
     def _grown(self, points: Points, image: TrackedImage, doubt: float) -> Points:

@@ -20,6 +20,7 @@ class TrackerConfig:
     floor_rotation_rad: float = 0.001
     coast_translation: float = 0.12  # growth of the deviation a second, share of the median depth
     coast_rotation_rad: float = 0.18  # growth a second
+    depth_sigma: float = 0.1  # of a keyframe's log depth
     min_parallax_rad: float = 0.03  # of a corner that odometry triangulates
 
 
