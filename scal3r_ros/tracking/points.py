@@ -16,6 +16,8 @@ MIN_SHARED = 15  # points that two depths must have in common to compare their s
 TRIANGULATED_PX = 1.0
 FILTER_PX = 1.5
 MIN_SIGMA = 0.02
+FAR = 5.0
+ASSUMED_SIGMA, ASSUMED_DOUBT = 1.0, 0.5
 MAX_ERROR_PX = 1.5  # of a triangulated point in the image that completes it
 
 
@@ -134,6 +136,18 @@ class Points:
         stay = np.ones(len(self), bool)
         stay[rows[ready & ~good]] = False
         return replace(self, xyz_odom=xyz, doubt=doubts, sigma=sigma).select(stay)
+
+    def assumed(self, depth: float, K: Float[ndarray, "3 3"], T_odom_cam: Float[ndarray, "4 4"]) -> "Points":
+        """Unknown points are taken to be about so far from where they were born."""
+        ray = unproject_pixels(self.birth_uv, np.maximum(depth, FAR * np.linalg.norm(self.T_odom_birth[:, :3, 3] - T_odom_cam[:3, 3], axis=1)), K)
+        there = np.einsum("nij,nj->ni", self.T_odom_birth[:, :3, :3], ray) + self.T_odom_birth[:, :3, 3]
+        known = self.known
+        return replace(
+            self,
+            xyz_odom=np.where(known[:, None], self.xyz_odom, there),
+            sigma=np.where(known, self.sigma, ASSUMED_SIGMA),
+            doubt=np.where(known, self.doubt, ASSUMED_DOUBT),
+        )
 
     @property
     def spread(self) -> Float[ndarray, "n 3"]:

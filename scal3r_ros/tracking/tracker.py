@@ -15,8 +15,8 @@ from numpy import ndarray
 from scal3r_ros.geometry.camera import transform_points, unproject_pixels
 from scal3r_ros.geometry.keyframe import Keyframe
 from scal3r_ros.geometry.sim3 import invert_pose
-from scal3r_ros.tracking import camera_pose, two_view
-from scal3r_ros.tracking.features import Flow, find_corners, follow, sample_depth, small_grey
+from scal3r_ros.tracking import camera_pose
+from scal3r_ros.tracking.features import find_corners, sample_depth, small_grey
 from scal3r_ros.tracking.history import History, TrackedImage, velocity_between
 from scal3r_ros.tracking.motion import Turn, carried_on, let_through, rigid, stretched
 from scal3r_ros.tracking.points import Points, followed
@@ -28,7 +28,7 @@ STRETCH = True
 FEW_SHARE = 0.3  # of the wanted points; where there are fewer, more are sought every PAUSE images
 PAUSE = 2
 REFILL = 0.9  # share of the points found last at which more are sought
-GUESSED = 0.5  # relative deviation of a scale that nothing has told
+MIN_SIGMA = 0.02
 
 
 class Tracker:
@@ -193,66 +193,43 @@ class Tracker:
         if source.grey.shape != grey.shape:
             return None
         expected = self._predicted(stamp_ns)
-        uv, kept = follow(source.grey, grey, self._points.uv)
-        points = replace(self._points, uv=uv).select(kept)
-        if len(points) < 0.5 * len(self._points):
-            guess = self._points.projected(expected, self._K)
-            guided = followed(self._points, source, grey, guess)
-            points = guided if len(guided) > len(points) else points
-        known = points.known
-        found = self._solve(points.select(known), expected)
-        if found is None or found.deviation_rad > self.config.vague_rad:
-            directed = self._directed(TrackedImage(stamp_ns, grey, None), (uv, kept))
-            if directed is not None or found is None:
-                return directed
-        keep = ~known
-        keep[known] = found.inliers
+        points = self._followed(self._points, source, grey, expected)
+        newest = self._history.newest
+        if len(points) < self.config.min_inliers and newest is not None:
+            if newest.T_odom_cam is not None and newest.grey.shape == grey.shape:
+                corners = find_corners(newest.grey, np.zeros((0, 2)), self.config.features)
+                source, fresh = newest, Points.born(corners, newest.T_odom_cam)
+                points = self._followed(fresh, source, grey, expected)
+        assumed = points.assumed(self._median_depth, self._K, expected)
+        found = self._solve(assumed, expected)
+        if found is None:
+            return None
         T = found.T_odom_cam
+        used = assumed.select(found.inliers)
+        trust = 1 / np.maximum(used.sigma, MIN_SIGMA) ** 2
+        doubt = float((trust * used.doubt).sum() / trust.sum())
         step = float(np.linalg.norm(T[:3, 3] - self._last.T_odom_cam[:3, 3]))
-        doubt = float(points.doubt[known][found.inliers].mean())
         floors = self._floors[0] + doubt * step, self._floors[1]
         covariance = camera_pose.covariance_in_odom(found, T, floors)
         self._solved = TrackedPose(stamp_ns, T, covariance, "tracking", int(found.inliers.sum()))
-        self._arrive(TrackedImage(stamp_ns, grey, T), (points.select(keep).filtered(T, self._K) if FILTER else points.select(keep)), doubt)
+        seen = points.select(found.inliers).filtered(T, self._K)
+        self._source = source
+        self._arrive(TrackedImage(stamp_ns, grey, T), seen, doubt)
         return self._solved
+
+    def _followed(self, points: Points, source: TrackedImage, grey, expected) -> Points:
+        found = followed(points, source, grey, None)
+        if len(found) < 0.5 * len(points):
+            guess = points.assumed(self._median_depth, self._K, expected).projected(expected, self._K)
+            guided = followed(points, source, grey, guess)
+            found = guided if len(guided) > len(found) else found
+        return found
 
     def _arrive(self, image: TrackedImage, points: Points, doubt: float) -> None:
         """What is seen from here is followed on; `doubt` is that of the step's scale."""
         assert self._source is not None and image.T_odom_cam is not None
         self._velocity = velocity_between(self._source, image.T_odom_cam, image.stamp_ns)
         self._source, self._points = image, self._grown(points, image, doubt)
-
-    def _directed(self, image: TrackedImage, flow: Flow) -> TrackedPose | None:
-        """Too few known points for a pose: all that is followed tells rotation and direction of the
-        step, known points or the usual depth its length; the deviation grows as if blind."""
-        points, before = self._in_sight(image.grey, flow)
-        source = self._source
-        assert source is not None and source.T_odom_cam is not None
-        if len(points) < self.config.min_inliers:
-            return None
-        xy = self._normalised(before), self._normalised(points.uv)
-        step = two_view.directed_step(
-            source.T_odom_cam, self._median_depth, points.xyz_odom, *xy, self._focal
-        )
-        if step is None or step[1].sum() < self.config.min_inliers:
-            return None
-        T, agree = step
-        self._arrive(replace(image, T_odom_cam=T), points.select(agree), GUESSED)
-        return replace(self._coasted(image.stamp_ns), T_odom_cam=T, inliers=int(agree.sum()))
-
-    def _in_sight(
-        self, grey: UInt8[ndarray, "h w"], flow: Flow
-    ) -> tuple[Points, Float[ndarray, "m 2"]]:
-        """Points at their new pixels, and their pixels in the source; where too few are left,
-        fresh corners of the image before."""
-        newest, (uv, kept) = self._history.newest, flow
-        lost = kept.sum() < self.config.min_inliers
-        same_size = newest is not None and newest.grey.shape == grey.shape
-        if lost and newest is not None and newest.T_odom_cam is not None and same_size:
-            corners = find_corners(newest.grey, np.zeros((0, 2)), self.config.features)
-            self._source, self._points = newest, Points.born(corners, newest.T_odom_cam)
-            uv, kept = follow(newest.grey, grey, corners)
-        return replace(self._points, uv=uv).select(kept), self._points.uv[kept]
 
     @property
     def _focal(self) -> float:
