@@ -5,11 +5,11 @@ keyframe a second and that late: by each of a few delays, for a single run is ch
 the drift over a second, and the covariance.
 """
 
-import itertools
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ def track_with_depth(
         results[f"tracker, keyframes {name}"] = {
             **{of: round(float(np.mean([d[of] for d in drifts])), 4) for of in drifts[0]},
             **told(runs, seconds),
-            "normalised error": normalised_error([(truth, poses) for poses in runs]),
+            "normalised error": normalised_error(truth, runs),
         }
     others = _opencv_odometry(frames, depths)
     places["OpenCV RGB-D"] = aligned_places(truth, others, "se3")[1]
@@ -92,20 +92,25 @@ def told(runs: Sequence[dict[int, TrackedPose]], seconds: list[float]) -> dict[s
     }
 
 
-def normalised_error(runs: list[tuple[Trajectory, dict[int, TrackedPose]]]) -> dict[str, float]:
-    """Root mean square of error over deviation, from image to image; 1 is honest. Of each run the
-    truth in its unit of length, and the poses.
+def normalised_error(
+    truth: Trajectory, runs: Sequence[dict[int, TrackedPose]], window_s: float = 0.0
+) -> dict[str, float]:
+    """Root mean square of error over deviation, from image to image; 1 is honest.
 
-    Both poses of a step have errors: variances add.
+    Both poses of a step have errors: variances add. Where the unit of length is that of a map which
+    changes it, a window tells how large it is there: the truth is scaled to the way of the poses
+    so many seconds before and after.
     """
     found: dict[str, list[Float[ndarray, " 6"]]] = {"tracking": [], "coasting": []}
-    steps = [
-        (truth[a], truth[b], poses[a], poses[b])
-        for truth, poses in runs
-        for a, b in itertools.pairwise([stamp for stamp in sorted(poses) if stamp in truth])
-    ]
-    for T_a, T_b, before, now in steps:
-        true = invert_pose(T_a) @ T_b
+    steps = []
+    for poses in runs:
+        stamps = [stamp for stamp in sorted(poses) if stamp in truth]
+        units = _units(truth, poses, stamps, window_s)
+        steps += [(*pair, poses, unit) for pair, unit in zip(pairwise(stamps), units, strict=True)]
+    for a, b, poses, unit in steps:
+        before, now = poses[a], poses[b]
+        true = invert_pose(truth[a]) @ truth[b]
+        true[:3, 3] *= unit
         step = invert_pose(before.T_odom_cam) @ now.T_odom_cam
         wrong = invert_pose(true) @ step
         R = now.T_odom_cam[:3, :3]
@@ -118,6 +123,25 @@ def normalised_error(runs: list[tuple[Trajectory, dict[int, TrackedPose]]]) -> d
         if rows
         for name, part in (("translation", slice(0, 3)), ("rotation", slice(3, 6)))
     }
+
+
+def _units(
+    truth: Trajectory, poses: dict[int, TrackedPose], stamps: list[int], window_s: float
+) -> Float[ndarray, " steps"]:
+    """Way of the poses over the true way around each step, 1 without a window."""
+    if window_s == 0 or len(stamps) < 2:
+        return np.ones(max(len(stamps) - 1, 0))
+    ours, true = (
+        np.cumsum([0.0, *np.linalg.norm(np.diff(places, axis=0), axis=1)])
+        for places in (
+            [poses[stamp].T_odom_cam[:3, 3] for stamp in stamps],
+            [truth[stamp][:3, 3] for stamp in stamps],
+        )
+    )
+    seconds = (np.array(stamps) - stamps[0]) * 1e-9
+    begin = np.searchsorted(seconds, seconds[:-1] - window_s)
+    end = np.searchsorted(seconds, seconds[1:] + window_s, side="right") - 1
+    return (ours[end] - ours[begin]) / np.maximum(true[end] - true[begin], 1e-9)
 
 
 def _drift(truth: Trajectory, estimate: Trajectory) -> dict[str, float]:

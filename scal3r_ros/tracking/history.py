@@ -17,6 +17,10 @@ class TrackedImage:
     grey: UInt8[ndarray, "h w"]
     T_odom_cam: Float[ndarray, "4 4"] | None  # None before the first keyframe
 
+    def usable(self, grey: UInt8[ndarray, "h w"]) -> bool:
+        """Its corners can be sought in that image."""
+        return self.T_odom_cam is not None and self.grey.shape == grey.shape
+
 
 def velocity_between(
     before: TrackedImage, T_odom_cam: Float[ndarray, "4 4"], stamp_ns: int

@@ -59,9 +59,8 @@ def carried_on(
     return T @ step
 
 
-def let_through(log_jump: float | None, share: float) -> float:
-    """Odom over map units for a new keyframe: what tracked points say, less the share of their
-    difference that is let through."""
-    if log_jump is None:
-        return 1.0
-    return float(np.exp((1 - share) * np.clip(log_jump, -MAX_LOG_SCALE, MAX_LOG_SCALE)))
+def met_halfway(log_jump: float | None, share: float) -> tuple[float, float]:
+    """Factors by which what was tracked before and a new keyframe's depth come to one unit, the
+    share of the way from ours to theirs; `log_jump` is our depth over theirs."""
+    jump = 0.0 if log_jump is None else float(np.clip(log_jump, -MAX_LOG_SCALE, MAX_LOG_SCALE))
+    return float(np.exp(-share * jump)), float(np.exp((1 - share) * jump))

@@ -9,16 +9,16 @@ from numpy import ndarray
 from scal3r_ros.geometry.camera import project, transform_points, unproject_pixels
 from scal3r_ros.geometry.sim3 import invert_pose
 from scal3r_ros.tracking.features import follow, sample_depth
-from scal3r_ros.tracking.history import TrackedImage
 from scal3r_ros.tracking.motion import stretched
 
 MIN_SHARED = 15  # points that two depths must have in common to compare their scale
-TRIANGULATED_PX = 1.0
-FILTER_PX = 1.5
-MIN_SIGMA = 0.02
-FAR = 5.0
-ASSUMED_SIGMA, ASSUMED_DOUBT = 1.0, 0.5
 MAX_ERROR_PX = 1.5  # of a triangulated point in the image that completes it
+TRIANGULATED_PX = 1.0  # deviation of the pixels that a point is triangulated from
+SEEN_PX = 1.5  # of those by which one more image corrects its depth: it is one of many alike
+MIN_SIGMA = 0.02  # of a log depth: no better by many images
+MAX_CORRECTION = 0.5  # of a log depth by one image
+ASSUMED_SIGMA, ASSUMED_DOUBT = 1.0, 0.5  # where nothing has told a depth
+FAR = 10.0  # times the way since birth: what is nearer would have shown parallax
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +30,7 @@ class Points:
     birth_uv: Float[ndarray, "n 2"]
     T_odom_birth: Float[ndarray, "n 4 4"]
     doubt: Float[ndarray, " n"]  # relative deviation of the scale by which it became known
-    sigma: Float[ndarray, " n"]  # of the log depth from where it was born
+    sigma: Float[ndarray, " n"]  # deviation of the log of its distance from where it was born
 
     @classmethod
     def none(cls) -> "Points":
@@ -40,7 +40,9 @@ class Points:
     def born(cls, uv: Float[ndarray, "n 2"], T_odom_cam: Float[ndarray, "4 4"]) -> "Points":
         """New corners of unknown depth."""
         poses = np.broadcast_to(T_odom_cam, (len(uv), 4, 4))
-        return cls(uv, np.full((len(uv), 3), np.nan), uv, poses, np.zeros(len(uv)), np.zeros(len(uv)))
+        return cls(
+            uv, np.full((len(uv), 3), np.nan), uv, poses, np.zeros(len(uv)), np.zeros(len(uv))
+        )
 
     def __len__(self) -> int:
         return len(self.uv)
@@ -132,54 +134,63 @@ class Points:
         deviation = np.sqrt(np.trace(covariance[:3, :3]) / 3)
         doubts[rows[good]] = np.hypot(doubt, deviation / np.linalg.norm(moved[good], axis=1))
         sigma = self.sigma.copy()
-        sigma[rows[good]] = np.hypot(TRIANGULATED_PX / (K[0, 0] * np.sin(angle[good])), deviation / np.linalg.norm(moved[good], axis=1))
+        pixels = TRIANGULATED_PX / (K[0, 0] * np.sin(angle[good]))
+        sigma[rows[good]] = np.hypot(pixels, deviation / np.linalg.norm(moved[good], axis=1))
         stay = np.ones(len(self), bool)
         stay[rows[ready & ~good]] = False
         return replace(self, xyz_odom=xyz, doubt=doubts, sigma=sigma).select(stay)
 
-    def assumed(self, depth: float, K: Float[ndarray, "3 3"], T_odom_cam: Float[ndarray, "4 4"]) -> "Points":
-        """Unknown points are taken to be about so far from where they were born."""
-        ray = unproject_pixels(self.birth_uv, np.maximum(depth, FAR * np.linalg.norm(self.T_odom_birth[:, :3, 3] - T_odom_cam[:3, 3], axis=1)), K)
-        there = np.einsum("nij,nj->ni", self.T_odom_birth[:, :3, :3], ray) + self.T_odom_birth[:, :3, 3]
+    def assumed(
+        self, depth: float, T_odom_cam: Float[ndarray, "4 4"], K: Float[ndarray, "3 3"]
+    ) -> "Points":
+        """Unknown points are taken to lie about so far away, farther where the camera has moved
+        much and still not seen their parallax."""
+        way = np.linalg.norm(self.T_odom_birth[:, :3, 3] - T_odom_cam[:3, 3], axis=1)
+        cam = unproject_pixels(self.birth_uv, np.maximum(depth, FAR * way), K)
+        there = np.einsum("nij,nj->ni", self.T_odom_birth[:, :3, :3], cam)
         known = self.known
         return replace(
             self,
-            xyz_odom=np.where(known[:, None], self.xyz_odom, there),
+            xyz_odom=np.where(known[:, None], self.xyz_odom, there + self.T_odom_birth[:, :3, 3]),
             sigma=np.where(known, self.sigma, ASSUMED_SIGMA),
             doubt=np.where(known, self.doubt, ASSUMED_DOUBT),
         )
 
     @property
     def spread(self) -> Float[ndarray, "n 3"]:
+        """What one deviation of its depth moves each by, in odom."""
         return self.sigma[:, None] * (self.xyz_odom - self.T_odom_birth[:, :3, 3])
 
-    def filtered(self, T_odom_cam, K):
-        """Depths by one more view."""
-        known = self.known
-        R = T_odom_cam[:3, :3]
+    @property
+    def scale_doubt(self) -> float:
+        """Relative deviation of a step's length, told by these: the surer tell more of it."""
+        trust = 1 / np.maximum(self.sigma, MIN_SIGMA) ** 2
+        return float((trust * self.doubt).sum() / trust.sum())
+
+    def corrected(self, T_odom_cam: Float[ndarray, "4 4"], K: Float[ndarray, "3 3"]) -> "Points":
+        """Known depths by one more image, of known pose: a Kalman filter of each log distance."""
         arm = self.xyz_odom - self.T_odom_birth[:, :3, 3]
-        y = (self.xyz_odom - T_odom_cam[:3, 3]) @ R
-        a = arm @ R
-        z = np.maximum(y[:, 2], 1e-6)
-        uv = y[:, :2] / z[:, None]
-        f = K[[0, 1], [0, 1]]
-        g = (a[:, :2] - uv * a[:, 2:]) / z[:, None] * f
-        e = (uv * f + K[:2, 2]) - self.uv
-        G2 = (g * g).sum(1)
-        var = self.sigma**2
-        gain = var / (var * G2 + FILTER_PX**2)
-        step = np.clip(-gain * (g * e).sum(1), -0.5, 0.5)
-        ok = known & (y[:, 2] > 0) & np.isfinite(step)
-        xyz = np.where(ok[:, None], self.T_odom_birth[:, :3, 3] + arm * np.exp(np.where(ok, step, 0))[:, None], self.xyz_odom)
-        sigma = np.where(ok, np.maximum(np.sqrt(var * (1 - gain * G2)), np.minimum(self.sigma, MIN_SIGMA)), self.sigma)
+        y = (self.xyz_odom - T_odom_cam[:3, 3]) @ T_odom_cam[:3, :3]
+        a, z, focal = arm @ T_odom_cam[:3, :3], y[:, 2:], K[[0, 1], [0, 1]]
+        seen = self.known & (z[:, 0] > 0)
+        z = np.where(seen[:, None], z, 1.0)
+        along = (a[:, :2] - a[:, 2:] * y[:, :2] / z) / z * focal  # pixels for a log distance
+        error = y[:, :2] / z * focal + K[:2, 2] - self.uv
+        square, variance = (along * along).sum(1), self.sigma**2
+        gain = variance / (variance * square + SEEN_PX**2)
+        step = np.where(seen, -gain * (along * error).sum(1), 0.0)
+        step = np.clip(step, -MAX_CORRECTION, MAX_CORRECTION)
+        sure = np.sqrt(variance * (1 - gain * square))
+        sigma = np.where(seen, np.maximum(sure, np.minimum(self.sigma, MIN_SIGMA)), self.sigma)
+        xyz = self.T_odom_birth[:, :3, 3] + arm * np.exp(step)[:, None]
         return replace(self, xyz_odom=xyz, sigma=sigma)
 
-
-def followed(
-    points: Points,
-    source: TrackedImage,
-    grey: UInt8[ndarray, "h w"],
-    guess: Float[ndarray, "n 2"] | None,
-) -> Points:
-    uv, kept = follow(source.grey, grey, points.uv, guess)
-    return replace(points, uv=uv).select(kept)
+    def followed(
+        self,
+        before: UInt8[ndarray, "h w"],
+        now: UInt8[ndarray, "h w"],
+        guess: Float[ndarray, "n 2"] | None = None,
+    ) -> "Points":
+        """Those found again in another image, from where they are or from a guess."""
+        uv, kept = follow(before, now, self.uv, guess)
+        return replace(self, uv=uv).select(kept)

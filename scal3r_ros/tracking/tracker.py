@@ -1,7 +1,8 @@
 """Odometry at camera rate against the depth of keyframes that arrive late.
 
 Corners are followed from image to image; each has a place in the odom frame, from the depth of the
-keyframe that it was found in or, where the camera has moved on, triangulated by the odometry.
+keyframe that it was found in or, where the camera has moved on, triangulated by the odometry. How
+sure its depth is goes into every pose, and every pose makes it surer.
 """
 
 from collections.abc import Callable
@@ -18,17 +19,13 @@ from scal3r_ros.geometry.sim3 import invert_pose
 from scal3r_ros.tracking import camera_pose
 from scal3r_ros.tracking.features import find_corners, sample_depth, small_grey
 from scal3r_ros.tracking.history import History, TrackedImage, velocity_between
-from scal3r_ros.tracking.motion import Turn, carried_on, let_through, rigid, stretched
-from scal3r_ros.tracking.points import Points, followed
+from scal3r_ros.tracking.motion import Turn, carried_on, met_halfway, rigid, stretched
+from scal3r_ros.tracking.points import Points
 from scal3r_ros.tracking.types import TrackedPose, TrackerConfig
 
-import os
-FILTER = os.environ.get('FILTER','1') == '1'
-STRETCH = True
 FEW_SHARE = 0.3  # of the wanted points; where there are fewer, more are sought every PAUSE images
 PAUSE = 2
 REFILL = 0.9  # share of the points found last at which more are sought
-MIN_SIGMA = 0.02
 
 
 class Tracker:
@@ -85,7 +82,8 @@ class Tracker:
         depth = sample_depth(keyframe.depth, uv, grey.shape)
         uv, depth = uv[depth > 0], depth[depth > 0]
         jump = self._points.log_depth_ratio(keyframe.depth, T_odom_cam, K, grey.shape)
-        depth = depth * let_through(jump, self.config.scale_bleed)
+        ours, theirs = met_halfway(jump, self.config.scale_bleed)
+        depth = depth * theirs
         xyz = transform_points(T_odom_cam, unproject_pixels(uv, depth, K))
         sigma = np.full(len(uv), self.config.depth_sigma)
         points = replace(Points.born(uv, T_odom_cam), xyz_odom=xyz, sigma=sigma)
@@ -95,7 +93,7 @@ class Tracker:
             self._median_depth = float(np.median(depth))
         if first:
             self._replay(points, source)
-        elif self._last.state == "coasting" or not self._hand_over(points, source, float(np.exp(-self.config.scale_bleed * np.clip(jump or 0.0, -1, 1))) if STRETCH else 1.0):
+        elif self._last.state == "coasting" or not self._hand_over(points, source, ours):
             self._replay_to_here(points, source)
         self._history.forget_before(keyframe.stamp_ns)
 
@@ -161,14 +159,15 @@ class Tracker:
             self._shift(rigid(T_other_self))  # else both poses' rounding comes on top of its own
 
     def _hand_over(self, points: Points, source: TrackedImage, factor: float) -> bool:
-        """Moves the new points so that the present pose stays. False: too few are still seen."""
+        """Moves the new points so that the present pose stays; the old ones come nearer to it, or
+        go farther, by a factor. False: too few are still seen."""
         assert self._last is not None
         for image in self._history.after(source.stamp_ns, self.config.catch_up):
             if image.grey.shape != source.grey.shape:
                 return False
             assert image.T_odom_cam is not None
             guess = points.projected(image.T_odom_cam, self._K)
-            points = followed(points, source, image.grey, guess)
+            points = points.followed(source.grey, image.grey, guess)
             source = image
         solved = self._solve(points, self._last.T_odom_cam)
         if solved is None:
@@ -193,65 +192,61 @@ class Tracker:
         if source.grey.shape != grey.shape:
             return None
         expected = self._predicted(stamp_ns)
-        points = self._followed(self._points, source, grey, expected)
+        points = self._followed(self._points, source.grey, grey, expected)
         newest = self._history.newest
-        if len(points) < self.config.min_inliers and newest is not None:
-            if newest.T_odom_cam is not None and newest.grey.shape == grey.shape:
-                corners = find_corners(newest.grey, np.zeros((0, 2)), self.config.features)
-                source, fresh = newest, Points.born(corners, newest.T_odom_cam)
-                points = self._followed(fresh, source, grey, expected)
-        assumed = points.assumed(self._median_depth, self._K, expected)
+        if len(points) < self.config.min_inliers and newest is not None and newest.usable(grey):
+            corners = find_corners(newest.grey, np.zeros((0, 2)), self.config.features)
+            source, born = newest, Points.born(corners, newest.T_odom_cam)
+            points = self._followed(born, newest.grey, grey, expected)
+        assumed = points.assumed(self._median_depth, expected, self._K)
         found = self._solve(assumed, expected)
         if found is None:
             return None
-        T = found.T_odom_cam
-        used = assumed.select(found.inliers)
-        trust = 1 / np.maximum(used.sigma, MIN_SIGMA) ** 2
-        doubt = float((trust * used.doubt).sum() / trust.sum())
-        step = float(np.linalg.norm(T[:3, 3] - self._last.T_odom_cam[:3, 3]))
-        floors = self._floors[0] + doubt * step, self._floors[1]
-        covariance = camera_pose.covariance_in_odom(found, T, floors)
-        self._solved = TrackedPose(stamp_ns, T, covariance, "tracking", int(found.inliers.sum()))
-        seen = points.select(found.inliers).filtered(T, self._K)
-        self._source = source
-        self._arrive(TrackedImage(stamp_ns, grey, T), seen, doubt)
-        return self._solved
+        T, doubt = found.T_odom_cam, assumed.select(found.inliers).scale_doubt
+        points = points.select(found.inliers)
+        if points.known.sum() >= self.config.min_inliers:
+            step = float(np.linalg.norm(T[:3, 3] - self._last.T_odom_cam[:3, 3]))
+            floors = self._floors[0] + doubt * step, self._floors[1]
+            covariance = camera_pose.covariance_in_odom(found, T, floors)
+            pose = TrackedPose(stamp_ns, T, covariance, "tracking", len(points))
+            self._solved = pose
+        else:  # turn and direction are seen, lengths are not: doubted as if blind
+            pose = replace(self._coasted(stamp_ns), T_odom_cam=T, inliers=len(points))
+        self._velocity = velocity_between(source, T, stamp_ns)
+        self._source = TrackedImage(stamp_ns, grey, T)
+        self._points = self._grown(points.corrected(T, self._K), self._source, doubt)
+        return pose
 
-    def _followed(self, points: Points, source: TrackedImage, grey, expected) -> Points:
-        found = followed(points, source, grey, None)
+    def _followed(
+        self,
+        points: Points,
+        before: UInt8[ndarray, "h w"],
+        now: UInt8[ndarray, "h w"],
+        expected: Float[ndarray, "4 4"],
+    ) -> Points:
+        """To the new image; where most are lost, from where they would be in a camera that moved
+        as before."""
+        found = points.followed(before, now)
         if len(found) < 0.5 * len(points):
-            guess = points.assumed(self._median_depth, self._K, expected).projected(expected, self._K)
-            guided = followed(points, source, grey, guess)
+            guess = points.assumed(self._median_depth, expected, self._K)
+            guided = points.followed(before, now, guess.projected(expected, self._K))
             found = guided if len(guided) > len(found) else found
         return found
-
-    def _arrive(self, image: TrackedImage, points: Points, doubt: float) -> None:
-        """What is seen from here is followed on; `doubt` is that of the step's scale."""
-        assert self._source is not None and image.T_odom_cam is not None
-        self._velocity = velocity_between(self._source, image.T_odom_cam, image.stamp_ns)
-        self._source, self._points = image, self._grown(points, image, doubt)
-
-    @property
-    def _focal(self) -> float:
-        return float(self._K[[0, 1], [0, 1]].mean())
-
-    def _normalised(self, uv: Float[ndarray, "n 2"]) -> Float[ndarray, "n 2"]:
-        return (uv - self._K[:2, 2]) / self._K[[0, 1], [0, 1]]
 
     def _solve(self, points: Points, guess: Float[ndarray, "4 4"]) -> camera_pose.CameraPose | None:
         if len(points) < self.config.min_inliers:
             return None
-        xy = self._normalised(points.uv)
-        found = camera_pose.solve_pose(
-            points.xyz_odom, xy, self._focal, guess, points.spread
-        )
+        focal = self._K[[0, 1], [0, 1]]
+        xy = (points.uv - self._K[:2, 2]) / focal
+        rows = points.xyz_odom, points.spread, xy
+        found = camera_pose.solve_pose(*rows, float(focal.mean()), guess)
         return found if found and found.inliers.sum() >= self.config.min_inliers else None
 
     def _grown(self, points: Points, image: TrackedImage, doubt: float) -> Points:
         """Triangulates what has parallax by now; fills up with new corners."""
         assert image.T_odom_cam is not None
-        known = image.T_odom_cam, self._solved.covariance, self._K
-        points = points.triangulated(*known, self.config.min_parallax_rad, doubt)
+        pose = image.T_odom_cam, self._solved.covariance, self._K
+        points = points.triangulated(*pose, self.config.min_parallax_rad, doubt)
         self._unsearched += 1
         enough = len(points) > min(0.6 * self.config.features, REFILL * self._full)
         if enough and (len(points) > FEW_SHARE * self.config.features or self._unsearched < PAUSE):

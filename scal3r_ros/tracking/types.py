@@ -10,17 +10,16 @@ from numpy import ndarray
 class TrackerConfig:
     max_width: int = 320  # pixels at which is tracked: fast motion is followed further than at more
     features: int = 300
-    min_inliers: int = 15  # fewer: coasting
-    vague_rad: float = 0.01  # deviation of a pose's rotation beyond which it is not relied on
+    min_inliers: int = 15  # fewer, or fewer of known depth: coasting
     history: int = 64  # images kept for late keyframes
     catch_up: int = 8  # images through which a late keyframe's corners are followed
     coast_decay_s: float = 0.2  # blind, the velocity fades to rest with this time constant
-    scale_bleed: float = 0.5  # share of a scale jump that a new keyframe lets through
-    floor_translation: float = 0.002  # standard deviation, share of the median depth
-    floor_rotation_rad: float = 0.001
+    depth_sigma: float = 0.1  # of a keyframe's log depth
+    scale_bleed: float = 0.8  # share of a scale jump that a new keyframe lets through
+    floor_translation: float = 0.0005  # standard deviation, share of the median depth
+    floor_rotation_rad: float = 0.0003
     coast_translation: float = 0.12  # growth of the deviation a second, share of the median depth
     coast_rotation_rad: float = 0.18  # growth a second
-    depth_sigma: float = 0.1  # of a keyframe's log depth
     min_parallax_rad: float = 0.03  # of a corner that odometry triangulates
 
 

@@ -18,7 +18,8 @@ from scal3r_ros.evaluation.trajectory import evaluate
 from scal3r_ros.geometry.camera import intrinsics
 from scal3r_ros.geometry.keyframe import Keyframe
 from scal3r_ros.tracking.background import BackgroundTracker
-from scal3r_ros.tracking.camera_pose import covariance_in_odom, solve_pose, solve_rotation
+from scal3r_ros.tracking.camera_pose import covariance_in_odom, solve_pose
+from scal3r_ros.tracking.points import Points
 from scal3r_ros.tracking.tracker import Tracker
 from scal3r_ros.tracking.types import TrackerConfig
 from test.conftest import OFFICE, World
@@ -71,6 +72,11 @@ def test_odometry_never_jumps_when_a_keyframe_comes(walk):
             steps.append(np.linalg.norm(pose.T_odom_cam[:3, 3] - last[:3, 3]))
         last = pose.T_odom_cam if pose is not None else None
     assert max(steps) < 4 * np.median(steps)
+    true = np.linalg.norm(np.diff(walk.T_world_cam[1:40, :3, 3], axis=0), axis=1)
+    before, after = (np.median(np.divide(steps, true)[part]) for part in (slice(18), slice(19, 30)))
+    assert abs(np.log(before)) < 0.05
+    told = tracker.config.scale_bleed * np.log(1.3)  # all that is seen has come to that unit
+    assert abs(np.log(after) - told) < 0.05
 
 
 def test_rotations_stay_rotations_while_copies_take_over(walk):
@@ -144,18 +150,54 @@ def test_pose_from_points_with_a_third_wrong(rng):
     cam = xyz - T[:3, 3]
     xy = cam[:, :2] / cam[:, 2:] + rng.normal(0, 0.2 / 400, (200, 2))
     xy[:66] += rng.normal(0, 0.1, (66, 2))
-    found = solve_pose(xyz, xy, 400.0, np.eye(4))
+    found = solve_pose(xyz, np.zeros_like(xyz), xy, 400.0, np.eye(4))
     assert np.linalg.norm(found.T_odom_cam[:3, 3] - T[:3, 3]) < 0.01
     assert found.inliers[66:].mean() > 0.95
 
 
-def test_rotation_from_rays(rng):
-    a = rng.normal(0, 1, (50, 3)) + [0, 0, 4]
-    angle = 0.2
-    R = np.array([[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]])
-    found, inliers = solve_rotation(a, a @ R, 400.0)
-    np.testing.assert_allclose(found, R, atol=1e-6)
-    assert inliers.all()
+def test_depths_that_are_unsure_still_tell_turn_and_direction(rng):
+    """Of 150 points the depth is off by a half, in the mean, and said to be; 20 are known."""
+    T = np.eye(4)
+    T[:3, :3] = Rotation.from_rotvec([0.02, 0.1, -0.03]).as_matrix()
+    T[:3, 3] = [0.4, -0.1, 0.2]
+    xyz = rng.uniform([-2, -2, 3], [2, 2, 8], (170, 3))
+    cam = (xyz - T[:3, 3]) @ T[:3, :3]
+    xy = cam[:, :2] / cam[:, 2:] + rng.normal(0, 0.2 / 400, (170, 2))
+    sigma = np.where(np.arange(170) < 150, 0.5, 0.02)
+    taken = xyz * np.exp(rng.normal(0, 1, 170) * sigma)[:, None]  # born in the origin
+
+    def off(spread: np.ndarray) -> tuple[float, float]:
+        found = solve_pose(taken, spread, xy, 400.0, np.eye(4))
+        R = T[:3, :3].T @ found.T_odom_cam[:3, :3]
+        way = np.linalg.norm(found.T_odom_cam[:3, 3] - T[:3, 3]) / np.linalg.norm(T[:3, 3])
+        return np.degrees(np.linalg.norm(Rotation.from_matrix(R).as_rotvec())), way
+
+    turn, way = off(sigma[:, None] * taken)
+    believed = off(np.zeros((170, 3)))
+    assert turn < 0.6 and way < 0.12
+    assert believed[0] > 2 and believed[1] > 0.5
+
+
+def test_every_image_makes_depths_surer_and_they_say_how_sure(rng):
+    """Depths off by a tenth, seen from ten places along a metre with 1.5 pixels of noise."""
+    K = intrinsics(300.0, 300.0, 160.0, 120.0)
+    xyz = rng.uniform([-1.5, -1, 3], [1.5, 1, 6], (400, 3))
+    pixels = xyz[:, :2] / xyz[:, 2:] * 300 + [160, 120]
+    off = np.exp(rng.normal(0, 0.1, 400))
+    points = replace(
+        Points.born(pixels, np.eye(4)), xyz_odom=xyz * off[:, None], sigma=np.full(400, 0.1)
+    )
+    for way in np.linspace(0.1, 1.0, 10):
+        T = np.eye(4)
+        T[0, 3] = way
+        seen = (xyz - T[:3, 3])[:, :2] / xyz[:, 2:] * 300 + [160, 120]
+        points = replace(points, uv=seen + rng.normal(0, 1.5, seen.shape)).corrected(T, K)
+    error = np.log(points.xyz_odom[:, 2] / xyz[:, 2])
+    assert np.median(np.abs(error)) < 0.25 * np.median(np.abs(np.log(off)))
+    assert 0.5 < np.sqrt(np.mean((error / points.sigma) ** 2)) < 1.3  # none says below 2 %
+    np.testing.assert_allclose(
+        points.xyz_odom[:, :2] / points.xyz_odom[:, 2:], xyz[:, :2] / xyz[:, 2:]
+    )
 
 
 @pytest.mark.parametrize("factor", [0.4, 3.0])
@@ -320,7 +362,8 @@ def test_the_covariance_is_that_of_corners_whose_errors_go_with_their_neighbours
         xyz = np.repeat(rng.uniform((-2, -1.5, 3), (2, 1.5, 8), (30, 3)), 3, axis=0)
         xyz += rng.normal(0, 0.02, xyz.shape)
         slips = np.repeat(rng.normal(0, 0.6 / 400, (30, 2)), 3, axis=0)
-        found = solve_pose(xyz, xyz[:, :2] / xyz[:, 2:] + slips, 400.0, np.eye(4))
+        xy = xyz[:, :2] / xyz[:, 2:] + slips
+        found = solve_pose(xyz, np.zeros_like(xyz), xy, 400.0, np.eye(4))
         assert found is not None
         C = covariance_in_odom(found, found.T_odom_cam, (0.0, 0.0))
         turn = Rotation.from_matrix(found.T_odom_cam[:3, :3]).as_rotvec()
