@@ -92,22 +92,30 @@ def refinement(
 def odometry(
     sequences: Annotated[list[Path], typer.Argument(help="Folders with a groundtruth.txt.")],
     delays: Annotated[str, typer.Option(help="Images by which keyframes are late.")] = "0,2,4,6,8",
+    width: Annotated[int, typer.Option(help="Pixels at which is tracked; 0: the default.")] = 0,
     model: Annotated[str, typer.Option(help="nano or scal3r")] = "nano",
     checkpoint: Annotated[Path | None, typer.Option(help="Weights file.")] = None,
     json_path: Json = None,
+    plot: Annotated[Path | None, typer.Option(help="Write a picture.")] = None,
 ) -> None:
     """Drift, time and honesty of odometry against the network's keyframes, which come late."""
     from scal3r_ros.evaluation.odometry import evaluate_odometry
+    from scal3r_ros.evaluation.plots import draw_ways
     from scal3r_ros.tracking.types import TrackerConfig
 
     if not all(word.isdigit() for word in delays.split(",")):
         raise ValueError(f"whole numbers with commas between them expected, got {delays!r}")
     late = [int(word) for word in delays.split(",")]
+    config = TrackerConfig(max_width=width) if width else TrackerConfig()
+    ways: dict[str, Any] = {}
 
     def judged(folder: Path, network: Any, settings: Any) -> dict[str, Any]:
-        return evaluate_odometry(folder, network, settings, TrackerConfig(), late)
+        there = ways.setdefault(folder.name, {})
+        return evaluate_odometry(folder, network, settings, config, late, there)
 
     _for_each(sequences, model, checkpoint, json_path, judged)
+    if plot is not None:
+        draw_ways(ways, plot)
 
 
 @app.command()

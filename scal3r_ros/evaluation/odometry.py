@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
 
 from scal3r_ros.data.sequence import open_sequence
 from scal3r_ros.data.tum import read_trajectory
+from scal3r_ros.evaluation.plots import TRUTH
 from scal3r_ros.evaluation.tracking import normalised_error, told, tracked
-from scal3r_ros.evaluation.trajectory import evaluate
+from scal3r_ros.evaluation.trajectory import aligned_places, evaluate
 from scal3r_ros.geometry.keyframe import Keyframe
 from scal3r_ros.mapping.config import MapperConfig
 from scal3r_ros.mapping.mapper import Mapper
@@ -32,9 +35,10 @@ def evaluate_odometry(
     mapping: MapperConfig,
     config: TrackerConfig,
     delays: Sequence[int] = DELAYS,
+    places: dict[str, Float[ndarray, "n 3"]] | None = None,
 ) -> dict[str, Any]:
     """Means of all delays after Sim(3) alignment, milliseconds, and error over deviation in the
-    unit that the map has there."""
+    unit that the map has there. Where the camera was, and was in truth, goes into `places`."""
     truth = read_trajectory(folder / "groundtruth.txt")
     keyframes: list[tuple[int, Keyframe]] = []
     mapper = Mapper(predictor, mapping)
@@ -47,7 +51,10 @@ def evaluate_odometry(
     runs, errors, seconds = [], [], []
     for delay in delays:
         poses, took = tracked(open_sequence(folder), keyframes, config, delay)
-        found = evaluate(truth, {stamp: pose.T_odom_cam for stamp, pose in poses.items()})
+        way = {stamp: pose.T_odom_cam for stamp, pose in poses.items()}
+        found = evaluate(truth, way)
+        if places is not None:
+            places[TRUTH], places[f"{delay} images late"] = aligned_places(truth, way)
         runs.append(poses)
         errors.append(found)
         seconds += took

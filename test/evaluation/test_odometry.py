@@ -27,8 +27,10 @@ class Shrinking(TruthPredictor):
 @pytest.mark.parametrize("network", [TruthPredictor, Shrinking])
 def test_drift_and_honesty_are_told_for_all_delays_together(walk_folder, walk, network):
     config = MapperConfig(keyframes=KeyframeConfig(min_flow=0.005))
-    delays = [0, 3]
-    found = evaluate_odometry(walk_folder, network(walk.clip), config, TrackerConfig(), delays)
+    delays, places = [0, 3], {}
+    found = evaluate_odometry(
+        walk_folder, network(walk.clip), config, TrackerConfig(), delays, places
+    )
     assert found["delays"] == delays and found["keyframes"] >= 3
     assert found["least and most"][0] <= found["ate m"] <= found["least and most"][1]
     assert found["ate m"] < 0.1 and found["rpe deg/s"] < 1
@@ -36,6 +38,8 @@ def test_drift_and_honesty_are_told_for_all_delays_together(walk_folder, walk, n
     honest = found["normalised error"]
     assert 0.2 < honest["tracking, translation"] < 2 and 0.2 < honest["tracking, rotation"] < 2
     json.dumps(found)
+    assert set(places) == {"truth", "0 images late", "3 images late"}
+    assert np.abs(places["3 images late"] - places["truth"]).max() < 0.3
 
 
 def test_a_window_finds_the_unit_that_poses_have_there():
