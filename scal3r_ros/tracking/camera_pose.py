@@ -6,6 +6,7 @@ depth still tell turn and direction.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -30,26 +31,45 @@ class CameraPose:
     covariance: Float[ndarray, "6 6"]  # translation in odom, rotation in cam [rad]
 
 
+class Likely(NamedTuple):
+    """A pose and its deviations (translation in odom, rotation in cam), before anything is seen."""
+
+    T_odom_cam: Float[ndarray, "4 4"]
+    sigma: Float[ndarray, " 6"]
+
+    def added(
+        self, H: Float[ndarray, "6 6"], g: Float[ndarray, " 6"], T: Float[ndarray, "4 4"]
+    ) -> tuple[Float[ndarray, "6 6"], Float[ndarray, " 6"]]:
+        """To the normal equations of pixels; Cauchy's kernel, for cameras do leap."""
+        turn = cv2.Rodrigues(self.T_odom_cam[:3, :3].T @ T[:3, :3])[0][:, 0]
+        away = np.concatenate([T[:3, 3] - self.T_odom_cam[:3, 3], turn]) / self.sigma
+        trust = TOGETHER * PIXEL_SIGMA**2 / self.sigma / (1 + away @ away / 6)
+        return H + np.diag(trust / self.sigma), g + trust * away
+
+
 def solve_pose(
     xyz_odom: Float[ndarray, "n 3"],
     spread: Float[ndarray, "n 3"],
     xy: Float[ndarray, "n 2"],
     focal: float,
     guess: Float[ndarray, "4 4"],
+    guess_sigma: Float[ndarray, " 6"] | None = None,
 ) -> CameraPose | None:
     """From a guess by robust least squares; by PnP in RANSAC first where the guess is too far.
 
     `spread` is what one deviation of its depth moves a point by; `xy` are normalised image
-    coordinates. None where fewer than 6 points agree.
+    coordinates; `guess_sigma` (translation, rotation) says how likely a pose is before anything is
+    seen. None where fewer than 6 points agree.
     """
     if len(xyz_odom) < 6:
         return None
-    pose = _refined(xyz_odom, spread, xy, focal, guess)
+    likely = None if guess_sigma is None else Likely(guess, guess_sigma)
+    pose = _refined(xyz_odom, spread, xy, focal, guess, likely)
     if pose is None or pose.inliers.mean() < 0.6:
         distance = np.linalg.norm(xyz_odom - guess[:3, 3], axis=1)
         sure = np.linalg.norm(spread, axis=1) < SURE * distance
         start = _ransac(xyz_odom[sure], xy[sure], focal, guess) if sure.sum() >= 6 else None
-        other = None if start is None else _refined(xyz_odom, spread, xy, focal, start)
+        other = None if start is None else _refined(xyz_odom, spread, xy, focal, start, likely)
         if other is not None and (pose is None or other.inliers.sum() > pose.inliers.sum()):
             pose = other
     return pose
@@ -81,6 +101,7 @@ def _refined(
     xy: Float[ndarray, "n 2"],
     focal: float,
     guess: Float[ndarray, "4 4"],
+    likely: "Likely | None",
 ) -> CameraPose | None:
     """Gauss-Newton with Cauchy weights whose width starts as wide as the errors and narrows."""
     T = guess.copy()
@@ -94,7 +115,10 @@ def _refined(
         A = J.reshape(-1, 6)
         weighted = A * np.repeat(w, 2)[:, None]
         H = A.T @ weighted
-        step = np.linalg.solve(H + 1e-9 * np.trace(H) * np.eye(6), -weighted.T @ r.reshape(-1))
+        g = weighted.T @ r.reshape(-1)
+        if likely is not None:
+            H, g = likely.added(H, g, T)
+        step = np.linalg.solve(H + 1e-9 * np.trace(H) * np.eye(6), -g)
         T[:3, 3] += step[:3]
         T[:3, :3] = T[:3, :3] @ cv2.Rodrigues(step[3:])[0]
         moved = float(np.sqrt(step @ H @ step / max(w.sum(), 1e-9)))  # pixels

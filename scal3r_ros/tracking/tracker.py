@@ -199,7 +199,8 @@ class Tracker:
             source, born = newest, Points.born(corners, newest.T_odom_cam)
             points = self._followed(born, newest.grey, grey, expected)
         assumed = points.assumed(self._median_depth, expected, self._K)
-        found = self._solve(assumed, expected)
+        blind = self._blind_sigma((stamp_ns - source.stamp_ns) * 1e-9)
+        found = self._solve(assumed, expected, blind)
         if found is None:
             return None
         T, doubt = found.T_odom_cam, assumed.select(found.inliers).scale_doubt
@@ -233,13 +234,18 @@ class Tracker:
             found = guided if len(guided) > len(found) else found
         return found
 
-    def _solve(self, points: Points, guess: Float[ndarray, "4 4"]) -> camera_pose.CameraPose | None:
+    def _solve(
+        self,
+        points: Points,
+        guess: Float[ndarray, "4 4"],
+        guess_sigma: Float[ndarray, " 6"] | None = None,
+    ) -> camera_pose.CameraPose | None:
         if len(points) < self.config.min_inliers:
             return None
         focal = self._K[[0, 1], [0, 1]]
         xy = (points.uv - self._K[:2, 2]) / focal
         rows = points.xyz_odom, points.spread, xy
-        found = camera_pose.solve_pose(*rows, float(focal.mean()), guess)
+        found = camera_pose.solve_pose(*rows, float(focal.mean()), guess, guess_sigma)
         return found if found and found.inliers.sum() >= self.config.min_inliers else None
 
     def _grown(self, points: Points, image: TrackedImage, doubt: float) -> Points:
@@ -268,9 +274,13 @@ class Tracker:
         """Velocity that fades; the deviation grows with the time since the last measured pose."""
         assert self._solved is not None
         seconds = (stamp_ns - self._solved.stamp_ns) * 1e-9
-        rates = [self.config.coast_translation * self._median_depth, self.config.coast_rotation_rad]
-        covariance = self._solved.covariance + np.diag(np.repeat(rates, 3) * seconds) ** 2
+        covariance = self._solved.covariance + np.diag(self._blind_sigma(seconds)) ** 2
         return TrackedPose(stamp_ns, self._predicted(stamp_ns), covariance, "coasting", 0)
+
+    def _blind_sigma(self, seconds: float) -> Float[ndarray, " 6"]:
+        """Deviations of a pose (translation, rotation) that nothing but the velocity has told."""
+        rates = [self.config.coast_translation * self._median_depth, self.config.coast_rotation_rad]
+        return np.repeat(rates, 3) * seconds
 
     @property
     def _floors(self) -> tuple[float, float]:

@@ -178,6 +178,26 @@ def test_depths_that_are_unsure_still_tell_turn_and_direction(rng):
     assert believed[0] > 2 and believed[1] > 0.5
 
 
+def test_a_likely_pose_counts_where_little_is_seen_and_not_where_much_is(rng):
+    """A wall seen through a small window: a step and a turn look alike. And a leap, well seen."""
+    xyz = np.concatenate([rng.uniform(-0.3, 0.3, (60, 2)), rng.uniform(3, 3.02, (60, 1))], axis=1)
+    sigma = np.array([0.01] * 3 + [0.002] * 3)
+    T = np.eye(4)
+    T[0, 3] = 0.05  # 5 deviations from the guess, as the next is 50
+    seen = {}
+    for name, points, T_now in (
+        ("window", xyz, np.eye(4)),
+        ("leap", xyz * [5, 5, 1] + rng.normal(0, 0.5, xyz.shape), T * [[1, 1, 1, 10]]),
+    ):
+        cam = points - T_now[:3, 3]
+        xy = cam[:, :2] / cam[:, 2:] + rng.normal(0, 0.5 / 400, (60, 2))
+        for prior in (None, sigma):
+            found = solve_pose(points, np.zeros_like(points), xy, 400.0, np.eye(4), prior)
+            seen[name, prior is None] = np.linalg.norm(found.T_odom_cam[:3, 3] - T_now[:3, 3])
+    assert seen["window", False] < 0.5 * seen["window", True]
+    assert seen["leap", False] < 0.02
+
+
 def test_every_image_makes_depths_surer_and_they_say_how_sure(rng):
     """Depths off by a tenth, seen from ten places along a metre with 1.5 pixels of noise."""
     K = intrinsics(300.0, 300.0, 160.0, 120.0)
