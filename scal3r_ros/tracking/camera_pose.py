@@ -75,6 +75,25 @@ def solve_pose(
     return pose
 
 
+def solve_rotation(
+    before: Float[ndarray, "n 3"], now: Float[ndarray, "n 3"], focal: float
+) -> tuple[Float[ndarray, "3 3"], Bool[ndarray, " n"]]:
+    """R_before_now that turns rays into rays (Kabsch with Cauchy weights), and which agree.
+
+    Parallax is taken for noise: agreement is wider than for a pose.
+    """
+    a = before / np.linalg.norm(before, axis=1, keepdims=True)
+    b = now / np.linalg.norm(now, axis=1, keepdims=True)
+    weights, width = np.ones(len(a)), 16 * OUTLIER_PX
+    for _ in range(ITERATIONS):
+        U, _, Vt = np.linalg.svd((a * weights[:, None]).T @ b)
+        R = (U * [1, 1, np.linalg.det(U @ Vt)]) @ Vt
+        error = np.linalg.norm(a - b @ R.T, axis=1) * focal
+        weights = 1 / (1 + (error / width) ** 2)
+        width = max(width / 2, OUTLIER_PX)
+    return R, np.asarray(error < 4 * OUTLIER_PX)
+
+
 def _ransac(
     xyz: Float[ndarray, "n 3"],
     xy: Float[ndarray, "n 2"],

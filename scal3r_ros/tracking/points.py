@@ -26,6 +26,7 @@ class Points:
     """`uv` are the pixels in the image seen last; xyz is NaN until known."""
 
     uv: Float[ndarray, "n 2"]
+    from_uv: Float[ndarray, "n 2"]  # in the image before that
     xyz_odom: Float[ndarray, "n 3"]
     birth_uv: Float[ndarray, "n 2"]
     T_odom_birth: Float[ndarray, "n 4 4"]
@@ -41,7 +42,7 @@ class Points:
         """New corners of unknown depth."""
         poses = np.broadcast_to(T_odom_cam, (len(uv), 4, 4))
         return cls(
-            uv, np.full((len(uv), 3), np.nan), uv, poses, np.zeros(len(uv)), np.zeros(len(uv))
+            uv, uv, np.full((len(uv), 3), np.nan), uv, poses, np.zeros(len(uv)), np.zeros(len(uv))
         )
 
     def __len__(self) -> int:
@@ -141,7 +142,7 @@ class Points:
         return replace(self, xyz_odom=xyz, doubt=doubts, sigma=sigma).select(stay)
 
     def assumed(
-        self, depth: float, T_odom_cam: Float[ndarray, "4 4"], K: Float[ndarray, "3 3"]
+        self, T_odom_cam: Float[ndarray, "4 4"], depth: float, K: Float[ndarray, "3 3"]
     ) -> "Points":
         """Unknown points are taken to lie about so far away, farther where the camera has moved
         much and still not seen their parallax."""
@@ -193,4 +194,20 @@ class Points:
     ) -> "Points":
         """Those found again in another image, from where they are or from a guess."""
         uv, kept = follow(before, now, self.uv, guess)
-        return replace(self, uv=uv).select(kept)
+        return replace(self, uv=uv, from_uv=self.uv).select(kept)
+
+    def sought(
+        self,
+        before: UInt8[ndarray, "h w"],
+        now: UInt8[ndarray, "h w"],
+        T_odom_cam: Float[ndarray, "4 4"],
+        depth: float,
+        K: Float[ndarray, "3 3"],
+    ) -> "Points":
+        """As `followed`; where most are lost, from where they would be in an expected camera."""
+        found = self.followed(before, now)
+        if len(found) < 0.5 * len(self):
+            guess = self.assumed(T_odom_cam, depth, K).projected(T_odom_cam, K)
+            guided = self.followed(before, now, guess)
+            found = guided if len(guided) > len(found) else found
+        return found

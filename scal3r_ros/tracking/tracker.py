@@ -16,15 +16,16 @@ from numpy import ndarray
 from scal3r_ros.geometry.camera import transform_points, unproject_pixels
 from scal3r_ros.geometry.keyframe import Keyframe
 from scal3r_ros.geometry.sim3 import invert_pose
-from scal3r_ros.tracking import camera_pose
+from scal3r_ros.tracking import camera_pose, two_view
 from scal3r_ros.tracking.features import find_corners, sample_depth, small_grey
 from scal3r_ros.tracking.history import History, TrackedImage, velocity_between
 from scal3r_ros.tracking.motion import Turn, carried_on, met_halfway, rigid, stretched
-from scal3r_ros.tracking.points import Points
+from scal3r_ros.tracking.points import ASSUMED_DOUBT, Points
 from scal3r_ros.tracking.types import TrackedPose, TrackerConfig
 
 FEW_SHARE = 0.3  # of the wanted points; where there are fewer, more are sought every PAUSE images
 PAUSE = 2
+FEW_KNOWN = 8  # points of known depth; fewer cannot hold those that are not known
 REFILL = 0.9  # share of the points found last at which more are sought
 
 
@@ -192,13 +193,16 @@ class Tracker:
         if source.grey.shape != grey.shape:
             return None
         expected = self._predicted(stamp_ns)
-        points = self._followed(self._points, source.grey, grey, expected)
+        where = expected, self._median_depth, self._K
+        points = self._points.sought(source.grey, grey, *where)
         newest = self._history.newest
         if len(points) < self.config.min_inliers and newest is not None and newest.usable(grey):
             corners = find_corners(newest.grey, np.zeros((0, 2)), self.config.features)
             source, born = newest, Points.born(corners, newest.T_odom_cam)
-            points = self._followed(born, newest.grey, grey, expected)
-        assumed = points.assumed(self._median_depth, expected, self._K)
+            points = born.sought(newest.grey, grey, *where)
+        if points.known.sum() < FEW_KNOWN:
+            return self._directed(points, source, TrackedImage(stamp_ns, grey, None))
+        assumed = points.assumed(*where)
         blind = self._blind_sigma((stamp_ns - source.stamp_ns) * 1e-9)
         found = self._solve(assumed, expected, blind)
         if found is None:
@@ -209,30 +213,39 @@ class Tracker:
             step = float(np.linalg.norm(T[:3, 3] - self._last.T_odom_cam[:3, 3]))
             floors = self._floors[0] + doubt * step, self._floors[1]
             covariance = camera_pose.covariance_in_odom(found, T, floors)
-            pose = TrackedPose(stamp_ns, T, covariance, "tracking", len(points))
-            self._solved = pose
+            pose = self._solved = TrackedPose(stamp_ns, T, covariance, "tracking", len(points))
         else:  # turn and direction are seen, lengths are not: doubted as if blind
             pose = replace(self._coasted(stamp_ns), T_odom_cam=T, inliers=len(points))
-        self._velocity = velocity_between(source, T, stamp_ns)
-        self._source = TrackedImage(stamp_ns, grey, T)
-        self._points = self._grown(points.corrected(T, self._K), self._source, doubt)
+        points = points.corrected(T, self._K)
+        self._arrive(source, TrackedImage(stamp_ns, grey, T), points, doubt)
         return pose
 
-    def _followed(
-        self,
-        points: Points,
-        before: UInt8[ndarray, "h w"],
-        now: UInt8[ndarray, "h w"],
-        expected: Float[ndarray, "4 4"],
-    ) -> Points:
-        """To the new image; where most are lost, from where they would be in a camera that moved
-        as before."""
-        found = points.followed(before, now)
-        if len(found) < 0.5 * len(points):
-            guess = points.assumed(self._median_depth, expected, self._K)
-            guided = points.followed(before, now, guess.projected(expected, self._K))
-            found = guided if len(guided) > len(found) else found
-        return found
+    def _arrive(
+        self, source: TrackedImage, image: TrackedImage, points: Points, doubt: float
+    ) -> None:
+        """What is seen from here is followed on; `doubt` is that of the step's scale."""
+        assert image.T_odom_cam is not None
+        self._velocity = velocity_between(source, image.T_odom_cam, image.stamp_ns)
+        self._source, self._points = image, self._grown(points, image, doubt)
+
+    def _directed(
+        self, points: Points, source: TrackedImage, image: TrackedImage
+    ) -> TrackedPose | None:
+        """Hardly anything is known: all that is followed tells turn and direction of the step,
+        known points or the usual depth its length; the deviation grows as if blind."""
+        assert source.T_odom_cam is not None
+        if len(points) < self.config.min_inliers:
+            return None
+        xy = [(uv - self._K[:2, 2]) / self._K[[0, 1], [0, 1]] for uv in (points.from_uv, points.uv)]
+        step = two_view.directed_step(
+            source.T_odom_cam, self._median_depth, points.xyz_odom, *xy, float(self._K[0, 0])
+        )
+        if step is None or step[1].sum() < self.config.min_inliers:
+            return None
+        T, agree = step
+        image = replace(image, T_odom_cam=T)
+        self._arrive(source, image, points.select(agree), ASSUMED_DOUBT)
+        return replace(self._coasted(image.stamp_ns), T_odom_cam=T, inliers=int(agree.sum()))
 
     def _solve(
         self,

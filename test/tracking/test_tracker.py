@@ -18,7 +18,7 @@ from scal3r_ros.evaluation.trajectory import evaluate
 from scal3r_ros.geometry.camera import intrinsics
 from scal3r_ros.geometry.keyframe import Keyframe
 from scal3r_ros.tracking.background import BackgroundTracker
-from scal3r_ros.tracking.camera_pose import covariance_in_odom, solve_pose
+from scal3r_ros.tracking.camera_pose import covariance_in_odom, solve_pose, solve_rotation
 from scal3r_ros.tracking.points import Points
 from scal3r_ros.tracking.tracker import Tracker
 from scal3r_ros.tracking.types import TrackerConfig
@@ -178,6 +178,36 @@ def test_depths_that_are_unsure_still_tell_turn_and_direction(rng):
     assert believed[0] > 2 and believed[1] > 0.5
 
 
+@pytest.mark.parametrize(
+    ("turn_deg", "step"), [(0.3, (0, 0, 1)), (4, (0.1, 0, 0.8)), (-2, (1, 0, 0))]
+)
+def test_eight_known_points_of_two_hundred_tell_step_and_turn_over_a_road(rng, turn_deg, step):
+    """The others are taken to be at the usual depth, and a fifth of them are false matches."""
+    K = intrinsics(300.0, 300.0, 320.0, 240.0)
+    z, known = rng.uniform(4, 40, 200), np.arange(200) < 8
+    road = rng.random(200) < 0.6
+    x = np.where(road, rng.uniform(-3, 3, 200), rng.choice([-8.0, 8.0], 200))
+    xyz = np.stack([x, np.where(road, 1.6, rng.uniform(-6, 1.6, 200)), z], axis=1)
+    T = np.eye(4)
+    T[:3, :3] = Rotation.from_rotvec(np.deg2rad([0.3 * turn_deg, turn_deg, 0.0])).as_matrix()
+    T[:3, 3] = step
+    cam = (xyz - T[:3, 3]) @ T[:3, :3]
+    now = cam[:, :2] / cam[:, 2:] + rng.normal(0, 0.2 / 300, (200, 2))
+    wrong = (rng.random(200) < 0.2) & ~known
+    now[wrong] += rng.uniform(-0.1, 0.1, (int(wrong.sum()), 2))
+    born = Points.born(xyz[:, :2] / xyz[:, 2:] * 300 + [320, 240], np.eye(4))
+    told = np.where(known[:, None], xyz, np.nan)
+    points = replace(born, xyz_odom=told, sigma=np.where(known, 0.02, 0.0))
+    points = points.assumed(np.eye(4), float(np.median(z)), K)
+    guess = np.eye(4)
+    guess[:3, 3] = 0.5 * T[:3, 3]  # it moved before
+    found = solve_pose(points.xyz_odom, points.spread, now, 300.0, guess)
+    turn = found.T_odom_cam[:3, :3].T @ T[:3, :3]
+    assert np.degrees(np.linalg.norm(Rotation.from_matrix(turn).as_rotvec())) < 0.2
+    assert np.linalg.norm(found.T_odom_cam[:3, 3] - T[:3, 3]) < 0.1 * np.linalg.norm(step)
+    assert found.inliers[~wrong].mean() > 0.8
+
+
 def test_a_likely_pose_counts_where_little_is_seen_and_not_where_much_is(rng):
     """A wall seen through a small window: a step and a turn look alike. And a leap, well seen."""
     xyz = np.concatenate([rng.uniform(-0.3, 0.3, (60, 2)), rng.uniform(3, 3.02, (60, 1))], axis=1)
@@ -218,6 +248,15 @@ def test_every_image_makes_depths_surer_and_they_say_how_sure(rng):
     np.testing.assert_allclose(
         points.xyz_odom[:, :2] / points.xyz_odom[:, 2:], xyz[:, :2] / xyz[:, 2:]
     )
+
+
+def test_rotation_from_rays(rng):
+    a = rng.normal(0, 1, (50, 3)) + [0, 0, 4]
+    angle = 0.2
+    R = np.array([[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]])
+    found, inliers = solve_rotation(a, a @ R, 400.0)
+    np.testing.assert_allclose(found, R, atol=1e-6)
+    assert inliers.all()
 
 
 @pytest.mark.parametrize("factor", [0.4, 3.0])
