@@ -95,28 +95,29 @@ def told(runs: Sequence[dict[int, TrackedPose]], seconds: list[float]) -> dict[s
 def normalised_error(
     truth: Trajectory, runs: Sequence[dict[int, TrackedPose]], window_s: float = 0.0
 ) -> dict[str, float]:
-    """Root mean square of error over deviation, from image to image; 1 is honest.
+    """Root mean square of error over deviation; 1 is honest.
 
-    Both poses of a step have errors: variances add. Where the unit of length is that of a map which
-    changes it, a window tells how large it is there: the truth is scaled to the way of the poses
-    so many seconds before and after.
+    Of tracked poses from image to image, of coasting ones since the last that was tracked, for
+    since then their deviation grows. Both poses have errors: variances add. Where the unit of
+    length is that of a map which changes it, a window tells how large it is there: the truth is
+    scaled to the way of the poses so many seconds before and after.
     """
     found: dict[str, list[Float[ndarray, " 6"]]] = {"tracking": [], "coasting": []}
-    steps = []
     for poses in runs:
         stamps = [stamp for stamp in sorted(poses) if stamp in truth]
         units = _units(truth, poses, stamps, window_s)
-        steps += [(*pair, poses, unit) for pair, unit in zip(pairwise(stamps), units, strict=True)]
-    for a, b, poses, unit in steps:
-        before, now = poses[a], poses[b]
-        true = invert_pose(truth[a]) @ truth[b]
-        true[:3, 3] *= unit
-        step = invert_pose(before.T_odom_cam) @ now.T_odom_cam
-        wrong = invert_pose(true) @ step
-        R = now.T_odom_cam[:3, :3]
-        error = np.concatenate([R @ wrong[:3, 3], R @ cv2.Rodrigues(wrong[:3, :3])[0][:, 0]])
-        variance = np.diag(now.covariance) + np.diag(before.covariance)
-        found[now.state].append(error**2 / variance)
+        since = stamps[0] if stamps else 0  # the last stamp from which the camera's way is known
+        for (a, b), unit in zip(pairwise(stamps), units, strict=True):
+            since = a if poses[a].state == "tracking" else since
+            now, begin = poses[b], a if poses[b].state == "tracking" else since
+            true = invert_pose(truth[begin]) @ truth[b]
+            true[:3, 3] *= unit
+            way = invert_pose(poses[begin].T_odom_cam) @ now.T_odom_cam
+            wrong = invert_pose(true) @ way
+            R = now.T_odom_cam[:3, :3]
+            error = np.concatenate([R @ wrong[:3, 3], R @ cv2.Rodrigues(wrong[:3, :3])[0][:, 0]])
+            variance = np.diag(now.covariance) + np.diag(poses[begin].covariance)
+            found[now.state].append(error**2 / variance)
     return {
         f"{state}, {name}": round(float(np.sqrt(np.mean(np.stack(rows)[:, part]))), 3)
         for state, rows in found.items()

@@ -62,3 +62,18 @@ def test_a_window_finds_the_unit_that_poses_have_there():
     del poses[100 * 10**8]
     halves = [{s: p for s, p in poses.items() if (s < 10**10) == first} for first in (True, False)]
     assert 0.8 < normalised_error(truth, halves, 1.0)["tracking, translation"] < 1.6
+
+
+def test_a_blind_pose_is_judged_since_the_last_that_was_seen():
+    """Ten images at rest, then ten blind ones that drift by a centimetre each along every axis, and
+    say so."""
+    truth, poses = {}, {}
+    for k in range(20):
+        stamp, blind = k * 10**8, max(k - 9, 0)
+        truth[stamp], T = np.eye(4), np.eye(4)
+        T[:3, 3] = 0.01 * blind
+        covariance = np.diag([(0.01 * blind) ** 2] * 3 + [1e-6] * 3) + 1e-9 * np.eye(6)
+        poses[stamp] = TrackedPose(stamp, T, covariance, "coasting" if blind else "tracking", 0)
+    found = normalised_error(truth, [poses])
+    assert abs(found["coasting, translation"] - 1) < 0.01
+    assert found["tracking, translation"] == found["coasting, rotation"] == 0
