@@ -18,7 +18,7 @@ from scipy.spatial.transform import Rotation
 KEPT_S = 120.0
 MIN_SAMPLES = 4  # between two keyframes
 NEAR_NS = 25_000_000  # between an image and the newest sample: no need to wait for more
-LONGEST_NS = 150_000_000  # that a sample stands for: it says how the camera turned
+LONGEST_NS = 150_000_000  # that a sample stands for at most: how the camera turned
 GRAVITY = 9.81  # m/s^2
 MAX_GRAVITY_ERROR = 0.1  # relative: else the fit is wrong
 MIN_DEVIATION, MAX_DEVIATION = 0.02, 0.2  # relative, of an answer
@@ -90,22 +90,23 @@ class InertialLog:
         return Span((end_ns - begin_ns) * 1e-9, dv, dp)
 
     def turn(self, begin_ns: int, end_ns: int) -> Float[ndarray, "3 3"] | None:
-        """R_begin_end of the camera, by the gyroscope alone; None where samples are missing. Those
-        that are still under way are taken to be like the last."""
-        inside = self._inside(begin_ns, end_ns) or self._last_before(begin_ns)
-        if not inside or max(np.diff([*(s[0] for s in inside), end_ns])) > LONGEST_NS:
+        """R_begin_end of the camera, by the gyroscope alone; None where nothing was felt near the
+        begin. Where samples are missing, or are still under way, what those beside it say counts
+        for `LONGEST_NS`; for the rest of such a gap the camera is taken to be at rest."""
+        inside = self._inside(begin_ns, end_ns)
+        inside = [(begin_ns, *s[1:]) for s in self._last_before(begin_ns)] + inside
+        if not inside or inside[0][0] - begin_ns > LONGEST_NS:
             return None
-        if inside[0][0] - begin_ns > LONGEST_NS:
-            return None
-        inside = [(max(s[0], begin_ns), *s[1:]) for s in inside]
         R = Rotation.identity()
         for dt, gyro, _ in _steps(inside, begin_ns, end_ns):
-            R = R * Rotation.from_rotvec(gyro * dt)
+            R = R * Rotation.from_rotvec(gyro * min(dt, LONGEST_NS * 1e-9))
         return R.as_matrix()
 
     def _last_before(self, stamp_ns: int) -> list[Sample]:
+        """The last one, if it is not too old to tell anything of that moment."""
         with self._lock:
-            return next(([s] for s in reversed(self._samples) if s[0] < stamp_ns), [])
+            before = next((s for s in reversed(self._samples) if s[0] < stamp_ns), None)
+        return [before] if before and stamp_ns - before[0] <= LONGEST_NS else []
 
     def _inside(self, begin_ns: int, end_ns: int) -> list[Sample]:
         found = []

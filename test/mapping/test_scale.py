@@ -263,8 +263,26 @@ def test_a_gyroscope_tells_the_turn_between_two_stamps(rng):
     R_a, R_b = (Rotation.from_rotvec(turns(t)) for t in (0.303, 0.437))
     error = (Rotation.from_matrix(found).inv() * R_a.inv() * R_b).magnitude()
     assert np.degrees(error) < 0.2
-    assert log.turn(int(0.9e9), int(1.2e9)) is None  # not heard yet
-    assert log.turn(int(5e9), int(6e9)) is None
+    assert log.turn(int(5e9), int(6e9)) is None  # nothing was felt there
+    assert log.turn(int(-1e9), int(0.5e9)) is None
+
+
+def test_what_a_gyroscope_has_told_is_kept_where_samples_are_missing():
+    """0.5 rad/s for a second: lost samples count as those beside them, for 150 ms at most, and
+    what is still under way is not waited for with all that came before it."""
+    log = InertialLog()
+    for k in range(200):
+        if not 60 <= k < 92 and not 140 <= k < 160:  # gaps of 165 and 105 ms
+            log.add(k * 5_000_000, np.array([0, 0.5, 0]), np.zeros(3))
+
+    def angle(begin_s: float, end_s: float) -> float:
+        R = log.turn(int(begin_s * 1e9), int(end_s * 1e9))
+        return float(Rotation.from_matrix(R).as_rotvec()[1])
+
+    assert abs(angle(0.0, 0.995) - 0.5 * (0.995 - 0.015)) < 1e-6
+    assert abs(angle(0.5, 1.1) - 0.5 * 0.6) < 1e-6  # the newest are under way
+    assert abs(angle(0.5, 3.0) - 0.5 * (0.495 + 0.15)) < 1e-6  # it has fallen silent
+    assert abs(angle(0.4, 0.43) - 0.5 * 0.03) < 1e-6  # within a gap
 
 
 def test_what_is_unsure_of_itself_does_not_delay_the_lock():
