@@ -70,7 +70,7 @@ class Mapper:
         self.unit = 1.0  # of the map, against the one that the session began with
         self.trouble = ""  # what went wrong last, for people
         self.start: Float[ndarray, "4 4"] | None = None  # T_map_cam of the next piece, if told
-        self._newest: Frame | None = None
+        self._newest: tuple[Submap, Frame] | None = None  # placed last, and its last frame
         self._carries = False  # whether the newest submap's poses are worth carrying over
 
     def add_frame(self, frame: Frame) -> list[MapUpdate]:
@@ -115,10 +115,10 @@ class Mapper:
             return self._discard(chunk, error)
         self.counters.predict_seconds.append(time.perf_counter() - began)
         submap = submap_of(chunk, *self._refined(chunk, prediction), len(self.submaps))
-        self._newest = chunk.frames[-1]
         if self.localising:
             return self._localise(chunk, submap)
         moved = self._place(chunk, submap)
+        self._newest = submap, chunk.frames[-1]
         loops, moved_by_loops = self._close_loops(chunk, submap)
         rescaled, moved_by_scale = self._measure_scale(chunk, submap)
         update = self._publishable(submap, moved | moved_by_loops | moved_by_scale, loops, rescaled)
@@ -187,6 +187,7 @@ class Mapper:
         if not known:
             self._troubled("the camera is not recognised in the map")
             return []
+        self._newest = submap, chunk.frames[-1]
         return [MapUpdate(submap, (), self.map_version, kept=False)]
 
     def _place(self, chunk: Chunk, submap: Submap) -> set[int]:
@@ -295,6 +296,4 @@ class Mapper:
     def newest_keyframe(self) -> Keyframe:
         """The last mapped keyframe with depth in map units, for the tracker."""
         assert self._newest is not None
-        newest = self.localiser.before if self.localising else self.submaps[-1]
-        assert newest is not None
-        return keyframe_of(newest, self._newest, self.map_version, self.unit)
+        return keyframe_of(*self._newest, self.map_version, self.unit)

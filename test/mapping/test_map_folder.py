@@ -134,6 +134,26 @@ def test_localisation_finds_the_camera_and_leaves_the_map_alone(folder, there_an
     assert np.linalg.norm(T[:3, 3] - expected[:3, 3]) < 0.1 * np.ptp(truth[:28, :3, 3])
 
 
+@pytest.mark.parametrize("localising", [True, False])
+def test_keyframes_that_wait_while_the_mode_changes_keep_their_submap(
+    folder,
+    there_and_back,  # noqa: F811
+    localising,
+):
+    """The flushed chunk is of the old mode: its image goes with its own depth and pose."""
+    again = loaded(folder, there_and_back)
+    again.localising = not localising
+    for frame in there_and_back.frames[28:40]:
+        again.add_frame(frame)
+    updates = again.set_localising(localising)
+    newest, submap = again.newest_keyframe(), updates[-1].submap
+    assert updates[-1].kept == localising and newest.index == submap.frame_indices[-1] == 39
+    T_map_cam = submap.T_map_submap.apply_pose(submap.T_submap_cam[-1])
+    np.testing.assert_allclose(newest.T_map_cam, T_map_cam)
+    depth = submap.depth[-1].astype(np.float64) * submap.T_map_submap.s
+    np.testing.assert_allclose(newest.depth, depth, rtol=1e-6)
+
+
 def test_another_place_is_not_recognised(folder, walk):
     again = Mapper(TruthPredictor(walk.clip), CONFIG)
     restore(again, read_map(folder))
