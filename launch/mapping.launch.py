@@ -10,45 +10,77 @@ from launch.actions import (
     OpaqueFunction,
     SetEnvironmentVariable,
 )
-from launch.conditions import IfCondition
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node, PushRosNamespace
 
 from launch import LaunchDescription
 
+from scal3r_ros.ros.launch_arguments import (
+    SENSORS,
+    camera_topics,
+    given,
+    in_file,
+    sensor_topics,
+    yes,
+)
+
 CONFIG = Path(get_package_share_directory("scal3r_ros")) / "config"
 
+# Of the nodes: parameters that an argument of the same name sets. Empty: as in params_file.
+SHARED = {
+    "use_sim_time": yes,
+    "image_transport": str,
+    "base_frame": str,
+    "camera_frame": str,
+    "publish_tf": yes,
+    "autostart": yes,
+}
+MAPPING = {
+    "model": str,
+    "checkpoint": str,
+    "device": str,
+    "odom_source": str,
+    "scale_source": str,
+    "fixed_scale": float,
+    "camera_height": float,
+    "map_orientation": str,
+    "map_folder": str,
+    "autosave_path": str,
+}
+ODOMETRY = {"use_imu": yes}
 ARGUMENTS = {
+    "params_file": (str(CONFIG / "mapping.yaml"), "parameters of all nodes"),
     "image_topic": ("/camera/image_raw", "topic of the images, without /compressed"),
     "camera_info_topic": ("", "empty: camera_info beside the images"),
-    "image_transport": ("raw", "raw or compressed"),
-    "params_file": (str(CONFIG / "mapping.yaml"), "parameters of all nodes"),
-    "model": ("nano", "nano (ships with the package) or scal3r (needs checkpoint)"),
-    "checkpoint": ("", "weights; empty: those of the package"),
-    "device": ("auto", "auto, cpu or cuda:N"),
+    "image_transport": ("", "raw or compressed"),
+    "model": ("", "nano (ships with the package) or scal3r (needs checkpoint)"),
+    "checkpoint": ("", "weights; none: those of the package"),
+    "device": ("", "auto, cpu or cuda:N"),
     "namespace": ("", "namespace of all nodes and relative topics"),
-    "use_sim_time": ("false", "true where a bag or a simulator publishes /clock"),
-    "base_frame": ("", "frame of the robot, e.g. base_link; empty: the frame of the images"),
-    "camera_frame": ("", "optical frame of the camera; empty: that of the image headers"),
-    "odom_source": ("tracker", "tracker (odometry_node), topic, tf, or none (chunk rate)"),
-    "odom_topic": ("/odom", "the robot's odometry, with odom_source:=topic"),
-    "scale_source": ("none", "none, fixed, odometry, camera_height, depth, stereo or imu"),
-    "fixed_scale": ("1.0", "metres per map unit, with scale_source:=fixed"),
-    "camera_height": ("0.0", "m above the ground, with scale_source:=camera_height"),
-    "depth_topic": ("/camera/aligned_depth_to_color/image_raw", "with scale_source:=depth"),
-    "right_image_topic": ("/camera/right/image_rect", "with scale_source:=stereo"),
-    "imu_topic": ("/imu/data", "with scale_source:=imu or map_orientation:=imu"),
-    "map_orientation": ("camera_level", "base, imu, ground, camera_level or raw_optical"),
-    "map_folder": ("", "folder of saved maps; empty: the working directory"),
+    "use_sim_time": ("", "true where a bag or a simulator publishes /clock"),
+    "base_frame": ("", "frame of the robot, e.g. base_link; none: the frame of the images"),
+    "camera_frame": ("", "optical frame of the camera; none: that of the image headers"),
+    "odom_source": ("", "tracker (odometry_node), topic, tf, or none (chunk rate)"),
+    "odom_topic": (SENSORS["odom"], "the robot's odometry, with odom_source:=topic"),
+    "odometry": ("auto", "start odometry_node; auto: where odom_source is tracker"),
+    "use_imu": ("", "true: odometry_node takes turns from the gyroscope on imu_topic"),
+    "scale_source": ("", "none, fixed, odometry, camera_height, depth, stereo or imu"),
+    "fixed_scale": ("", "metres per map unit, with scale_source:=fixed"),
+    "camera_height": ("", "m above the ground, with scale_source:=camera_height"),
+    "depth_topic": (SENSORS["sensor_depth/image"], "with scale_source:=depth"),
+    "right_image_topic": (SENSORS["right/image"], "with scale_source:=stereo"),
+    "imu_topic": (SENSORS["imu"], "with scale_source:=imu, map_orientation:=imu or use_imu:=true"),
+    "map_orientation": ("", "base, imu, ground, camera_level or raw_optical"),
+    "map_folder": ("", "folder of saved maps; none: the working directory"),
     "autosave_path": ("", "map saved at the end, below map_folder"),
     "namespaced_tf": ("false", "true: tf and tf_static below the namespace, for several robots"),
-    "publish_tf": ("true", "broadcast map -> odom -> base_frame"),
+    "publish_tf": ("", "broadcast map -> odom -> base_frame"),
     "map": ("true", "start map_node: map_cloud, occupancy grid, save_map"),
     "rviz": ("false", "start RViz"),
     "rviz_config": (str(CONFIG / "scal3r.rviz"), "RViz configuration"),
     "foxglove": ("false", "start foxglove_bridge; config/foxglove_layout.json fits it"),
     "dds_profile": ("true", "let Fast DDS carry large images and clouds"),
-    "autostart": ("true", "configure and activate the lifecycle nodes at once"),
+    "autostart": ("", "configure and activate the lifecycle nodes at once"),
     "respawn": ("false", "start a node again when it dies"),
     "log_level": ("info", "debug, info, warn or error"),
     "bag": ("", "rosbag2 to play with /clock once the nodes are up; sets use_sim_time"),
@@ -57,7 +89,7 @@ ARGUMENTS = {
 
 def generate_launch_description() -> LaunchDescription:
     declared = [
-        DeclareLaunchArgument(name, default_value=default, description=text)
+        DeclareLaunchArgument(name, default_value=default, description=_described(name, text))
         for name, (default, text) in ARGUMENTS.items()
     ]
     return LaunchDescription([*declared, OpaqueFunction(function=start)])
@@ -66,61 +98,41 @@ def generate_launch_description() -> LaunchDescription:
 def start(context) -> list:
     """The nodes, with every argument resolved."""
     get = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
-    image = get["image_topic"]
-    info = get["camera_info_topic"] or f"{image.rsplit('/', 1)[0]}/camera_info"
-    images = [("image", image), ("image/compressed", f"{image}/compressed"), ("camera_info", info)]
-    right = get["right_image_topic"]
-    sensors = [
-        ("odom", get["odom_topic"]),
-        ("sensor_depth/image", get["depth_topic"]),
-        ("right/image", right),
-        ("right/camera_info", f"{right.rsplit('/', 1)[0]}/camera_info"),
-        ("imu", get["imu_topic"]),
-    ]
-    shared = {
-        "use_sim_time": get["use_sim_time"] == "true" or bool(get["bag"]),
-        "image_transport": get["image_transport"],
-        "base_frame": get["base_frame"],
-        "camera_frame": get["camera_frame"],
-        "publish_tf": get["publish_tf"] == "true",
-        "autostart": get["autostart"] == "true",
-    }
-    mapping = {
-        "model": get["model"],
-        "checkpoint": get["checkpoint"],
-        "device": get["device"],
-        "odom_source": get["odom_source"],
-        "scale_source": get["scale_source"],
-        "fixed_scale": float(get["fixed_scale"]),
-        "camera_height": float(get["camera_height"]),
-        "map_orientation": get["map_orientation"],
-        "map_folder": get["map_folder"],
-        "autosave_path": get["autosave_path"],
-    }
-    clock = {"use_sim_time": shared["use_sim_time"]}
-    if get["namespace"] and get["namespaced_tf"] == "true":
-        images += [("/tf", "tf"), ("/tf_static", "tf_static")]
+    images = list(camera_topics(get["image_topic"], get["camera_info_topic"]).items())
+    topics = (get[f"{name}_topic"] for name in ("odom", "depth", "right_image", "imu"))
+    sensors = sensor_topics(*topics)
+    shared = given(get, SHARED) | ({"use_sim_time": True} if get["bag"] else {})
+    mapping = given(get, MAPPING)
+    clock = [{"use_sim_time": shared["use_sim_time"]}] if "use_sim_time" in shared else []
+    tf = []
+    if get["namespace"] and yes(get["namespaced_tf"]):
+        tf = [("/tf", "tf"), ("/tf_static", "tf_static")]
     nodes = [
         PushRosNamespace(get["namespace"]),
-        _node("mapping_node", get, shared | mapping, images + sensors),
+        _node("mapping_node", get, shared | mapping, [*images, *sensors.items(), *tf]),
     ]
-    if get["odom_source"] == "tracker":
-        nodes.append(_node("odometry_node", get, shared, images))
-    if get["map"] == "true":
-        clouds = clock | {"map_folder": get["map_folder"]}
+    stored = in_file(get["params_file"], "mapping_node", "odom_source")
+    tracked = (get["odom_source"] or stored or "tracker") == "tracker"
+    if tracked if get["odometry"] == "auto" else yes(get["odometry"]):
+        odometry = shared | given(get, ODOMETRY)
+        if not tracked:  # odom -> base is somebody else's
+            odometry["publish_tf"] = False
+        nodes.append(_node("odometry_node", get, odometry, [*images, ("imu", sensors["imu"]), *tf]))
+    if yes(get["map"]):
+        clouds = given(get, {"map_folder": str}) | dict(*clock)
         nodes.append(_node("map_node", get, clouds, []))
-    if get["rviz"] == "true":
+    if yes(get["rviz"]):
         nodes.append(
             Node(
                 package="rviz2",
                 executable="rviz2",
                 arguments=["-d", get["rviz_config"]],
-                parameters=[clock],
-                remappings=images[3:],
+                parameters=clock,
+                remappings=tf,
             )
         )
-    if get["foxglove"] == "true":
-        bridge = Node(package="foxglove_bridge", executable="foxglove_bridge", parameters=[clock])
+    if yes(get["foxglove"]):
+        bridge = Node(package="foxglove_bridge", executable="foxglove_bridge", parameters=clock)
         nodes.append(bridge)
     if get["bag"]:
         play = ["ros2", "bag", "play", get["bag"], "--clock", "100"]
@@ -128,21 +140,25 @@ def start(context) -> list:
             Node(package="scal3r_ros", executable="when_ready", arguments=play, output="screen")
         )
     profile = str(CONFIG / "fastdds_large_data.xml")
-    wanted = IfCondition(LaunchConfiguration("dds_profile"))
     old = os.environ.get("ROS_DISTRO") == "humble"  # later ones warn of the old name
     name = "FASTRTPS_DEFAULT_PROFILES_FILE" if old else "FASTDDS_DEFAULT_PROFILES_FILE"
-    environment = [SetEnvironmentVariable(name, profile, condition=wanted)]
+    environment = [SetEnvironmentVariable(name, profile)] if yes(get["dds_profile"]) else []
     return [*environment, GroupAction(nodes)]
 
 
 def _node(name: str, get: dict[str, str], parameters: dict, remappings: list) -> Node:
+    logger = ".".join([*get["namespace"].replace("/", " ").split(), name])
     return Node(
         package="scal3r_ros",
         executable=name,
         name=name,
-        parameters=[get["params_file"], parameters],
+        parameters=[get["params_file"], *([parameters] if parameters else [])],
         remappings=remappings,
-        arguments=["--ros-args", "--log-level", f"{name}:={get['log_level']}"],
-        respawn=get["respawn"] == "true",
+        arguments=["--ros-args", "--log-level", f"{logger}:={get['log_level']}"],
+        respawn=yes(get["respawn"]),
         output="screen",
     )
+
+
+def _described(name: str, text: str) -> str:
+    return f"{text}; empty: as in params_file" if name in SHARED | MAPPING | ODOMETRY else text

@@ -8,39 +8,40 @@ from launch.actions import DeclareLaunchArgument, ExecuteProcess, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
 
 from launch import LaunchDescription
+from scal3r_ros.ros.launch_arguments import SENSORS, camera_topics, sensor_topics
 
 CONFIG = Path(get_package_share_directory("scal3r_ros")) / "config"
 
 
+ARGUMENTS = {
+    "profile": ("full", "inputs, outputs or full"),
+    "bag": ("scal3r_bag", "folder to write"),
+    "namespace": ("", "of the nodes"),
+    "image_topic": ("/camera/image_raw", "as in mapping.launch.py"),
+    "camera_info_topic": ("", "as in mapping.launch.py"),
+    "odom_topic": (SENSORS["odom"], "as in mapping.launch.py"),
+    "depth_topic": (SENSORS["sensor_depth/image"], "as in mapping.launch.py"),
+    "right_image_topic": (SENSORS["right/image"], "as in mapping.launch.py"),
+    "imu_topic": (SENSORS["imu"], "as in mapping.launch.py"),
+}
+
+
 def generate_launch_description() -> LaunchDescription:
-    return LaunchDescription(
-        [
-            DeclareLaunchArgument(
-                "profile", default_value="full", description="inputs, outputs, full"
-            ),
-            DeclareLaunchArgument("bag", default_value="scal3r_bag", description="folder to write"),
-            DeclareLaunchArgument("image_topic", default_value="/camera/image_raw"),
-            DeclareLaunchArgument("namespace", default_value=""),
-            OpaqueFunction(function=start),
-        ]
-    )
+    declared = [
+        DeclareLaunchArgument(name, default_value=default, description=text)
+        for name, (default, text) in ARGUMENTS.items()
+    ]
+    return LaunchDescription([*declared, OpaqueFunction(function=start)])
 
 
 def start(context) -> list:
-    get = {
-        name: LaunchConfiguration(name).perform(context)
-        for name in ("profile", "bag", "image_topic", "namespace")
-    }
+    get = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
     profiles = yaml.safe_load((CONFIG / "record_topics.yaml").read_text())
     profiles["full"] = sorted({*profiles["inputs"], *profiles["outputs"]})
     if get["profile"] not in profiles:
         raise ValueError(f"profile must be one of {list(profiles)}, got {get['profile']}")
-    image = get["image_topic"]
-    inputs = {
-        "image": image,
-        "image/compressed": f"{image}/compressed",
-        "camera_info": f"{image.rsplit('/', 1)[0]}/camera_info",
-    }
+    topics = (get[f"{name}_topic"] for name in ("odom", "depth", "right_image", "imu"))
+    inputs = camera_topics(get["image_topic"], get["camera_info_topic"]) | sensor_topics(*topics)
     prefix = f"/{get['namespace'].strip('/')}".rstrip("/")
     wanted = profiles[get["profile"]]
     topics = [inputs.get(t, t if t.startswith("/") else f"{prefix}/{t}") for t in wanted]

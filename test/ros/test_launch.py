@@ -90,12 +90,43 @@ def test_mapping_with_every_argument():
     assert set(OTHERS) <= set(declared)
 
 
+def parameters(node) -> dict:
+    """What the launch file itself sets, beside the file of parameters."""
+    context = launch.LaunchContext()
+    found = {}
+    for given in node._Node__parameters[1:]:
+        found |= launch_ros.utilities.evaluate_parameter_dict(context, given)
+    return found
+
+
+def test_what_is_not_given_stays_as_the_file_of_parameters_says(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("mapping_node:\n  ros__parameters:\n    odom_source: tf\n")
+    found = entities("mapping.launch.py", {"params_file": str(file), "device": "cpu"})
+    assert executables(found) == ["mapping_node", "map_node"]
+    nodes = [a for a in found if isinstance(a, launch_ros.actions.Node)]
+    assert [parameters(node) for node in nodes] == [{"device": "cpu"}, {}]
+
+
+def test_the_tracker_may_run_beside_another_source_of_odometry():
+    given = {"odom_source": "tf", "odometry": "True", "use_imu": "true", "imu_topic": "/gyro"}
+    found = entities("mapping.launch.py", given)
+    nodes = [a for a in found if isinstance(a, launch_ros.actions.Node)]
+    assert executables(found) == ["mapping_node", "odometry_node", "map_node"]
+    assert parameters(nodes[0]) == {"odom_source": "tf"}
+    assert parameters(nodes[1]) == {"publish_tf": False, "use_imu": True}
+    assert remapped(nodes[1])["imu"] == "/gyro"
+
+
 def test_record_knows_its_profiles_and_replay_needs_a_bag():
     command = entities("record.launch.py", {"profile": "outputs", "namespace": "robot"})[0]
     context = launch.LaunchContext()
     words = [launch.utilities.perform_substitutions(context, part) for part in command.cmd]
     assert words[:3] == ["ros2", "bag", "record"]
     assert {"/robot/chunk", "/robot/corrections", "/tf", "/robot/tf"} <= set(words)
+    sensors = entities("record.launch.py", {"profile": "inputs", "depth_topic": "/d/image"})[0]
+    words = [launch.utilities.perform_substitutions(context, part) for part in sensors.cmd]
+    assert {"/d/image", "/imu/data", "/odom", "/camera/right/camera_info"} <= set(words)
     with pytest.raises(ValueError, match="profile must be one of"):
         entities("record.launch.py", {"profile": "all"})
     with pytest.raises(ValueError, match="bag:=PATH is needed"):

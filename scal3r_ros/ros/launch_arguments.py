@@ -1,0 +1,67 @@
+"""What launch files make of their arguments: an empty one leaves `params_file` as it is."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+SENSORS = {  # role of mapping_node -> default topic
+    "odom": "/odom",
+    "sensor_depth/image": "/camera/aligned_depth_to_color/image_raw",
+    "right/image": "/camera/right/image_rect",
+    "imu": "/imu/data",
+}
+
+
+def yes(text: str) -> bool:
+    """Raises ValueError for what is neither yes nor no."""
+    word = text.strip().lower()
+    if word not in ("true", "1", "yes", "on", "false", "0", "no", "off"):
+        raise ValueError(f"true or false is expected, got {text!r}")
+    return word in ("true", "1", "yes", "on")
+
+
+def given(
+    arguments: Mapping[str, str], kinds: Mapping[str, Callable[[str], Any]]
+) -> dict[str, Any]:
+    """Parameters whose arguments are not empty. Raises ValueError with the argument's name."""
+    found = {}
+    for name, read in kinds.items():
+        if arguments[name]:
+            try:
+                found[name] = read(arguments[name])
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
+    return found
+
+
+def in_file(params_file: str, node: str, name: str) -> Any:
+    """A parameter as a file has it for a node, of whatever namespace; None where it has not."""
+    value = None
+    for key, section in (yaml.safe_load(Path(params_file).read_text()) or {}).items():
+        if key.rsplit("/", 1)[-1] in (node, "**"):
+            value = ((section or {}).get("ros__parameters") or {}).get(name, value)
+    return value
+
+
+def beside(image_topic: str, name: str) -> str:
+    """A topic of the same camera: /camera/image_raw, camera_info -> /camera/camera_info."""
+    return image_topic[: image_topic.rfind("/") + 1] + name
+
+
+def camera_topics(image_topic: str, camera_info_topic: str = "") -> dict[str, str]:
+    """What the nodes call `image` and `camera_info`, on the robot."""
+    return {
+        "image": image_topic,
+        "image/compressed": f"{image_topic}/compressed",
+        "camera_info": camera_info_topic or beside(image_topic, "camera_info"),
+    }
+
+
+def sensor_topics(odom: str, depth: str, right: str, imu: str) -> dict[str, str]:
+    """What mapping_node may listen to beside images, on the robot."""
+    return {
+        **dict(zip(SENSORS, (odom, depth, right, imu), strict=True)),
+        "right/camera_info": beside(right, "camera_info"),
+    }

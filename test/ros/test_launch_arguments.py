@@ -1,0 +1,45 @@
+"""What launch files make of their arguments, without the launch system."""
+
+import pytest
+
+from scal3r_ros.ros.launch_arguments import beside, camera_topics, given, in_file, yes
+from test.conftest import ROOT
+
+
+def test_yes_and_no_in_every_usual_spelling_and_nothing_else():
+    assert all(map(yes, ("true", "True", "1", "yes", "ON")))
+    assert not any(map(yes, ("false", "False", "0", "no", "off")))
+    with pytest.raises(ValueError, match="true or false is expected, got 'maybe'"):
+        yes("maybe")
+
+
+def test_what_is_not_given_is_left_to_the_file():
+    arguments = {"device": "", "fixed_scale": "2.5", "publish_tf": "False"}
+    kinds = {"device": str, "fixed_scale": float, "publish_tf": yes}
+    assert given(arguments, kinds) == {"fixed_scale": 2.5, "publish_tf": False}
+    with pytest.raises(ValueError, match="fixed_scale: could not convert"):
+        given(arguments | {"fixed_scale": "two"}, kinds)
+
+
+@pytest.mark.parametrize("key", ["mapping_node", "/robot/mapping_node", "/**", "/**/mapping_node"])
+def test_a_file_says_where_odometry_comes_from(tmp_path, key):
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"{key}:\n  ros__parameters:\n    odom_source: tf\nother:\n")
+    assert in_file(str(file), "mapping_node", "odom_source") == "tf"
+    assert in_file(str(file), "mapping_node", "device") is None
+    file.write_text("")
+    assert in_file(str(file), "mapping_node", "odom_source") is None
+
+
+def test_files_that_are_shipped_can_be_read():
+    for file in sorted((ROOT / "config").glob("*.yaml")):
+        if "ros__parameters" in file.read_text():
+            in_file(str(file), "mapping_node", "odom_source")
+    assert in_file(str(ROOT / "config" / "mapping.yaml"), "mapping_node", "model") == "nano"
+
+
+def test_calibration_lies_beside_the_images():
+    assert beside("/camera/image_raw", "camera_info") == "/camera/camera_info"
+    assert beside("/image_raw", "camera_info") == "/camera_info"
+    assert beside("image_raw", "camera_info") == "camera_info"
+    assert camera_topics("a/image", "b/info")["camera_info"] == "b/info"
