@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -61,3 +62,30 @@ def write_atomically(path: Path, content: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def put_in_place(draft: Path, folder: Path) -> None:
+    """Renames a finished folder, once it is on disk, to one that may exist: that stays until the
+    new one has taken its place."""
+    for path in (*draft.rglob("*"), draft):
+        _to_disk(path)
+    aside, replaces = draft.with_name(f"{draft.name}.old"), folder.exists()
+    if replaces:
+        folder.rename(aside)
+    try:
+        draft.rename(folder)
+    except BaseException:
+        if replaces:
+            aside.rename(folder)
+        raise
+    _to_disk(folder.parent)
+    if replaces:
+        shutil.rmtree(aside)
+
+
+def _to_disk(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -8,8 +8,8 @@
     map.ply              the cloud, for other tools
     mesh.ply             the surface, if it was asked for
 
-Written beside the target and renamed: a crash leaves the old folder or the new one. Nothing is
-unpickled, and a file that changed since is refused by its name.
+Written beside the target and renamed: a crash leaves the old folder, if only beside the target, or
+the new one. Nothing is unpickled, and a file that changed since is refused by its name.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from numpy import ndarray
 
 from scal3r_ros.geometry.sim3 import Sim3
 from scal3r_ros.mapping.kept_keyframes import NO_PIXELS, KeptKeyframe, KeptKeyframes
-from scal3r_ros.mapping.map_file import write_atomically, write_ply
+from scal3r_ros.mapping.map_file import put_in_place, write_atomically, write_ply
 from scal3r_ros.mapping.mapper import Mapper
 from scal3r_ros.mapping.mesh import write_mesh
 from scal3r_ros.mapping.point_map import submap_cloud
@@ -81,13 +81,7 @@ def save_map(
     try:
         _write(draft, mapper, mesh)
         draft.chmod(0o755)
-        if folder.exists():
-            old = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.old."))
-            folder.rename(old / folder.name)
-            draft.rename(folder)
-            shutil.rmtree(old)
-        else:
-            draft.rename(folder)
+        put_in_place(draft, folder)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise

@@ -1,7 +1,10 @@
 """A map that is saved and loaded is the same map, and can be gone on with."""
 
 import json
+import os
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -227,6 +230,35 @@ def test_nothing_is_replaced_unasked(folder, mapped, tmp_path):
     (tmp_path / "other" / "thesis.txt").write_text("years of work")
     with pytest.raises(FileExistsError, match="no stored map"):
         save_map(tmp_path / "other", mapped, overwrite=True)
+
+
+def test_a_map_that_cannot_be_replaced_is_kept(folder, mapped, monkeypatch):
+    rename = Path.rename
+
+    def fail(path, target):
+        if path.name.startswith(".office.") and target == folder and not path.suffix == ".old":
+            raise OSError("no longer there")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(OSError, match="no longer there"):
+        save_map(folder, mapped, overwrite=True)
+    assert sorted(p.name for p in folder.parent.iterdir()) == ["office"]
+    assert read_map(folder).submaps
+
+
+def test_the_old_map_goes_once_the_new_one_is_on_disk(folder, mapped, monkeypatch):
+    on_disk, removed = set(), []
+
+    def remove(path, **options):
+        wanted = [folder.parent, folder, *folder.rglob("*")]
+        assert {p.stat().st_ino for p in wanted} <= on_disk
+        removed.append(path)
+
+    monkeypatch.setattr(os, "fsync", lambda file: on_disk.add(os.fstat(file).st_ino))
+    monkeypatch.setattr(shutil, "rmtree", remove)
+    save_map(folder, mapped, overwrite=True)
+    assert removed
 
 
 def test_a_reset_ends_localisation_so_that_a_new_map_can_grow(folder, there_and_back):  # noqa: F811
