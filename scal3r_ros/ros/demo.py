@@ -18,11 +18,16 @@ from tqdm import tqdm
 
 from scal3r_ros.data.sequence import open_sequence
 from scal3r_ros.evaluation.report import commit, summary, versions, write_report
+from scal3r_ros.evaluation.results_folder import empty_folder
 from scal3r_ros.ros.interfaces import Status
 from scal3r_ros.ros.map_publisher import LATCHED
 from scal3r_ros.ros.rebuild import Recording, read_recording, write_results
 
-NODES = ("mapping_node", "odometry_node", "map_node", "recorder")
+NODES = ("mapping_node", "odometry_node", "map_node", "recorder", "image_publisher")
+PICTURES = ("map.png", "depth.png", "topics.png")
+WAYS = ("trajectory.txt", "keyframes.txt", "odometry.txt")
+LOGS = [f"{name}.log" for name in NODES]
+WRITTEN = {"bag", "log", "map.ply", "report.json", *PICTURES, *WAYS, *LOGS}
 START_TIMEOUT_S = 90.0
 SETTLE_S = 8.0  # no new chunk for this long after the last image: everything is mapped
 STALL_S = 60.0  # nothing moves for this long: something is lost
@@ -114,11 +119,11 @@ def _is_open(file: Path) -> bool:
 
 
 def run_demo(sequence: Path, out: Path, *, rate: float = 0.0, frames: int = 0) -> int:
-    """0 and a map, or 1 and a reason. `rate` 0 plays as fast as the mapper takes images."""
+    """0 and a map, or 1 and a reason; an earlier demo's results in `out` go. `rate` 0 plays as
+    fast as the mapper takes images."""
     total = len(open_sequence(sequence))
     total = min(total, frames) if frames else total
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
+    empty_folder(out, WRITTEN, mark="recorder.log")
     processes = Processes(out, private_environment(out))
     began = time.monotonic()
     os.environ.update(processes.environment)

@@ -1,6 +1,7 @@
 """The demo's products, read back with the libraries that users have."""
 
 import json
+import os
 from pathlib import Path
 
 import cv2
@@ -10,9 +11,11 @@ import pytest
 from rosbags.highlevel import AnyReader
 
 from scal3r_ros.data.folder import stamp_ns
+from scal3r_ros.data.sequence import SequenceError
 from scal3r_ros.data.tum import read_trajectory
 from scal3r_ros.evaluation.trajectory import evaluate
 from scal3r_ros.ros.conversions import pose_to_matrix, stamp_to_ns, transform_to_matrix
+from scal3r_ros.ros.demo import WRITTEN, run_demo
 from scal3r_ros.ros.fallback.tf import TransformTree
 from test.conftest import OFFICE
 from test.ros.conftest import DEMO_IMAGES
@@ -137,3 +140,27 @@ def test_nothing_is_left_behind(demo):
 
     fresh = [p for p in segments if time.time() - p.stat().st_mtime < 5]
     assert len(fresh) <= 4  # other tests may be running: not the demo's 7 nodes' worth
+
+
+def test_a_demo_clears_what_a_demo_left_and_nothing_else(tmp_path, monkeypatch):
+    """Again and again into one folder, but not into one with files of the user's."""
+    for name in ("ROS_DOMAIN_ID", "ROS_AUTOMATIC_DISCOVERY_RANGE", "ROS_LOG_DIR"):
+        monkeypatch.setenv(name, os.environ.get(name, "7"))
+
+    def play(sequence: Path, out: Path, *_: object) -> None:
+        assert not any(out.iterdir())
+        (out / "bag").mkdir()
+        for name in WRITTEN - {"bag", "log"}:
+            (out / name).touch()
+
+    monkeypatch.setattr("scal3r_ros.ros.demo.play", play)
+    monkeypatch.setattr("scal3r_ros.ros.demo.finish", lambda *_: 0)
+    out = tmp_path / "out"
+    assert [run_demo(OFFICE, out) for _ in range(3)] == [0, 0, 0]
+    (out / "thesis.tex").touch()
+    (tmp_path / "home" / "pictures").mkdir(parents=True)
+    for folder, said in ((out, "thesis.tex"), (tmp_path / "home", "pictures")):
+        before = sorted(folder.rglob("*"))
+        with pytest.raises(SequenceError, match=said):
+            run_demo(OFFICE, folder)
+        assert sorted(folder.rglob("*")) == before
