@@ -113,12 +113,13 @@ def read_map(folder: Path) -> StoredMap:
 
 def restore(mapper: Mapper, stored: StoredMap, *, merge: bool = False) -> None:
     """Puts a stored map into a mapper, as a new session. With `merge` what was mapped so far stays,
-    as a piece of its own until a loop joins it; without, it is dropped."""
+    as a piece of its own until a loop joins it; without, it is dropped. What raises leaves the
+    mapper as it was."""
+    memory = _memory(mapper, stored)
     present = _snapshot(mapper) if merge else None
     stream, counters, carries = mapper.stream, mapper.counters, mapper._carries
     mapper.reset()
-    if stored.memory_file is not None and isinstance(mapper.predictor, RemembersOnDisk):
-        mapper.memory = mapper.predictor.load_memory(stored.memory_file)
+    mapper.memory = memory
     # a merged map is metric where both are: before a loop joins them each keeps its own unit
     if stored.facts["metric"] and (present is None or present.facts["metric"]):
         mapper.metric.estimator.set(1.0)
@@ -127,6 +128,12 @@ def restore(mapper: Mapper, stored: StoredMap, *, merge: bool = False) -> None:
         _append(mapper, present, frames_from=0)
         mapper.stream, mapper.counters, mapper._carries = stream, counters, carries
     mapper.graph.optimise_batch()
+
+
+def _memory(mapper: Mapper, stored: StoredMap) -> object:
+    if stored.memory_file is not None and isinstance(mapper.predictor, RemembersOnDisk):
+        return mapper.predictor.load_memory(stored.memory_file)
+    return mapper.predictor.initial_memory()
 
 
 def _append(mapper: Mapper, stored: StoredMap, frames_from: int) -> None:

@@ -179,6 +179,26 @@ def test_with_merge_what_was_mapped_stays_and_mapping_goes_on(folder, there_and_
     assert len({mapper.graph.piece(s.index) for s in mapper.submaps}) == 1
 
 
+@pytest.mark.parametrize("merge", [False, True])
+def test_a_map_that_is_refused_leaves_what_was_mapped(tmp_path, there_and_back, merge):  # noqa: F811
+    class Particular(Describing):
+        """Its memory is that of its own weights alone."""
+
+        def save_memory(self, path, memory):
+            path.write_text(str(memory))
+
+        def load_memory(self, path):
+            raise ValueError(f"{path} was written by a network with other weights")
+
+    mapper = Mapper(Particular(there_and_back.clip), CONFIG)
+    map_sequence(there_and_back.frames[:20], mapper, None)
+    save_map(tmp_path / "office", mapper)
+    before = {**vars(mapper)}
+    with pytest.raises(ValueError, match="other weights"):
+        restore(mapper, read_map(tmp_path / "office"), merge=merge)
+    assert vars(mapper) == before and mapper.submaps
+
+
 def test_pieces_that_a_loop_has_joined_are_loaded_as_one(folder, there_and_back, tmp_path):  # noqa: F811
     """Joined by a later submap of the younger piece, not by the one that it begins with."""
     again = loaded(folder, there_and_back)
