@@ -12,10 +12,10 @@ from scal3r_ros.geometry.sim3 import Sim3
 from scal3r_ros.mapping.counters import Counters
 from scal3r_ros.ros.conversions import header
 from scal3r_ros.ros.fallback.diagnostics import diagnostic_updater
+from scal3r_ros.ros.frame_queue import FrameCounters
 from scal3r_ros.ros.interfaces import Status
 from scal3r_ros.ros.map_publisher import LATCHED
 from scal3r_ros.ros.parameters import value
-from scal3r_ros.ros.subscriptions import FrameCounters
 
 if TYPE_CHECKING:
     from scal3r_ros.ros.mapping_node import MappingNode

@@ -9,14 +9,14 @@ MOST_SAID = 20  # different complaints about one topic
 
 
 def listen(node: AnyNode, kind: Any, topic: str, callback: Callable[[Any], None], qos: Any) -> Any:
-    """A subscription. What the callback refuses with a ValueError is dropped and said once, with
-    the topic: other people's messages may be malformed."""
+    """A subscription. What the callback refuses with a ValueError, or cannot store (OSError), is
+    dropped and said once, with the topic: other people's messages may be malformed."""
     told: set[str] = set()
 
     def heard(message: Any) -> None:
         try:
             callback(message)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             text = f"a message on {node.resolve_topic_name(topic)} is dropped: {error}"
             if text not in told and len(told) < MOST_SAID:
                 told.add(text)

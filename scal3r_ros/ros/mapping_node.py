@@ -11,6 +11,7 @@ from scal3r_ros.mapping.config import ConfigError
 from scal3r_ros.mapping.mapper import Mapper
 from scal3r_ros.mapping.process import steady_heap
 from scal3r_ros.mapping.types import Frame, MapUpdate
+from scal3r_ros.ros.frame_queue import FrameCounters, FrameQueue
 from scal3r_ros.ros.frames import RobotFrame
 from scal3r_ros.ros.health import MappingHealth
 from scal3r_ros.ros.interfaces import Corrections, Status
@@ -18,10 +19,10 @@ from scal3r_ros.ros.map_odom import GuardedBroadcaster
 from scal3r_ros.ros.map_publisher import MapPublisher
 from scal3r_ros.ros.parameters import MAPPING, declare, value
 from scal3r_ros.ros.robot_link import RobotLink
-from scal3r_ros.ros.running import STEADY, said, spin
+from scal3r_ros.ros.running import STEADY, said, spin, wind_down
 from scal3r_ros.ros.services import MappingServices
 from scal3r_ros.ros.settings import mapper_config
-from scal3r_ros.ros.subscriptions import FrameCounters, FrameQueue, ImageInput
+from scal3r_ros.ros.subscriptions import ImageInput
 from scal3r_ros.ros.worker import MapWorker
 
 OK, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
@@ -33,14 +34,23 @@ class MappingNode(LifecycleNode):
         super().__init__("mapping_node")
         declare(self, MAPPING)
         self.counters = FrameCounters()
-        self.state = Status.UNCONFIGURED
+        self._state = Status.UNCONFIGURED
         self.message = ""
-        self.active = False
-        self.paused = False
+        self.active = self.paused = False
         self.last_image_s = time.monotonic()
         self._discarded_in_a_row = 0
         self.services_offered = MappingServices(self)
         self.health = MappingHealth(self)
+
+    @property
+    def state(self) -> int:
+        """Of Status: paused is paused, whatever the chunk in flight has found."""
+        hidden = self.paused and self._state not in (Status.UNCONFIGURED, Status.ERROR)
+        return Status.PAUSED if hidden else self._state
+
+    @state.setter
+    def state(self, state: int) -> None:
+        self._state = state
 
     @said
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -82,7 +92,7 @@ class MappingNode(LifecycleNode):
             behind=self.device == "cpu",  # odometry comes first where both want the cores
         )
         self.health.open()
-        self.state = Status.WAITING
+        self.state, self.paused = Status.WAITING, False
         return OK
 
     @said
@@ -119,6 +129,10 @@ class MappingNode(LifecycleNode):
         self.state = Status.UNCONFIGURED
         return super().on_cleanup(state)
 
+    @said
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return wind_down(self, state)
+
     def close(self) -> None:
         """Ends the worker after the chunk it is in; saves the map where that was asked for."""
         if not self.active:
@@ -138,7 +152,7 @@ class MappingNode(LifecycleNode):
         return time.monotonic() - max(self.last_image_s, self.worker.last_s) > seconds
 
     def pause(self) -> None:
-        self.paused, self.state = True, Status.PAUSED
+        self.paused = True
 
     def resume(self) -> None:
         self.paused = False
@@ -148,7 +162,7 @@ class MappingNode(LifecycleNode):
         """Clears memory, map and trajectory; a chunk in flight is dropped."""
         if self.active:
             self.worker.drop_all()
-            self.link.odometry.clear()
+            self.link.clear()
             self.worker.submit(self._reset)
 
     def loaded(self) -> None:
@@ -167,7 +181,7 @@ class MappingNode(LifecycleNode):
         if way == "reset" and not self.mapper.localising:
             self.start_again()
         else:
-            self.link.odometry.clear()
+            self.link.clear()
 
     def _on_frame(self, frame: Frame, frame_id: str) -> None:
         self.last_image_s = time.monotonic()
@@ -225,13 +239,14 @@ class MappingNode(LifecycleNode):
 
     def _reset(self) -> None:
         self.mapper.reset()
+        self.worker.broken = False
         self.maps.reset()
         self.link.reset()
         self.state = Status.WAITING
 
     def publish_places(self) -> None:
         """Every submap's place, after the map changed its unit."""
-        self.maps.publish_corrections(range(len(self.mapper.submaps)), Corrections.SCALE)
+        self.maps.publish_corrections(Corrections.SCALE)
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, UInt8
 from numpy import ndarray
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 
 from scal3r_ros.data.encodings import EncodingError
@@ -16,6 +17,7 @@ from scal3r_ros.ros.fallback.tf import STATIC
 from scal3r_ros.ros.listening import listen
 from scal3r_ros.ros.parameters import AnyNode
 
+STREAM = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)  # fits any publisher
 COARSE = 16  # pixels of the image a pixel of the paint
 
 
@@ -29,7 +31,7 @@ class Mask:
         self._subscriptions = []
         if topic:  # latched ones and streams alike
             self._subscriptions = [
-                listen(node, Image, topic, self._on_mask, qos) for qos in (STATIC, 5)
+                listen(node, Image, topic, self._on_mask, qos) for qos in (STATIC, STREAM)
             ]
 
     @property

@@ -5,6 +5,8 @@ It lives on when mapping_node dies: then it coasts on its last keyframe and says
 
 import sys
 import threading
+import time
+import traceback
 from typing import Any
 
 import cv2
@@ -22,18 +24,19 @@ from scal3r_ros.ros.conversions import (
     stamp_to_ns,
 )
 from scal3r_ros.ros.fallback.diagnostics import diagnostic_updater
+from scal3r_ros.ros.frame_queue import FrameCounters, FrameQueue
 from scal3r_ros.ros.frames import RobotFrame
 from scal3r_ros.ros.health import Rates
 from scal3r_ros.ros.imu import ImuInput
 from scal3r_ros.ros.interfaces import Keyframe, Status
 from scal3r_ros.ros.listening import listen
 from scal3r_ros.ros.map_odom import GuardedBroadcaster
-from scal3r_ros.ros.map_publisher import LATCHED, RELIABLE
+from scal3r_ros.ros.map_publisher import LATCHED
 from scal3r_ros.ros.odometry_publisher import OdometryPublisher
 from scal3r_ros.ros.parameters import ODOMETRY as PARAMETERS
 from scal3r_ros.ros.parameters import declare, value
-from scal3r_ros.ros.running import STEADY, said, spin
-from scal3r_ros.ros.subscriptions import FrameCounters, FrameQueue, ImageInput
+from scal3r_ros.ros.running import STEADY, said, spin, wind_down
+from scal3r_ros.ros.subscriptions import ImageInput
 from scal3r_ros.tracking.background import BackgroundTracker
 from scal3r_ros.tracking.types import TrackerConfig
 
@@ -54,6 +57,10 @@ class OdometryNode(LifecycleNode):
         self._session = -1
         self._resets = 0  # that wait for the worker, who owns the tracker
         self._keyframe: MappedKeyframe | None = None
+        self._newest_ns = -1  # stamp of the last image that the worker had since a reset
+        self._image_s = time.monotonic()  # when one came last
+        self._trouble = ""  # why tracking began anew, until it tracks
+        self._told: set[str] = set()
         self._rates = Rates()
         self.odometry: OdometryPublisher | None = None
         self.updater = diagnostic_updater(self)
@@ -91,8 +98,9 @@ class OdometryNode(LifecycleNode):
 
     @said
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._start_again()  # what was tracked before a pause is long ago
         self.images = ImageInput(self, self._on_frame, self.counters, on_jump=self._start_again)
-        self._keyframes = listen(self, Keyframe, "keyframe", self._on_keyframe, RELIABLE)
+        self._keyframes = listen(self, Keyframe, "keyframe", self._on_keyframe, LATCHED)
         self._stop.clear()
         self._worker = threading.Thread(target=self._work, name="tracker", daemon=True)
         self._worker.start()
@@ -107,6 +115,10 @@ class OdometryNode(LifecycleNode):
         self.destroy_subscription(self._keyframes)
         return super().on_deactivate(state)
 
+    @said
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return wind_down(self, state)
+
     def close(self) -> None:
         """At the end: a thread in native code when the interpreter goes would abort the process."""
         self._rest()
@@ -120,7 +132,7 @@ class OdometryNode(LifecycleNode):
             self._worker = None
 
     def _start_again(self) -> None:
-        """Time went back: nothing that was tracked is known any more."""
+        """Time went back, or images were missed: nothing that was tracked is known any more."""
         self.frames.clear()
         self.turns.clear()
         with self._lock:
@@ -129,7 +141,7 @@ class OdometryNode(LifecycleNode):
         self.state = Status.WAITING
 
     def _on_frame(self, frame: Frame, frame_id: str) -> None:
-        self.frame_id = frame_id
+        self.frame_id, self._image_s = frame_id, time.monotonic()
         if self.imu is not None:
             self.imu.camera_frame = frame_id
         self.frames.put(frame)
@@ -156,18 +168,35 @@ class OdometryNode(LifecycleNode):
     def _work(self) -> None:
         while not self._stop.is_set():
             frame = self.frames.get(0.1)
-            with self._lock:
-                keyframe, self._keyframe = self._keyframe, None
-                resets, self._resets = self._resets, 0
-            if resets:
-                self.tracker.reset()
-                assert self.odometry is not None
-                self.odometry.reset()
-            if keyframe is not None:
-                self.tracker.set_keyframe(keyframe)
-                self._K = keyframe.K
-            if frame is not None and self.frames.is_current():
-                self._track(frame)
+            try:
+                self._take(frame)
+            except Exception as error:  # a robot that moves by it needs the next pose
+                self._trouble = f"tracking began anew: {type(error).__name__}: {error}"
+                if self._trouble not in self._told:
+                    self._told.add(self._trouble)
+                    self.get_logger().error(f"{self._trouble}\n{traceback.format_exc()}")
+                self._start_again()
+
+    def _take(self, frame: Frame | None) -> None:
+        """The keyframe that came last, then an image."""
+        with self._lock:
+            resets, self._resets = self._resets, 0
+            self._newest_ns = -1 if resets else self._newest_ns
+            keyframe = self._keyframe
+            if keyframe is not None and keyframe.stamp_ns > self._newest_ns:
+                keyframe = None  # it waits for its image, or is of a time that was taken back
+            else:
+                self._keyframe = None
+        if resets:
+            self.tracker.reset()
+            assert self.odometry is not None
+            self.odometry.reset()
+        if keyframe is not None:
+            self.tracker.set_keyframe(keyframe)
+            self._K = keyframe.K
+        if frame is not None and self.frames.is_current():
+            self._newest_ns = frame.stamp_ns
+            self._track(frame)
 
     def _track(self, frame: Frame) -> None:
         K = frame.K if frame.K is not None else getattr(self, "_K", None)
@@ -179,6 +208,7 @@ class OdometryNode(LifecycleNode):
         if pose is not None:
             assert self.odometry is not None
             self.tracked += 1
+            self._trouble = ""
             self.coasted += pose.state != "tracking"
             self.state = Status.TRACKING if pose.state == "tracking" else Status.DEGRADED
             self.odometry.publish(pose, self.frame_id)
@@ -188,6 +218,10 @@ class OdometryNode(LifecycleNode):
             status.summary(DiagnosticStatus.WARN, "not active")
         elif self.odometry.broadcaster.rival:
             status.summary(DiagnosticStatus.ERROR, self.odometry.broadcaster.rival)
+        elif self._trouble:
+            status.summary(DiagnosticStatus.ERROR, self._trouble)
+        elif (silent_s := time.monotonic() - self._image_s) > value(self, "watchdog_period"):
+            status.summary(DiagnosticStatus.WARN, f"no image for {silent_s:.0f} s")
         elif self.state == Status.DEGRADED:
             status.summary(DiagnosticStatus.WARN, "coasting: too little is seen")
         elif self.state == Status.WAITING:

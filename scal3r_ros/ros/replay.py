@@ -33,7 +33,7 @@ from scal3r_ros.ros.offline_node import OfflineNode, parameters_of
 from scal3r_ros.ros.parameters import MAPPING, value
 from scal3r_ros.ros.robot_link import RobotLink
 from scal3r_ros.ros.settings import mapper_config
-from scal3r_ros.ros.subscriptions import FrameCounters, ImageInput
+from scal3r_ros.ros.subscriptions import ImageInput
 from scal3r_ros.tracking.tracker import Tracker
 from scal3r_ros.tracking.types import TrackerConfig
 

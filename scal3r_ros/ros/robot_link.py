@@ -50,6 +50,11 @@ class RobotLink:
         self.map_odom.reset()
         self.chain = OdometryChain()
 
+    def clear(self) -> None:
+        """Time went back: what was heard of later times is nothing to go by."""
+        self.odometry.clear()
+        self.sensors.clear()
+
     def begin_at(self, T_map_base: Float[ndarray, "4 4"]) -> None:
         """Where the robot is when the next image comes; the camera's place on it may come later."""
         self._start = T_map_base

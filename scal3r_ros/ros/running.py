@@ -12,7 +12,7 @@ import rclpy
 from rclpy.clock import Clock, ClockType  # pyright: ignore[reportPrivateImportUsage]
 from rclpy.exceptions import ParameterException
 from rclpy.executors import SingleThreadedExecutor
-from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
@@ -36,6 +36,15 @@ def said(transition: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
             raise
 
     return logged
+
+
+def wind_down(node: Any, state: LifecycleState) -> TransitionCallbackReturn:
+    """`on_shutdown` of a lifecycle node: whatever the `state` it comes from has going is ended."""
+    if state.label == "active":
+        node.on_deactivate(state)
+    if state.label in ("active", "inactive"):
+        node.on_cleanup(state)
+    return TransitionCallbackReturn.SUCCESS
 
 
 def stand_back() -> None:

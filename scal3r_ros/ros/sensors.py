@@ -25,7 +25,6 @@ from scal3r_ros.ros.imu import ImuInput
 from scal3r_ros.ros.listening import listen
 from scal3r_ros.ros.parameters import AnyNode, value
 
-KEPT = 64  # pairs that wait for their image to be mapped
 QUEUE = 30
 
 
@@ -44,7 +43,7 @@ class ScaleSensors:
         self._subscriptions: list[Any] = []
         self.imu: ImuInput | None = None
         self._baseline = 0.0
-        self._heard = False  # pairs come at all
+        self._heard, self._newest_ns = False, -1  # pairs come at all; stamp of the newest
         self._pairs: OrderedDict[int, Any] = OrderedDict()  # stamp of the image -> message
         self._told: set[str] = set()
         self._images, self._others = simple_filter(), simple_filter()
@@ -74,12 +73,19 @@ class ScaleSensors:
         if self.imu is not None:
             self.imu.close()
 
+    def clear(self) -> None:
+        """Time went back."""
+        self._pairs.clear()
+        self._newest_ns = -1
+        self.mapper.metric.sources.imu.clear()
+
     def complete(self, frame: Frame, *, wait: bool) -> Frame | None:
         """The frame with what was measured at its stamp, if anything was; None while it may still
         come and `wait` is set."""
         message = self._pairs.pop(frame.stamp_ns, None)
         if message is None:
-            return None if wait and self.paired and self._heard else frame
+            may_come = self._heard and self._newest_ns <= frame.stamp_ns
+            return None if wait and may_come else frame
         try:
             if value(self.node, "scale_source") == "depth":
                 return replace(frame, depth=self._checked(image_to_depth(message), frame))
@@ -107,9 +113,9 @@ class ScaleSensors:
         self._subscriptions.append(listen(self.node, kind, topic, callback, qos))
 
     def _on_pair(self, image: StampedFrame, other: Any) -> None:
-        self._heard = True
-        self._pairs[stamp_to_ns(image.header.stamp)] = other
-        while len(self._pairs) > KEPT:
+        self._heard, self._newest_ns = True, stamp_to_ns(image.header.stamp)
+        self._pairs[self._newest_ns] = other
+        while len(self._pairs) > value(self.node, "max_pending_frames") + QUEUE:
             self._pairs.popitem(last=False)
 
     def _on_right_info(self, info: CameraInfo) -> None:

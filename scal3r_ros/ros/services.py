@@ -82,6 +82,9 @@ class MappingServices:
         except (ValueError, OSError) as error:
             response.message = str(error)
             return None
+        except Exception as error:  # the worker has told it in full
+            response.message = f"{type(error).__name__}: {error}"
+            return None
         response.success = True
         return result
 

@@ -1,9 +1,8 @@
-"""Images from a topic: reliability that matches, calibration, a bounded queue that thins evenly."""
+"""Images from a topic: reliability that matches, calibration, stamps that make sense."""
 
-import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from scal3r_ros.data.sequence import SequenceError, Undistorter
 from scal3r_ros.geometry.camera import Camera, intrinsics
 from scal3r_ros.mapping.types import Frame
 from scal3r_ros.ros.conversions import image_to_rgb, stamp_to_ns
+from scal3r_ros.ros.frame_queue import FrameCounters
 from scal3r_ros.ros.interfaces import Status
 from scal3r_ros.ros.listening import listen
 from scal3r_ros.ros.mask import Mask
@@ -27,61 +27,6 @@ from scal3r_ros.ros.running import STEADY
 RECHECK_S = 1.0  # publishers are looked at again until the first image
 JUMP_NS = 500_000_000  # back by more than this, time has jumped; by less, an image was late
 LATE_IN_A_ROW = 10  # late images that say the same
-
-
-@dataclass
-class FrameCounters:
-    received: int = 0
-    dropped_overload: int = 0
-    dropped_invalid: int = 0
-    dropped_in_a_row: int = 0  # invalid ones
-
-
-class FrameQueue:
-    """Between callback and worker. When full every second waiting frame goes: evenly, counted. Or
-    the oldest, where that is asked for.
-
-    Frames that have become keyframes are not in here.
-    """
-
-    def __init__(self, limit: int, counters: FrameCounters, policy: str = "thin") -> None:
-        self.limit, self.counters, self.policy = limit, counters, policy
-        self._frames: list[Frame] = []
-        self._ready = threading.Condition()
-        self._generation = self._taken = 0
-
-    def put(self, frame: Frame) -> None:
-        with self._ready:
-            self._frames.append(frame)
-            if len(self._frames) > self.limit:
-                before = len(self._frames)
-                first = 1 - before % 2  # the newest stays
-                self._frames = self._frames[first::2] if self.policy == "thin" else self._frames[1:]
-                self.counters.dropped_overload += before - len(self._frames)
-            self._ready.notify()
-
-    def get(self, timeout_s: float) -> Frame | None:
-        with self._ready:
-            if not self._frames:
-                self._ready.wait(timeout_s)
-            if not self._frames:
-                return None
-            self._taken = self._generation
-            return self._frames.pop(0)
-
-    def clear(self) -> None:
-        """Takes back the frame too that the worker has not begun with: see `is_current`."""
-        with self._ready:
-            self._frames.clear()
-            self._generation += 1
-
-    def is_current(self) -> bool:
-        """Whether the frame taken last belongs to what is going on now."""
-        with self._ready:
-            return self._taken == self._generation
-
-    def __len__(self) -> int:
-        return len(self._frames)
 
 
 class ImageInput:
@@ -111,7 +56,8 @@ class ImageInput:
         self._told: set[str] = set()
         self._subscription: Any = None
         self._reliable: bool | None = None
-        self._info = listen(node, CameraInfo, "camera_info", self._on_info, self.depth)
+        either = QoSProfile(depth=self.depth, reliability=ReliabilityPolicy.BEST_EFFORT)
+        self._info = listen(node, CameraInfo, "camera_info", self._on_info, either)
         self._mask = Mask(node, value(node, "mask_topic"), self._once)
         self._subscribe()
         self._timer = node.create_timer(RECHECK_S, self._recheck, clock=STEADY)

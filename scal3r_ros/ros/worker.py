@@ -6,6 +6,7 @@ back. Commands answer through a future, so that a service never blocks the execu
 
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -13,8 +14,8 @@ from rclpy.task import Future
 
 from scal3r_ros.mapping.mapper import Mapper
 from scal3r_ros.mapping.types import Frame, MapUpdate
+from scal3r_ros.ros.frame_queue import FrameQueue
 from scal3r_ros.ros.running import stand_back
-from scal3r_ros.ros.subscriptions import FrameQueue
 
 TURN_S = 0.1  # how often a waiting worker looks whether it should stop
 POLL_S = 0.01  # how often a frame that waits for the robot's odometry is looked at
@@ -42,6 +43,7 @@ class MapWorker:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._epoch = 0
+        self.broken = False  # mapping failed: no image is taken, commands are (save, reset)
         self.last_s = time.monotonic()  # when something was mapped
 
     def start(self) -> None:
@@ -50,11 +52,13 @@ class MapWorker:
         self._thread.start()
 
     def close(self, timeout_s: float = 20.0) -> None:
-        """Ends after the chunk that is in the network."""
+        """Ends after the chunk that is in the network; commands that still wait are refused."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join(timeout=timeout_s)
             self._thread = None
+        while self._commands:
+            self._commands.pop(0)[1].set_exception(ValueError("the node is not active any more"))
 
     def submit(self, command: Callable[[], Any], executor: Any = None) -> Future:
         """Runs a command between two images; its result or exception goes into the future."""
@@ -80,22 +84,27 @@ class MapWorker:
         if self._behind:
             stand_back()
         while not self._stop.is_set():
-            frame = self.frames.get(TURN_S)
+            frame = None if self.broken else self.frames.get(TURN_S)
+            self._obey()
             try:
-                self._obey()
                 if frame is not None:
                     self._take(frame)
+                elif self.broken:
+                    self._stop.wait(TURN_S)
                 elif self._idle():
                     self.run(self.mapper.flush)
-            except Exception as error:  # the thread must not die silently
-                self._failed(error)
-                raise
+            except Exception as error:  # what was mapped can still be saved
+                self._break(error)
+
+    def _break(self, error: Exception) -> None:
+        traceback.print_exception(error)
+        self.broken = True
+        self._failed(error)
 
     def _take(self, frame: Frame) -> None:
-        began = time.monotonic()
         ready = None
         while ready is None and self.frames.is_current() and not self._stop.is_set():
-            ready = self._complete(frame, time.monotonic() - began)
+            ready = self._complete(frame, self.frames.waited_s())
             if ready is None:
                 time.sleep(POLL_S)
         if ready is not None and self.frames.is_current():
@@ -108,3 +117,6 @@ class MapWorker:
                 future.set_result(command())
             except (ValueError, OSError) as error:
                 future.set_exception(error)
+            except Exception as error:  # a fault of ours: whoever asked is told, too
+                future.set_exception(error)
+                self._break(error)

@@ -110,6 +110,63 @@ def test_a_bag_that_starts_again_starts_a_new_map(nodes, node, camera, office):
     assert nodes.stop() == {"odometry_node": 0, "mapping_node": 0}
 
 
+def test_odometry_goes_on_when_a_bag_starts_again_and_the_map_stays(nodes, node, camera, office):
+    """The last chunk of the first run comes after its time was taken back."""
+    odometry, chunks = latest(node, Odometry, "odometry", 400), latest(node, Chunk, "chunk", 20)
+    nodes.start("odometry_node")
+    nodes.start("mapping_node", on_time_jump="new_map", **FAST)
+    camera.wait_for(2)
+    last_ns = camera.play_until(lambda: chunks and len(odometry) > 20, office, START_NS, "odometry")
+    again_ns = START_NS - 600_000_000_000
+    camera.play_until(
+        lambda: any(stamp_to_ns(m.header.stamp) < START_NS for m in odometry),
+        office,
+        again_ns,
+        "odometry of the second run",
+    )
+    assert last_ns > START_NS and "tracking began anew" not in nodes.said("odometry_node")
+    assert nodes.stop() == {"odometry_node": 0, "mapping_node": 0}
+
+
+def test_a_tracker_that_starts_late_has_the_last_keyframe_of_a_robot_at_rest(
+    nodes, node, camera, office
+):
+    chunks, odometry = latest(node, Chunk, "chunk", 20), latest(node, Odometry, "odometry", 100)
+    nodes.start("mapping_node", FAKE, **FAST)
+    camera.wait_for(1)
+    last_ns = camera.play_until(lambda: chunks, office, START_NS, "a chunk")
+    count = len(chunks)
+    node.until(lambda: len(chunks) > count, 20, "what waited is mapped")
+    nodes.start("odometry_node")
+    camera.wait_for(2)
+    still = rgb_to_image(office[0].image, Header())
+    for step in range(1, 100):
+        camera.send(still, last_ns + step * 100_000_000, pause_s=0.1)
+        if odometry:
+            break
+    assert odometry
+
+
+def test_a_fault_leaves_what_was_mapped_to_be_saved_and_a_reset_begins_anew(
+    nodes, node, camera, office, tmp_path
+):
+    status, chunks = latest(node, Status, "status"), latest(node, Chunk, "chunk", 20)
+    nodes.environment["FAKE_NETWORK"] = "breaks"
+    nodes.start("mapping_node", FAKE, map_folder=str(tmp_path), **FAST)
+    camera.wait_for(1)
+    camera.play(office[:40])
+    node.until(lambda: status[-1].state == Status.ERROR, 30, "the fault")
+    assert "a fault that nobody thought of" in status[-1].message
+    saved = call(node, SaveMap, "mapping_node/save_map", SaveMap.Request(path="rescued"))
+    assert saved.success and saved.points > 0
+    count = len(chunks)
+    assert call(node, Trigger, "mapping_node/reset", Trigger.Request()).success
+    node.until(lambda: status[-1].state != Status.ERROR, 10, "a new session")
+    camera.play(office[:30], START_NS + 100_000_000_000)
+    node.until(lambda: len(chunks) > count, 30, "chunks again")
+    assert nodes.stop() == {"mapping_node": 0}
+
+
 def test_another_image_size_and_a_pause_begin_new_pieces(nodes, node, camera, office):
     status, chunks = latest(node, Status, "status"), latest(node, Chunk, "chunk", 20)
     odometry = latest(node, Odometry, "odometry", 100)
@@ -305,5 +362,10 @@ def test_best_effort_cameras_are_heard(nodes, node, office):
     camera = Camera(node, reliable=False)
     nodes.start("mapping_node", FAKE, **FAST)
     camera.wait_for(1)
+    info = CameraInfo(height=office[0].image.shape[0] // 4, width=office[0].image.shape[1] // 4)
+    info.k = [60.0, 0.0, 40.0, 0.0, 60.0, 30.0, 0.0, 0.0, 1.0]
+    camera.infos.publish(info)
     camera.play(office[:10], scale=0.25)
     node.until(lambda: status[-1].frames_received >= 8, 30, "images")
+    known = Status.INTRINSICS_CAMERA_INFO
+    node.until(lambda: status[-1].intrinsics_source == known, 10, "calibration of the same QoS")

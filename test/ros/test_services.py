@@ -179,6 +179,10 @@ def test_a_told_scale_a_new_piece_and_a_pause(nodes, node, camera, office):  # n
     used = status[-1].frames_used
     camera.play(office[32:40], START_NS + 60 * STEP_NS)
     assert status[-1].frames_used == used
+    assert call(node, Trigger, "mapping_node/flush", Trigger.Request()).success
+    told = status[-1].header.stamp
+    node.until(lambda: status[-1].header.stamp != told, 10, "another status")
+    assert status[-1].state == Status.PAUSED  # though something was mapped
     assert call(node, Trigger, "mapping_node/resume", Trigger.Request()).success
     node.until(lambda: status[-1].state == Status.TRACKING, 10, "tracking")
 
