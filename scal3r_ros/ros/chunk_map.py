@@ -33,9 +33,14 @@ class ChunkMap:
     """Clouds stay chunk-local, on disk; corrections re-pose them. A new session starts empty."""
 
     def __init__(self, storage_folder: str = "") -> None:
-        self.session, self._folder = -1, storage_folder
+        self._folder = storage_folder
+        self._begin(-1)
+
+    def _begin(self, session: int) -> None:
+        self.session = session
         self.chunks: dict[int, MappedChunk] = {}
-        self.clouds = Clouds(Shelf(storage_folder))  # chunk frames
+        self.places: dict[int, Sim3] = {}  # told last, of chunks that are still under way too
+        self.clouds = Clouds(Shelf(self._folder))  # chunk frames
 
     def add_chunk(self, message: Any) -> None:
         """Raises ValueError on a malformed one, and changes nothing."""
@@ -47,20 +52,23 @@ class ChunkMap:
             T_chunk_cam=T_map_chunk.inverse().apply_pose(T_map_cam),
             T_map_chunk=T_map_chunk,
         )
-        if message.map_session != self.session:
-            self.session, self.chunks = message.map_session, {}
-            self.clouds = Clouds(Shelf(self._folder))
+        known = self.chunks.get(message.chunk_id)
+        began_anew = known is not None and known.stamps_ns != chunk.stamps_ns  # the mapper
+        if message.map_session != self.session or began_anew:
+            self._begin(message.map_session)
+        chunk.T_map_chunk = self.places.get(message.chunk_id, chunk.T_map_chunk)
         self.chunks[message.chunk_id], self.clouds[message.chunk_id] = chunk, cloud
 
     def correct(self, message: Any) -> bool:
-        """True where a chunk moved; corrections of other sessions are ignored."""
+        """True where a chunk may have moved; corrections of other sessions are ignored. One may
+        overtake the chunks that it tells of: it is remembered for them."""
         if message.map_session != self.session:
             return False
         numbers = np.asarray(message.sim3, dtype=np.float64).reshape(-1, 8)
         places = [list_to_sim3(place) for place in numbers]
-        for index, place in list(zip(message.chunk_ids, places, strict=True)):
-            if index in self.chunks:
-                self.chunks[index].T_map_chunk = place
+        self.places |= dict(zip(message.chunk_ids, places, strict=True))
+        for index in self.places.keys() & self.chunks.keys():
+            self.chunks[index].T_map_chunk = self.places[index]
         return len(places) > 0
 
     def cloud(self, most: int = 0) -> Cloud:

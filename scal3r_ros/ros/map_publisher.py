@@ -1,6 +1,5 @@
 """What mapping_node says of its map: chunks, corrections, clouds, depth, keyframes."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -57,7 +56,7 @@ class MapPublisher:
         self.map_frame = value(node, "map_frame")
         self._chunks = node.create_publisher(Chunk, "chunk", CHUNKS)
         self._corrections = node.create_publisher(Corrections, "corrections", LATCHED)
-        self._keyframes = node.create_publisher(Keyframe, "keyframe", RELIABLE)
+        self._keyframes = node.create_publisher(Keyframe, "keyframe", LATCHED)
         self._scale = node.create_publisher(ScaleEstimate, "scale_estimate", RELIABLE)
         self._points = node.create_publisher(PointCloud2, "points", RELIABLE)
         self._chunk_points = node.create_publisher(PointCloud2, "chunk/points", RELIABLE)
@@ -94,7 +93,7 @@ class MapPublisher:
         if update.moved:
             rescaled = update.rescaled != 1.0
             reason = Corrections.SCALE if rescaled else Corrections.LOOP
-            self.publish_corrections((*update.moved, submap.index), reason)
+            self.publish_corrections(reason)
         self._publish_scale(submap)
         self._publish_keyframe()
         self._publish_depth(submap)
@@ -133,7 +132,7 @@ class MapPublisher:
         for submap in self.mapper.submaps:
             cloud = self.mapper.point_map.clouds[submap.index]
             self._chunks.publish(self._chunk_message(submap, cloud))
-        self.publish_corrections(range(len(self.mapper.submaps)), Corrections.LOAD)
+        self.publish_corrections(Corrections.LOAD)
 
     def _chunk_message(self, submap: Submap, cloud: Cloud) -> Chunk:
         poses = submap.T_map_submap.apply_pose(submap.T_submap_cam)
@@ -153,18 +152,17 @@ class MapPublisher:
             origins=submap.T_submap_cam[submap.overlap :, :3, 3].flatten().tolist(),
         )
 
-    def publish_corrections(self, moved: Iterable[int], reason: int) -> None:
-        """New places of some submaps."""
-        indices = list(moved)
+    def publish_corrections(self, reason: int) -> None:
+        """Where every submap is now: who has missed one of these has missed nothing."""
         submaps = self.mapper.submaps
-        flat = [v for i in indices for v in sim3_to_list(submaps[i].T_map_submap)]
+        flat = [v for submap in submaps for v in sim3_to_list(submap.T_map_submap)]
         stamp_ns = submaps[-1].stamps_ns[-1] if submaps else 0
         self._corrections.publish(
             Corrections(
                 header=header(stamp_ns, self.map_frame),
                 map_session=self.mapper.session,
                 map_version=self.mapper.map_version,
-                chunk_ids=indices,
+                chunk_ids=[submap.index for submap in submaps],
                 sim3=flat,
                 reason=reason,
             )

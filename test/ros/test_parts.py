@@ -5,19 +5,23 @@ import array
 import cv2
 import numpy as np
 import pytest
+from geometry_msgs.msg import TransformStamped
 from hypothesis import given
 from hypothesis import strategies as st
 from rclpy.serialization import serialize_message
 from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import Imu
 from std_msgs.msg import Header
+from tf2_msgs.msg import TFMessage
 
 from scal3r_ros.data.rosbag import camera_of_info
+from scal3r_ros.geometry.sim3 import Sim3
 from scal3r_ros.mapping.config import MapperConfig
 from scal3r_ros.mapping.mapper import Mapper
 from scal3r_ros.mapping.occupancy import HeightField
 from scal3r_ros.mapping.point_map import Cloud
 from scal3r_ros.mapping.types import Frame
+from scal3r_ros.ros.chunk_map import ChunkMap
 from scal3r_ros.ros.conversions import (
     camera_to_info,
     cloud_to_message,
@@ -37,12 +41,15 @@ from scal3r_ros.ros.conversions import (
 from scal3r_ros.ros.documents import interface_text, yaml_text
 from scal3r_ros.ros.elevation import elevation_message
 from scal3r_ros.ros.fallback.tf import TransformError, TransformTree
+from scal3r_ros.ros.frame_queue import FrameCounters, FrameQueue
 from scal3r_ros.ros.frames import RobotFrame
+from scal3r_ros.ros.interfaces import Chunk, Corrections
+from scal3r_ros.ros.listening import listen
 from scal3r_ros.ros.mask import painted_over
+from scal3r_ros.ros.odometry_source import OdometrySource
 from scal3r_ros.ros.offline_node import OfflineNode
 from scal3r_ros.ros.parameters import MAPPING, NODES
 from scal3r_ros.ros.sensors import ScaleSensors
-from scal3r_ros.ros.subscriptions import FrameCounters, FrameQueue
 from scal3r_ros.tracking.features import find_corners
 from test.conftest import ROOT, TruthPredictor, random_sim3
 
@@ -224,3 +231,83 @@ def test_an_imu_is_heard_after_a_reset_too(walk, tmp_path):
     node.hear("/imu", serialize_message(message))
     assert mapper.metric.sources.imu.reaches(10**9)
     node.close()
+
+
+def test_odometry_ends_at_a_frame_that_is_fixed_to_the_base(tmp_path):
+    """odom -> base_footprint moves, base_footprint -> base_link does not."""
+    node = OfflineNode(MAPPING, {"odom_source": "tf", "base_frame": "base_link"}, tmp_path / "bag")
+    source = OdometrySource(node, "tf", "odom", RobotFrame(node, "base_link"))
+    links = (
+        ("/tf", "odom", "base_footprint", [1.0, 2.0, 0.0]),
+        ("/tf_static", "base_footprint", "base_link", [0.0, 0.0, 0.3]),
+    )
+    for topic, parent, child, place in links:
+        moved = TransformStamped(header=Header(frame_id=parent, stamp=ns_to_stamp(10**9)))
+        moved.child_frame_id, t = child, moved.transform.translation
+        t.x, t.y, t.z = place
+        moved.transform.rotation.w = 1.0
+        node.hear(topic, serialize_message(TFMessage(transforms=[moved])))
+    found = source.T_odom_base(10**9, "camera")
+    np.testing.assert_allclose(found[:3, 3], [1.0, 2.0, 0.3])
+    source.clear()
+    assert source.T_odom_base(10**9, "camera") is None
+    node.close()
+
+
+def test_depth_that_came_for_a_later_image_is_not_waited_for(walk, tmp_path):
+    node = OfflineNode(MAPPING, {"scale_source": "depth"}, tmp_path / "bag")
+    mapper = Mapper(TruthPredictor(walk.clip), MapperConfig())
+    sensors = ScaleSensors(node, RobotFrame(node, ""), mapper)
+    frames = [Frame(k, k * 10**8, np.zeros((4, 6, 3), np.uint8)) for k in (1, 2, 3)]
+    for frame in frames[:2]:
+        sensors.see(frame, "camera")
+    head = Header(frame_id="camera", stamp=ns_to_stamp(2 * 10**8))
+    depth = float_to_image(np.ones((4, 6), np.float32), head)
+    node.hear("/sensor_depth/image", serialize_message(depth))
+    assert sensors.complete(frames[0], wait=True) is frames[0]  # its own was never sent
+    assert sensors.complete(frames[1], wait=True).depth is not None
+    assert sensors.complete(frames[2], wait=True) is None  # it may come
+    sensors.clear()
+    mapper.metric.sources.imu.add(10**9, np.zeros(3), np.zeros(3))
+    sensors.clear()  # time went back
+    mapper.metric.sources.imu.add(10**8, np.zeros(3), np.zeros(3))
+    assert mapper.metric.sources.imu.reaches(10**8)
+    node.close()
+
+
+def test_what_cannot_be_stored_is_said_and_ends_nothing(tmp_path, caplog):
+    node = OfflineNode(MAPPING, {}, tmp_path / "bag")
+
+    def full(_) -> None:
+        raise OSError(28, "No space left on device")
+
+    listen(node, Imu, "imu", full, 1)
+    node.hear("/imu", serialize_message(Imu()))
+    assert "a message on /imu is dropped: [Errno 28] No space left" in caplog.text
+    node.close()
+
+
+def chunk_message(index: int, x: float, stamp_ns: int) -> Chunk:
+    """One keyframe and one point at the chunk's origin, which lies at (x, 0, 0)."""
+    cloud = Cloud(np.zeros((1, 3), np.float32), np.zeros((1, 3), np.uint8), np.ones(1, np.float32))
+    place = Sim3(np.eye(3), np.array([x, 0.0, 0.0]), 1.0)
+    return Chunk(
+        chunk_id=index,
+        stamps=[ns_to_stamp(stamp_ns)],
+        poses=[x, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0],
+        sim3=sim3_to_list(place),
+        points=cloud_to_message(cloud, Header()),
+    )
+
+
+def test_corrections_may_overtake_chunks_and_a_mapper_may_begin_anew():
+    found = ChunkMap()
+    found.add_chunk(chunk_message(0, 0.0, 1))
+    places = [Sim3(np.eye(3), np.array([x, 0.0, 0.0]), 1.0) for x in (5.0, 6.0)]
+    flat = [v for place in places for v in sim3_to_list(place)]
+    assert found.correct(Corrections(chunk_ids=[0, 1], sim3=flat))
+    found.add_chunk(chunk_message(1, 1.0, 2))  # published before what corrected it
+    np.testing.assert_allclose(found.cloud().xyz[:, 0], [5.0, 6.0])
+    np.testing.assert_allclose([T[0, 3] for T in found.keyframe_poses().values()], [5.0, 6.0])
+    found.add_chunk(chunk_message(0, 2.0, 100))  # same session and number, other images
+    np.testing.assert_allclose(found.cloud().xyz[:, 0], [2.0])
