@@ -14,7 +14,6 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node, PushRosNamespace
 
 from launch import LaunchDescription
-
 from scal3r_ros.ros.launch_arguments import (
     SENSORS,
     camera_topics,
