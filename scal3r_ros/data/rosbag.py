@@ -1,11 +1,13 @@
 """Images of a rosbag2 (sqlite3 or MCAP), read without ROS."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rosbags.highlevel import AnyReader, AnyReaderError
+from rosbags.highlevel import AnyReader
+from rosbags.interfaces import Connection
 from rosbags.typesys import Stores, get_typestore
 
 from scal3r_ros.data.encodings import EncodingError, decode_compressed, decode_image
@@ -18,8 +20,67 @@ FISHEYE = ("equidistant", "fisheye")
 MODELS = ("plumb_bob", "rational_polynomial", *FISHEYE)
 
 
+METADATA = "rosbag2_bagfile_information"  # begins a bag's metadata.yaml, not that of others
+
+
 def is_bag(path: Path) -> bool:
-    return (path / "metadata.yaml").exists() or path.suffix in (".mcap", ".db3")
+    told = path / "metadata.yaml"
+    if told.is_file():
+        return METADATA in told.read_text(errors="ignore")
+    return path.suffix in (".mcap", ".db3")
+
+
+class Bag:
+    """An open rosbag2; what of it is damaged is a SequenceError, in one line."""
+
+    def __init__(self, path: Path) -> None:
+        if not path.exists():
+            raise SequenceError(f"{path} does not exist")
+        if not is_bag(path):
+            raise SequenceError(
+                f"{path} is no rosbag2 (a folder with its metadata.yaml, .mcap or .db3); "
+                "images and videos are for `scal3r map`"
+            )
+        self.path = path
+        with self._readable():
+            # bags without message definitions fall back to the newest distribution's
+            self._reader = AnyReader([path], default_typestore=get_typestore(Stores.LATEST))
+
+    def __enter__(self) -> "Bag":
+        with self._readable():
+            self._reader.open()
+        self.connections = self._reader.connections
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._reader.close()
+
+    def messages(self, connections: Iterable[Connection]) -> Iterator[tuple[Connection, int, Any]]:
+        """Connection, time in ns and serialised message; none where there are no connections."""
+        wanted = list(connections)
+        messages = self._reader.messages(wanted) if wanted else iter(())
+        while True:
+            with self._readable():
+                message = next(messages, None)
+            if message is None:
+                return
+            yield message
+
+    def deserialize(self, data: Any, kind: str) -> Any:
+        with self._readable():
+            return self._reader.deserialize(data, kind)
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:
+            raise
+        except (
+            Exception
+        ) as error:  # damage shows as whatever a decoder stumbles over: a dozen kinds
+            why = " ".join(f"{type(error).__name__}: {error}".split())
+            raise SequenceError(f"{self.path} cannot be read as a rosbag2: {why}") from error
 
 
 class BagImages:
@@ -27,7 +88,7 @@ class BagImages:
 
     def __init__(self, path: Path, topic: str = "") -> None:
         self.path, self.name = path, str(path)
-        with self._open() as bag:
+        with Bag(path) as bag:
             topics = {c.topic: c.msgtype for c in bag.connections if c.msgtype in (RAW, COMPRESSED)}
             self.topic = self._choose(topics, topic, [c.topic for c in bag.connections])
             self.kind = topics[self.topic]
@@ -38,7 +99,7 @@ class BagImages:
         return self._length
 
     def images(self) -> Iterator[RawImage]:
-        with self._open() as bag:
+        with Bag(self.path) as bag:
             connections = [c for c in bag.connections if c.topic == self.topic]
             for connection, _, data in bag.messages(connections):
                 yield self._decode(bag.deserialize(data, connection.msgtype), connection.msgtype)
@@ -61,13 +122,6 @@ class BagImages:
             raise SequenceError(f"{self.name} {self.topic}: {error}") from error
         return RawImage(stamp.sec * 1_000_000_000 + stamp.nanosec, image)
 
-    def _open(self) -> AnyReader:
-        # bags without message definitions fall back to the newest distribution's
-        try:
-            return AnyReader([self.path], default_typestore=get_typestore(Stores.LATEST))
-        except AnyReaderError as error:
-            raise SequenceError(f"{self.path} cannot be read as a rosbag2: {error}") from error
-
     def _choose(self, topics: dict[str, str], wanted: str, everything: list[str]) -> str:
         if wanted:
             if wanted not in topics:
@@ -83,7 +137,7 @@ class BagImages:
             )
         return next(iter(topics))
 
-    def _camera(self, bag: AnyReader) -> Camera | None:
+    def _camera(self, bag: Bag) -> Camera | None:
         """The CameraInfo of the image's namespace, or the only one; uncalibrated ones are none."""
         space = self.topic.removesuffix("/compressed").rpartition("/")[0]
         infos = [c for c in bag.connections if c.msgtype == INFO]

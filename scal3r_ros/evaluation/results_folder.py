@@ -4,6 +4,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from scal3r_ros.data.rosbag import is_bag
 from scal3r_ros.data.sequence import SequenceError
 
 FILES = (  # of `scal3r map` and `scal3r replay`
@@ -39,7 +40,7 @@ def claim_folder(out: Path, source: Path, *, overwrite: bool = False) -> None:
 
 
 def _keep_apart(out: Path, source: Path) -> None:
-    in_bag = (source / "metadata.yaml").exists() and out.is_relative_to(source)
+    in_bag = is_bag(source) and out.is_relative_to(source)
     replaced = any(source.is_relative_to(out / name) for name in FOLDERS)
     if source == out or in_bag or replaced:
         raise SequenceError(f"results in {out} would write over the input {source}")

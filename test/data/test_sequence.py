@@ -9,6 +9,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
 from scal3r_ros.data.folder import natural_order, stamp_ns
+from scal3r_ros.data.rosbag import Bag
 from scal3r_ros.data.sequence import SequenceError, open_sequence
 from scal3r_ros.data.sequence_folder import StereoRig, read_depth, read_right, write_sequence
 from scal3r_ros.data.tum import read_trajectory
@@ -198,6 +199,46 @@ def test_bad_input_is_refused_with_what_was_expected(tmp_path, make, said):
     make(tmp_path / "input")
     with pytest.raises(SequenceError, match=said):
         list(open_sequence(tmp_path / "input"))
+
+
+def halved(path: Path) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+
+
+def scrambled(path: Path) -> None:
+    """Opens, but its messages do not make sense: an encoding that is no text."""
+    data = path.read_bytes()
+    assert data.count(b"bgr8") == COUNT
+    path.write_bytes(data.replace(b"bgr8", b"\xff" * 4))
+
+
+def text(path: Path) -> None:
+    path.write_text("hello")
+
+
+@pytest.mark.parametrize("plugin", list(StoragePlugin))
+@pytest.mark.parametrize("damage", [halved, scrambled, text])
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_damaged_bag_is_named_with_what_is_wrong_in_one_line(tmp_path, plugin, damage, alone):
+    bag = tmp_path / "bag"
+    write_bag(bag, plugin, compressed=False, calibrated=True)
+    file = next(path for path in bag.iterdir() if path.suffix != ".yaml")
+    damage(file)
+    with pytest.raises(SequenceError, match=r"bag.* cannot be read as a rosbag2: \w+") as raised:
+        list(open_sequence(file if alone else bag))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_metadata_file_of_somebody_else_does_not_make_a_bag(tmp_path):
+    write_folder(tmp_path)
+    (tmp_path / "metadata.yaml").write_text("camera: hand-held\n")
+    assert len(open_sequence(tmp_path)) == COUNT
+    with pytest.raises(SequenceError, match="is no rosbag2.* are for `scal3r map`"):
+        Bag(tmp_path)
+    (tmp_path / "metadata.yaml").write_text("rosbag2_bagfile_information: [broken\n")
+    with pytest.raises(SequenceError, match="cannot be read as a rosbag2"):
+        open_sequence(tmp_path)
 
 
 def test_a_written_sequence_is_read_back_to_the_nanosecond_and_the_half_pixel(tmp_path, rng):

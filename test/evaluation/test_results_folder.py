@@ -34,7 +34,7 @@ def test_folders_that_are_not_ours_are_never_replaced(tmp_path, name):
 
 def make_bag(folder: Path) -> Path:
     folder.mkdir(parents=True)
-    (folder / "metadata.yaml").touch()
+    (folder / "metadata.yaml").write_text("rosbag2_bagfile_information:\n")
     (folder / "a.mcap").touch()
     return folder
 
