@@ -122,7 +122,7 @@ def restore(mapper: Mapper, stored: StoredMap, *, merge: bool = False) -> None:
     mapper.memory = memory
     # a merged map is metric where both are: before a loop joins them each keeps its own unit
     if stored.facts["metric"] and (present is None or present.facts["metric"]):
-        mapper.metric.estimator.set(1.0)
+        mapper.metric.estimator.scale, mapper.metric.estimator.locked = 1.0, True
     _append(mapper, stored, frames_from=-1 - _last_frame(stored))
     if present is not None:
         _append(mapper, present, frames_from=0)

@@ -39,6 +39,7 @@ class ScaleEstimator:
         self._logs: deque[tuple[float, float]] = deque(maxlen=config.window)  # and deviation
         self.scale = config.fixed if config.source == "fixed" else 1.0
         self.locked = config.source == "fixed"
+        self.told = False  # True: somebody has told the scale, and no source overrules it
 
     def __len__(self) -> int:
         """Observations that count now."""
@@ -91,7 +92,7 @@ class ScaleEstimator:
     def set(self, scale: float) -> None:
         """Metres per map unit as somebody tells it: locked; 0 unlocks."""
         self._logs.clear()
-        self.locked = scale > 0
+        self.locked = self.told = scale > 0
         if scale > 0:
             self.scale = scale
 
@@ -123,13 +124,14 @@ class MetricScale:
     def measure(self, chunk: Chunk, submap: Submap) -> float | None:
         """Asks the source about a new submap. The factor by which the map's unit changes now, or
         None. Before the lock it only listens; from then on what was seen of every submap, earlier
-        ones too, holds the scale of that submap."""
+        ones too, holds the scale of that submap, unless somebody has told the scale."""
         seen = self.sources.observe(chunk, submap)
         if seen is None:
             return None
         self._seen[submap.index] = seen
         if self.metric:
-            self._hold(submap.index, 1.0)
+            if not self.estimator.told:
+                self._hold(submap.index, 1.0)
             return None
         place = self._graph.poses[submap.index]
         if not self.estimator.observe(seen.observed / place.s, seen.deviation):

@@ -105,6 +105,23 @@ def test_a_told_scale_and_its_release(walk):
     assert not mapper.metric.metric
 
 
+@pytest.mark.parametrize("told_at", [16, 48])  # before the sensor's scale is locked, and after
+def test_a_told_scale_is_not_overruled_by_a_sensor(walk, told_at):
+    mapper = mapper_for(walk, source="depth")
+    depths = walk.clip.depth.numpy()
+    frames = [replace(f, depth=d) for f, d in zip(walk.frames, depths, strict=True)]
+    for frame in frames[:told_at]:
+        mapper.add_frame(frame)
+    assert mapper.metric.metric == (told_at > 16)
+    mapper.set_scale(2 * metres_per_unit(mapper, walk)[0])
+    told = len(mapper.submaps)
+    run(mapper, frames[told_at:])
+    assert len(mapper.submaps) > told
+    np.testing.assert_allclose(metres_per_unit(mapper, walk), 0.5, atol=0.02)
+    mapper.set_scale(0.0)
+    assert not mapper.metric.metric
+
+
 def floor_submap(height: float, unit: float, tilt: float, rng) -> Submap:
     """A level floor below, a wall ahead; the camera tilted down."""
     K = np.array([[100.0, 0, 80], [0, 100.0, 60], [0, 0, 1]])
