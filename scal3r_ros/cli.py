@@ -34,8 +34,8 @@ def main() -> None:
         sys.exit(130)
     except Exception as error:
         if isinstance(error, (ValueError, OSError)) or _is_usage(error):
-            message = getattr(error, "message", None) or str(error)
-            print(f"scal3r: {message}", file=sys.stderr)
+            told = getattr(error, "format_message", error.__str__)  # typer's names the option
+            print(f"scal3r: {told()}", file=sys.stderr)
             sys.exit(2)
         raise
 
@@ -138,7 +138,7 @@ def replay(
     param: Annotated[
         list[str] | None, typer.Option("--param", "-p", help="NAME:=VALUE of mapping_node")
     ] = None,
-    images: Annotated[int, typer.Option(help="Stop after this many images; 0: all.")] = 0,
+    images: Annotated[int, typer.Option(help="Stop after this many images; 0: all.", min=0)] = 0,
     overwrite: Annotated[bool, typer.Option(help="Write into a folder with results.")] = False,
 ) -> None:
     """Map a bag as the nodes would, in lock-step: no image dropped, the same result every time."""
@@ -192,7 +192,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("out/demo"),
     sequence: Annotated[Path, typer.Option(help="Sequence folder.")] = Path("examples/office"),
     rate: Annotated[float, typer.Option(help="Playback rate against real time.")] = 0.0,
-    frames: Annotated[int, typer.Option(help="Stop after this many images; 0: all.")] = 0,
+    frames: Annotated[int, typer.Option(help="Stop after this many images; 0: all.", min=0)] = 0,
 ) -> None:
     """Publish a sequence over ROS 2, map it with the three nodes, record and show the result."""
     from scal3r_ros.ros.demo import run_demo

@@ -27,6 +27,18 @@ class ParameterError(ValueError):
     """A parameter that does not exist or does not fit."""
 
 
+class ReplayLogger(logging.LoggerAdapter):
+    """Of the parts; keeps what may be why a replay comes to nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(logger, {})
+        self.errors: list[str] = []
+
+    def error(self, msg: object, *args: object, **options: Any) -> None:
+        self.errors.append(str(msg))
+        super().error(msg, *args, **options)
+
+
 class BagPublisher:
     def __init__(self, node: "OfflineNode", topic: str, kind: type) -> None:
         self.node, self.topic, self.kind = node, topic, kind
@@ -49,6 +61,7 @@ class OfflineNode:
         self._writer = Writer(bag, version=9, storage_plugin=StoragePlugin.MCAP)
         self._writer.open()
         self._store = typestore()
+        self._logger = ReplayLogger()
         self._connections: dict[str, Any] = {}
         self.now_ns = 0  # of the bag
         self.messages = 0  # written
@@ -59,18 +72,28 @@ class OfflineNode:
     def hear(self, topic: str, data: bytes) -> None:
         """A serialised message of a topic that somebody subscribed to."""
         for kind, callback in self._heard.get(topic, ()):
-            callback(deserialize_message(data, kind))
+            try:
+                message = deserialize_message(data, kind)
+            except RuntimeError as error:
+                text = f"a message on {topic} is damaged, it is no {type_name(kind)}"
+                raise ValueError(text) from error
+            callback(message)
 
-    def topics(self) -> set[str]:
-        return set(self._heard)
+    def topics(self) -> dict[str, str]:
+        """What somebody subscribed to, with its type."""
+        return {topic: type_name(listeners[0][0]) for topic, listeners in self._heard.items()}
+
+    @property
+    def errors(self) -> list[str]:
+        """That the parts logged."""
+        return self._logger.errors
 
     def write(self, topic: str, kind: type, message: Any) -> None:
         """At the time of the bag, so that two runs write the same."""
         if topic not in self._connections:
-            package, name = kind.__module__.partition(".")[0], kind.__name__
             self._connections[topic] = self._writer.add_connection(
                 topic,
-                f"{package}/msg/{name}",
+                type_name(kind),
                 typestore=self._store,
                 offered_qos_profiles=latched_qos(topic),
             )
@@ -101,8 +124,8 @@ class OfflineNode:
     def get_publishers_info_by_topic(self, _: str) -> list[Any]:
         return []
 
-    def get_logger(self) -> logging.Logger:
-        return logger
+    def get_logger(self) -> ReplayLogger:
+        return self._logger
 
     def get_name(self) -> str:
         return "replay"
@@ -118,6 +141,11 @@ class OfflineNode:
 
     def get_parameter(self, name: str) -> Any:
         return SimpleNamespace(value=self._values[name])
+
+
+def type_name(kind: type) -> str:
+    """Of a message, as bags write it: sensor_msgs/msg/Image."""
+    return f"{kind.__module__.partition('.')[0]}/msg/{kind.__name__}"
 
 
 def checked_parameters(
@@ -147,15 +175,33 @@ def checked_parameters(
 
 def parameters_of(file: Path | None, node: str, given: list[str]) -> dict[str, Any]:
     """Of a ROS parameter file (any namespace) and of NAME:=VALUE texts, which win."""
-    found: dict[str, Any] = {}
-    if file is not None:
-        content = yaml.safe_load(file.read_text()) or {}
-        for name, section in content.items():
-            if name.rpartition("/")[2] in (node, "*", "**"):
-                found |= (section or {}).get("ros__parameters", {})
+    found = {} if file is None else _of_file(file, node)
     for text in given:
         name, mark, value = text.partition(":=")
         if not mark:
             raise ParameterError(f"a parameter is given as NAME:=VALUE, got {text!r}")
-        found[name] = yaml.safe_load(value)
+        found[name] = _parsed(value, text)
     return found
+
+
+def _of_file(file: Path, node: str) -> dict[str, Any]:
+    content = _parsed(file.read_text(errors="replace"), str(file))
+    if not isinstance(content, dict):
+        kind = type(content).__name__
+        raise ParameterError(f"{file} must name nodes and their ros__parameters, it holds a {kind}")
+    found: dict[str, Any] = {}
+    sections = {n: s for n, s in content.items() if str(n).rpartition("/")[2] in (node, "*", "**")}
+    if not sections:
+        raise ParameterError(f"{file} has nothing for {node}, only for {list(content)}")
+    for name, section in sections.items():
+        if not isinstance(section, dict) or not isinstance(section.get("ros__parameters"), dict):
+            raise ParameterError(f"{file}: {name} must hold ros__parameters")
+        found |= section["ros__parameters"]
+    return found
+
+
+def _parsed(text: str, where: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ParameterError(f"{where}: {' '.join(str(error).split())}") from error

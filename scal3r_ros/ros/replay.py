@@ -4,33 +4,36 @@ Reads the bag with `rosbags`, runs the parts that the nodes are made of, and wri
 that they would have published, the trajectory of every image, and the map.
 """
 
+import shutil
 from collections import deque
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
-from rosbags.highlevel import AnyReader
-from rosbags.typesys import Stores, get_typestore
 from tqdm import tqdm
 
-from scal3r_ros.data.rosbag import COMPRESSED, BagImages
+from scal3r_ros.data.rosbag import COMPRESSED, Bag, BagImages
 from scal3r_ros.data.sequence import SequenceError
 from scal3r_ros.data.tum import write_trajectory
+from scal3r_ros.evaluation.results_folder import claim_folder
 from scal3r_ros.geometry.camera import scale_intrinsics
 from scal3r_ros.mapping.map_file import write_ply
 from scal3r_ros.mapping.map_folder import save_map
 from scal3r_ros.mapping.mapper import Mapper
 from scal3r_ros.mapping.trajectory import PoseLog, camera_trajectory
 from scal3r_ros.mapping.types import Frame, MapUpdate
+from scal3r_ros.ros.frame_queue import FrameCounters
 from scal3r_ros.ros.frames import RobotFrame
 from scal3r_ros.ros.map_odom import GuardedBroadcaster
 from scal3r_ros.ros.map_publisher import MapPublisher
 from scal3r_ros.ros.odometry_publisher import OdometryPublisher
 from scal3r_ros.ros.offline_node import OfflineNode, parameters_of
 from scal3r_ros.ros.parameters import MAPPING, value
+from scal3r_ros.ros.replay_topics import cast_roles, read_remaps
 from scal3r_ros.ros.robot_link import RobotLink
 from scal3r_ros.ros.settings import mapper_config
 from scal3r_ros.ros.subscriptions import ImageInput
@@ -142,84 +145,65 @@ class Replay:
 
 def replay(options: ReplayOptions) -> dict[str, Any]:
     """Runs the bag; returns what was written. Raises SequenceError or ValueError on bad input."""
-    bag_out = options.out / "bag"
-    if bag_out.exists() and not options.overwrite:
-        raise SequenceError(f"{bag_out} exists already; pass --overwrite to replace it")
-    images = BagImages(options.bag, options.topic)
+    remaps = read_remaps(options.remap)
+    topic = remaps.pop("/image", "") or remaps.pop("/image/compressed", "") or options.topic
+    images = BagImages(options.bag, topic)
     given = parameters_of(options.params_file, "mapping_node", list(options.parameters))
     compressed = images.kind == COMPRESSED
     given["image_transport"] = "compressed" if compressed else "raw"
-    options.out.mkdir(parents=True, exist_ok=True)
-    if bag_out.exists():
-        for file in bag_out.iterdir():
-            file.unlink()
-        bag_out.rmdir()
-    node: Any = OfflineNode(MAPPING, given, bag_out)
-    try:
-        tracks = value(node, "odom_source") == "tracker"
-        run = Replay(node, Tracker(TrackerConfig()) if tracks else None)
-        roles = _roles(options, images, node)
-        _pump(options, images, node, run, roles)
-    finally:
-        node.close()
-    if not run.mapper.submaps:
-        raise SequenceError(f"{options.bag}: no chunk could be mapped, the camera never moved")
+    claim_folder(options.out, options.bag, overwrite=options.overwrite)
+    with TemporaryDirectory(dir=options.out, prefix=".replay.") as draft:
+        node: Any = OfflineNode(MAPPING, given, Path(draft) / "bag")
+        try:
+            run = _run(options, images, node, remaps)
+        finally:
+            node.close()
+        shutil.rmtree(options.out / "bag", ignore_errors=True)
+        (Path(draft) / "bag").rename(options.out / "bag")
     return _results(options, run)
 
 
-def _roles(options: ReplayOptions, images: BagImages, node: OfflineNode) -> dict[str, list[str]]:
-    """Topic of the bag -> names that the parts listen to."""
-    base = images.topic.removesuffix("/compressed")
-    image = "/image/compressed" if images.kind == COMPRESSED else "/image"
-    chosen = {
-        image: images.topic,
-        "/camera_info": f"{base.rpartition('/')[0]}/camera_info",
-    }
-    for text in options.remap:
-        role, mark, topic = text.partition(":=")
-        if not mark:
-            raise ValueError(f"a topic is remapped as ROLE:=TOPIC, got {text!r}")
-        chosen[node.resolve_topic_name(role)] = node.resolve_topic_name(topic)
-    roles: dict[str, list[str]] = {}
-    for heard in node.topics():
-        roles.setdefault(chosen.get(heard, heard), []).append(heard)
-    return roles
+def _run(
+    options: ReplayOptions, images: BagImages, node: OfflineNode, remaps: dict[str, str]
+) -> Replay:
+    odometry = value(node, "odom_source")
+    if value(node, "scale_source") == "odometry" and odometry not in ("topic", "tf"):
+        raise ValueError(f"scale_source odometry needs odom_source topic or tf, got {odometry}")
+    with Bag(options.bag) as bag:
+        run = Replay(node, Tracker(TrackerConfig()) if odometry == "tracker" else None)
+        _pump(bag, cast_roles(bag, images, node, remaps), images, run, options.max_images)
+    if not run.stamps_ns:
+        why = "; ".join(node.errors[:3]) or "what they wait for never came"
+        raise SequenceError(f"{images.name}: none of its {len(images)} images is used: {why}")
+    if not run.mapper.submaps:
+        raise SequenceError(f"{images.name}: no chunk could be mapped, the camera never moved")
+    return run
 
 
 def _pump(
-    options: ReplayOptions,
-    images: BagImages,
-    node: OfflineNode,
-    run: Replay,
-    roles: dict[str, list[str]],
+    bag: Bag, roles: dict[str, list[str]], images: BagImages, run: Replay, max_images: int
 ) -> None:
-    store = get_typestore(Stores.LATEST)
-    with AnyReader([options.bag], default_typestore=store) as bag:
-        known = {c.topic for c in bag.connections}
-        for role in (text.partition(":=")[2] for text in options.remap):
-            if node.resolve_topic_name(role) not in known:
-                raise SequenceError(f"{options.bag} has no topic {role}; it has {sorted(known)}")
-        connections = [c for c in bag.connections if c.topic in roles]
-        # what stands still is known from the start, wherever in the bag it was written
-        statics = [c for c in connections if c.topic == "/tf_static"]
-        for _, _, data in bag.messages(statics) if statics else ():
-            node.hear("/tf_static", data)
-        moving = [c for c in connections if c.topic != "/tf_static"]
-        infos = [c for c in moving if "/camera_info" in roles[c.topic]]
-        for _, stamp_ns, data in bag.messages(infos) if infos else ():
+    node = run.node
+    # what stands still is known from the start, wherever in the bag it was written
+    fixed = [c for c in bag.connections if "/tf_static" in roles.get(c.topic, ())]
+    moving = [c for c in bag.connections if c.topic in roles and c not in fixed]
+    for _, _, data in bag.messages(fixed):
+        node.hear("/tf_static", data)
+    infos = [c for c in moving if "/camera_info" in roles[c.topic]]
+    for _, stamp_ns, data in bag.messages(infos):
+        node.now_ns = stamp_ns
+        node.hear("/camera_info", data)
+        break  # calibration that is written after the first images holds for them too
+    with tqdm(total=len(images), unit="image", desc="replaying") as bar:
+        for connection, stamp_ns, data in bag.messages(moving):
             node.now_ns = stamp_ns
-            node.hear("/camera_info", data)
-            break  # calibration that is written after the first images holds for them too
-        with tqdm(total=len(images), unit="image", desc="replaying") as bar:
-            for connection, stamp_ns, data in bag.messages(moving):
-                node.now_ns = stamp_ns
-                for role in roles[connection.topic]:
-                    node.hear(role, data)
-                bar.update(connection.topic == images.topic)
-                run.advance()
-                if options.max_images and len(run.stamps_ns) >= options.max_images:
-                    break
-        run.finish()
+            for role in roles[connection.topic]:
+                node.hear(role, data)
+            bar.update(connection.topic == images.topic)
+            run.advance()
+            if max_images and len(run.stamps_ns) >= max_images:
+                break
+    run.finish()
 
 
 def _results(options: ReplayOptions, run: Replay) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from scal3r_ros.ros.rebuild import read_recording, trajectory, typestore
 from scal3r_ros.ros.replay import ReplayOptions, replay
 from test.conftest import OFFICE
 from test.ros.bags import START_NS, BagOfACamera, image, odometry
+from test.test_cli import scal3r
 
 pytestmark = [pytest.mark.ros, pytest.mark.slow]
 QUICK = ("refinement:=false", "loop_closure:=false")
@@ -119,6 +120,123 @@ def test_wheel_odometry_makes_the_map_metric(office, tmp_path):
     found = {stamp - START_NS: T for stamp, T in found.items()}
     errors = evaluate(truth, found)
     assert abs(errors.scale - 1) < 0.06  # metres, as the true path has them
+
+
+def test_odometry_of_somebody_else_is_not_taken_for_the_trackers(bag, office, tmp_path, replayed):
+    """Topics of a robot may have the names of ours."""
+    with BagOfACamera(tmp_path / "bag", plugin=StoragePlugin.MCAP) as writer:
+        writer.info(office[0], "/front/camera_info")
+        for frame in office[:40]:
+            stamp_ns = START_NS + frame.index * 100_000_000
+            writer.write("/front/image_raw", stamp_ns, image(frame.image, "bgr8", stamp_ns))
+            writer.write("/odometry", stamp_ns + 1000, odometry(stamp_ns, np.eye(4)))
+    replay(ReplayOptions(tmp_path / "bag", tmp_path / "out"))
+    for name in ("trajectory.txt", "odometry.txt", "map.ply"):
+        assert (tmp_path / "out" / name).read_bytes() == (replayed[0] / "a" / name).read_bytes()
+
+
+@pytest.fixture(scope="module")
+def short(office, tmp_path_factory):
+    """The camera of a robot that says its wheels' odometry too."""
+    path = tmp_path_factory.mktemp("short") / "bag"
+    with BagOfACamera(path) as writer:
+        writer.images(office[:12], "rgb8", "/camera/image_raw", 100_000_000)
+        writer.write("/wheels", START_NS, odometry(START_NS, np.eye(4)))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("parameters", "remap", "said"),
+    [
+        (("scale_source:=depth",), (), r"ask for /sensor_depth/image, but .* has no"),
+        (("scale_source:=stereo",), (), r"ask for /right/"),
+        (("scale_source:=imu",), (), r"ask for /imu, .*it has .*'/wheels'"),
+        (("odom_source:=topic",), (), r"ask for /odom, .*remap odom:=TOPIC"),
+        (("odom_source:=tf",), (), r"ask for /tf,"),
+        (("mask_topic:=robot_mask",), (), r"ask for /robot_mask,"),
+        (("use_camera_info:=required",), (), r"ask for /camera_info, .* no /camera/camera_info"),
+        (("scale_source:=odometry",), (), r"needs odom_source topic or tf, got tracker"),
+        (("odom_source:=topic",), ("odm:=/wheels",), r"listens to /odm .*'/odom'"),
+        ((), ("odom:=/wheels",), r"nothing listens to /odom with these parameters"),
+        (("odom_source:=topic",), ("odom:=/camera/image_raw",), r"/odom takes nav_msgs/msg/Odom"),
+        ((), ("image:=/wheels",), r"has no image topic /wheels"),
+        ((), ("odom=/wheels",), r"remapped as ROLE:=TOPIC, got 'odom=/wheels'"),
+        (("fixed_scale:=[",), (), r"fixed_scale:=\[: while parsing"),
+    ],
+)
+def test_what_would_do_nothing_is_refused_and_leaves_nothing(
+    short, tmp_path, parameters, remap, said
+):
+    with pytest.raises(ValueError, match=said):
+        replay(ReplayOptions(short, tmp_path / "out", remap=remap, parameters=parameters))
+    assert [*tmp_path.rglob("*")] in ([], [tmp_path / "out"])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("just some text", r"must name nodes and their ros__parameters, it holds a str"),
+        ("map_node: {ros__parameters: {map_frame: m}}", r"nothing for mapping_node, .*'map_node'"),
+        ("mapping_node: {chunk_size: 8}", r"mapping_node must hold ros__parameters"),
+        ("mapping_node: [", r"while parsing"),
+        ("/robot/mapping_node: {ros__parameters: {chunk_sise: 8}}", r"no parameter chunk_sise"),
+    ],
+)
+def test_a_parameter_file_that_says_nothing_to_mapping_node_is_refused(short, tmp_path, text, said):
+    (tmp_path / "p.yaml").write_text(text)
+    with pytest.raises(ParameterError, match=said):
+        replay(ReplayOptions(short, tmp_path / "out", params_file=tmp_path / "p.yaml"))
+
+
+def test_images_that_are_all_refused_are_said_with_the_reason(office, tmp_path):
+    with BagOfACamera(tmp_path / "bag") as writer:
+        for frame in office[:4]:
+            writer.write("/image", START_NS + frame.index, image(frame.image, "rgb8", 0))
+    with pytest.raises(SequenceError, match=r"none of its 4 images is used: image stamps must be"):
+        replay(ReplayOptions(tmp_path / "bag", tmp_path / "out"))
+
+
+def test_a_damaged_message_is_said(short, tmp_path, office):
+    with BagOfACamera(tmp_path / "bag") as writer:
+        writer.images(office[:2], "rgb8", "/image", 100_000_000)
+        writer.writer.write(writer.connections["/image"], START_NS + 10**9, b"\0\1\0\0oh no")
+    with pytest.raises(ValueError, match=r"on /image is damaged, it is no sensor_msgs/msg/Image"):
+        replay(ReplayOptions(tmp_path / "bag", tmp_path / "out"))
+
+
+def test_results_are_replaced_only_if_asked_and_only_by_results(short, office, tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(ValueError, match="device must be"):
+        replay(ReplayOptions(short, out, parameters=("device:=foo",)))
+    first = replay(ReplayOptions(short, out, parameters=QUICK))  # the same, corrected
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    assert {"bag.mcap", "metadata.yaml", "map.json", "map.ply"} < {path.name for path in before}
+    with pytest.raises(SequenceError, match="results already.*--overwrite"):
+        replay(ReplayOptions(short, out))
+    with pytest.raises(ValueError, match="device must be"):
+        replay(ReplayOptions(short, out, parameters=("device:=foo",), overwrite=True))
+    for source in (out / "bag", out / "bag" / "bag.mcap"):
+        with pytest.raises(SequenceError, match="would write over the input"):
+            replay(ReplayOptions(source, out, topic="/depth/image", overwrite=True))
+    assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    again = replay(ReplayOptions(short, out, parameters=QUICK, overwrite=True))
+    assert again == first
+    assert {path.name for path in out.iterdir()} == {
+        path.relative_to(out).parts[0] for path in before
+    }
+
+
+def test_the_command_line_says_what_a_bag_is(office, tmp_path):
+    for source, options, said in (
+        (OFFICE, (), "is no rosbag2"),
+        (OFFICE, (), "`scal3r map`"),
+        (tmp_path / "none", (), "none does not exist"),
+        (OFFICE, ("--images", "-3"), "--images"),
+    ):
+        done = scal3r("replay", source, "--out", tmp_path / "out", *options)
+        assert (done.returncode, said in done.stderr) == (2, True), done.stderr
+        assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_bad_input_is_said(bag, tmp_path):
