@@ -30,11 +30,13 @@ class Parameter:
 Live = partial(Parameter, live=True)
 
 TRANSFORMS = (
-    Parameter("map_frame", "map", "z-up world frame, may jump (REP 105)"),
     Parameter("odom_frame", "odom", "continuous frame of the odometry"),
     Parameter("base_frame", "", "frame of the robot below odom; empty: the frame of the images"),
     Parameter("camera_frame", "", "optical frame of the camera; empty: that of the image headers"),
     Live("publish_tf", True, "broadcast transforms"),
+)
+MAP_TRANSFORMS = (
+    Parameter("map_frame", "map", "z-up world frame, may jump (REP 105)"),
     Live("tf_tolerance", 0.1, "s that map -> odom is stamped ahead", 0.0, 5.0),
     Parameter("tf_publish_rate", 20.0, "Hz at which map -> odom is repeated", 1.0, 100.0),
 )
@@ -176,6 +178,7 @@ MAPPING = (
     *ODOM,
     *OUTPUT,
     *IMAGES,
+    *MAP_TRANSFORMS,
     *TRANSFORMS,
 )
 ODOMETRY = (
