@@ -113,20 +113,22 @@ def read_map(folder: Path) -> StoredMap:
 
 def restore(mapper: Mapper, stored: StoredMap, *, merge: bool = False) -> None:
     """Puts a stored map into a mapper, as a new session. With `merge` what was mapped so far stays,
-    as a piece of its own until a loop joins it; without, it is dropped. What raises leaves the
-    mapper as it was."""
-    memory = _memory(mapper, stored)
-    present = _snapshot(mapper) if merge else None
+    as a piece of its own until a loop joins it. A ValueError leaves the mapper as it was."""
+    metric, present = stored.facts["metric"], _snapshot(mapper) if merge else None
+    images = _images(present) if present else set()
+    if images and metric != mapper.metric.metric:  # each has its own unit until a loop joins them
+        raise ValueError("a map in metres and one in another unit cannot be merged")
+    memory, told = _memory(mapper, stored), mapper.metric.estimator.told
     stream, counters, carries = mapper.stream, mapper.counters, mapper._carries
     mapper.reset()
     mapper.memory = memory
-    # a merged map is metric where both are: before a loop joins them each keeps its own unit
-    if stored.facts["metric"] and (present is None or present.facts["metric"]):
+    if metric:
         mapper.metric.estimator.scale, mapper.metric.estimator.locked = 1.0, True
-    _append(mapper, stored, frames_from=-1 - _last_frame(stored))
+    _append(mapper, stored, frames_from=min({0} | images) - 1 - max(_images(stored)))
     if present is not None:
         _append(mapper, present, frames_from=0)
         mapper.stream, mapper.counters, mapper._carries = stream, counters, carries
+        mapper.metric.estimator.told = told
     mapper.graph.optimise_batch()
 
 
@@ -181,8 +183,8 @@ def _snapshot(mapper: Mapper) -> StoredMap:
     )
 
 
-def _last_frame(stored: StoredMap) -> int:
-    return max(i for submap in stored.submaps for i in submap.frame_indices)
+def _images(stored: StoredMap) -> set[int]:
+    return {i for submap in stored.submaps for i in submap.frame_indices}
 
 
 def _write(folder: Path, mapper: Mapper, mesh: bool) -> None:

@@ -1,5 +1,6 @@
 """A map that is saved and loaded is the same map, and can be gone on with."""
 
+import itertools
 import json
 import os
 import shutil
@@ -177,6 +178,37 @@ def test_with_merge_what_was_mapped_stays_and_mapping_goes_on(folder, there_and_
         mapper.add_frame(frame)
     assert mapper.counters.loops > 0
     assert len({mapper.graph.piece(s.index) for s in mapper.submaps}) == 1
+
+
+def test_no_image_of_one_map_is_taken_for_one_of_another(folder, there_and_back):  # noqa: F811
+    again = loaded(folder, there_and_back)
+    for frame in there_and_back.frames[28:44]:
+        again.add_frame(frame)
+    for _ in range(2):
+        restore(again, read_map(folder), merge=True)
+    ends = [0, *np.cumsum([read_map(folder).facts["submaps"]] * 3), len(again.submaps)]
+    images = [
+        {i for submap in again.submaps[a:b] for i in submap.frame_indices}
+        for a, b in itertools.pairwise(ends)
+    ]
+    assert len(images) == 4 and len(set.union(*images)) == sum(map(len, images))
+    assert min(images[-1]) >= 0 > max(set.union(*images[:-1]))
+    kept = [k.frame.index for k in again.loop_detector.keyframes]
+    assert len(set(kept)) == len(kept)
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_metres_and_another_unit_are_not_merged(folder, there_and_back, stored):  # noqa: F811
+    """A later change of unit would be wrong for one of the two."""
+    mapper = Mapper(Describing(there_and_back.clip), CONFIG)
+    same, other = (replace(read_map(folder), facts={"metric": m}) for m in (stored, not stored))
+    for _ in range(2):  # at first nothing is mapped
+        restore(mapper, same, merge=True)
+    assert mapper.metric.metric == stored and not mapper.metric.estimator.told
+    before = {**vars(mapper)}
+    with pytest.raises(ValueError, match="cannot be merged"):
+        restore(mapper, other, merge=True)
+    assert vars(mapper) == before
 
 
 @pytest.mark.parametrize("merge", [False, True])
