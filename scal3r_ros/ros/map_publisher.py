@@ -14,6 +14,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from scal3r_ros.geometry.camera import transform_points
 from scal3r_ros.geometry.sim3 import invert_pose
 from scal3r_ros.geometry.voxels import strongest_per_voxel
+from scal3r_ros.mapping.camera_covariance import camera_covariance
 from scal3r_ros.mapping.mapper import Mapper
 from scal3r_ros.mapping.point_map import Cloud, newest_view, submap_cloud
 from scal3r_ros.mapping.types import MapUpdate, Submap
@@ -265,7 +266,8 @@ class MapPublisher:
         localised nothing better is known than that."""
         floor = np.diag([value(self.node, "min_position_stddev") ** 2] * 3 + [0.0] * 3)
         known = submap.index < len(self.mapper.submaps)
-        return floor + (_pose_covariance(self.mapper, submap) if known else 0)
+        marginal = self.mapper.graph.covariance(submap.index) if known else np.zeros((7, 7))
+        return floor + camera_covariance(submap, marginal)
 
     def publish_odometry(
         self,
@@ -284,14 +286,3 @@ class MapPublisher:
             T = T_cam @ invert_pose(T_base_cam)
             self._odometry.publish(odometry_message(T, stamp_ns, *frames, covariance))
             broadcaster.send(T, stamp_ns, *frames)
-
-
-def _pose_covariance(mapper: Mapper, submap: Submap) -> np.ndarray:
-    """(translation, rotation) of the submap in the map, from the graph's marginals."""
-    marginal = mapper.graph.covariance(submap.index)
-    order = [3, 4, 5, 0, 1, 2]
-    covariance = marginal[np.ix_(order, order)].copy()
-    rotation = np.zeros((6, 6))
-    rotation[:3, :3] = submap.T_map_submap.R * submap.T_map_submap.s
-    rotation[3:, 3:] = submap.T_map_submap.R
-    return rotation @ covariance @ rotation.T
