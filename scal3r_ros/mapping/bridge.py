@@ -190,7 +190,10 @@ def _mutual(
 ) -> tuple[float, float]:
     """How much of what one place sees the other sees too, at least; and how much of that is where
     the other says, at least."""
-    a, b = _small(old, slots_old), _small(new, slots_new)
+    height, width = old.depth.shape[1:]
+    rows = min(ROWS, height)
+    grid = rows, round(width * rows / height)  # one for both: their images may differ in size
+    a, b = _small(old, slots_old, grid), _small(new, slots_new, grid)
     scaled = np.minimum(b.depth.astype(np.float64) * T_old_new.s, LARGEST)
     alike = ("confidence", "edge_certainty", "thumbnails", "descriptors", "K")
     joint = replace(
@@ -204,13 +207,11 @@ def _mutual(
     return min(shared for shared, _ in ways), min(same for _, same in ways)
 
 
-def _small(submap: Submap, slots: Sequence[int]) -> Submap:
+def _small(submap: Submap, slots: Sequence[int], grid: tuple[int, int]) -> Submap:
     """Some of its frames, with few pixels."""
-    height, width = submap.depth.shape[1:]
-    rows = min(ROWS, height)
     names = (*BULKY, "K", "T_submap_cam")
     part = replace(submap, **{name: getattr(submap, name)[slots] for name in names})
-    return on_grid(part, (rows, round(width * rows / height)))
+    return on_grid(part, grid)
 
 
 def _seen(joint: Submap, those: Sequence[int], by: Sequence[int]) -> tuple[float, float]:

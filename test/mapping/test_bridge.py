@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from scal3r_ros.geometry.sim3 import invert_pose
+from scal3r_ros.geometry.sim3 import Sim3, invert_pose
+from scal3r_ros.mapping.bridge import _mutual
 from scal3r_ros.mapping.mapper import Mapper
 from scal3r_ros.mapping.pipeline import map_sequence
+from scal3r_ros.mapping.registration import on_grid
 from scal3r_ros.mapping.types import ChunkTooLargeError
 from test.mapping.test_loops import CONFIG, Describing, there_and_back  # noqa: F401
+from test.mapping.test_registration import TRUTH, submap
 
 # no features: whatever is tied here is tied by the network
 ALONE = replace(CONFIG, loops=replace(CONFIG.loops, min_inliers=10**6, bridges_per_chunk=2))
@@ -136,3 +139,11 @@ def test_a_dropped_camera_is_recognised_by_bridges(there_and_back):  # noqa: F81
         true[:, :3, :3].transpose(0, 2, 1) @ (T_world_map[:3, :3] @ T[:, :3, :3])
     )
     assert np.degrees(turned.magnitude()).max() < 3.0
+
+
+def test_places_are_compared_whatever_the_size_of_their_images(rng):
+    """Each shrunk on its own would be 127 and 128 pixels wide."""
+    old = on_grid(submap(0, 0, TRUTH, rng), (392, 518))
+    new = on_grid(submap(1, 4, Sim3.identity(), rng), (294, 392))
+    shared, same = _mutual(old, [4, 5, 6, 7], new, [0, 1, 2, 3], TRUTH)
+    assert shared > 0.9 and same > 0.9
