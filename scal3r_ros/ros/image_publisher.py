@@ -9,13 +9,15 @@ import time
 from pathlib import Path
 
 import rclpy
+from rcl_interfaces.msg import ParameterDescriptor
+from rclpy.exceptions import ParameterException
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
-from scal3r_ros.data.sequence import Sequence, SequenceError, open_sequence
+from scal3r_ros.data.sequence import Sequence, open_sequence
 from scal3r_ros.ros.conversions import camera_to_info, ns_to_stamp, rgb_to_image
 from scal3r_ros.ros.interfaces import Status
 from scal3r_ros.ros.map_publisher import LATCHED
@@ -28,12 +30,15 @@ class ImagePublisher(Node):
     def __init__(self) -> None:
         super().__init__("image_publisher")
         self.declare_parameter("sequence", "")
-        self.declare_parameter("rate", 1.0)  # against the sequence's own stamps
+        # against the sequence's own stamps; 0: as fast as possible
+        self.declare_parameter("rate", 1.0, ParameterDescriptor(dynamic_typing=True))
         self.declare_parameter("frame_id", "camera_optical_frame")
         self.declare_parameter("max_pending", 0)  # images the mapper may have waiting; 0: any
         self.declare_parameter("wait_for_subscribers", 1)
         self.declare_parameter("max_images", 0)
         self.declare_parameter("publish_clock", False)  # the sequence's stamps as /clock
+        if type(self._get("rate")) not in (int, float) or self._get("rate") < 0:
+            raise ValueError(f"rate must be a number that is not negative, got {self._get('rate')}")
         # all images that may be under way are kept until they are acknowledged
         depth = max(MIN_DEPTH, 2 * self._get("max_pending"))
         qos = QoSProfile(depth=depth, reliability=ReliabilityPolicy.RELIABLE)
@@ -50,12 +55,8 @@ class ImagePublisher(Node):
     def _get(self, name: str):
         return self.get_parameter(name).value
 
-    def run(self) -> int:
-        try:
-            sequence = open_sequence(Path(self._get("sequence")))
-        except SequenceError as error:
-            self.get_logger().error(str(error))
-            return 2
+    def run(self) -> None:
+        sequence = open_sequence(Path(self._get("sequence")))
         wanted = self._get("wait_for_subscribers")
         while self._images.get_subscription_count() < wanted:
             rclpy.spin_once(self, timeout_sec=0.1)
@@ -63,7 +64,6 @@ class ImagePublisher(Node):
         while self._images.get_subscription_count() and not self._images.wait_for_all_acked():
             rclpy.spin_once(self, timeout_sec=0.1)
         self.get_logger().info(f"published {self._published} images of {sequence.name}")
-        return 0
 
     def _play(self, sequence: Sequence) -> None:
         rate, limit = self._get("rate"), self._get("max_images")
@@ -96,15 +96,19 @@ class ImagePublisher(Node):
 
 
 def main() -> None:
+    code, node = 0, None
     rclpy.init()
-    node = ImagePublisher()
-    code = 0
     try:
-        code = node.run()
+        node = ImagePublisher()
+        node.run()
+    except (ParameterException, ValueError, OSError) as error:
+        print(f"image_publisher: {error}", file=sys.stderr)
+        code = 2
     except KeyboardInterrupt:
         code = 130
     finally:
-        node.destroy_node()
+        if node is not None:
+            node.destroy_node()
         if rclpy.ok():
             rclpy.shutdown()
     sys.exit(code)

@@ -84,9 +84,10 @@ class Recorder(Node):
     def __init__(self) -> None:
         super().__init__("recorder")
         self.declare_parameter("bag", "bag")
-        self._writer = Writer(
-            Path(self.get_parameter("bag").value), version=9, storage_plugin=StoragePlugin.MCAP
-        )
+        bag = Path(self.get_parameter("bag").value)
+        if bag.exists():
+            raise FileExistsError(f"{bag} exists: a bag is never written over, choose another")
+        self._writer = Writer(bag, version=9, storage_plugin=StoragePlugin.MCAP)
         self._writer.open()
         store = typestore()
         for topic, kind in TOPICS.items():
