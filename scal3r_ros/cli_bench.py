@@ -161,8 +161,9 @@ def world(
     plot: Annotated[Path | None, typer.Option(help="Write a contact sheet.")] = None,
 ) -> None:
     """Frames a second of the procedural world that networks are trained on."""
+    from scal3r_ros.network.devices import choose_device
     from scal3r_ros.training.contact_sheet import frames_per_second, write_contact_sheet
 
-    _tell(frames_per_second(device), json_path)
+    _tell(frames_per_second(str(choose_device(device))), json_path)
     if plot is not None:
         write_contact_sheet(plot, 6, photographs)

@@ -10,6 +10,7 @@ from tqdm import tqdm
 from scal3r_ros.data.sequence import Sequence, SequenceError, open_sequence
 from scal3r_ros.data.sequence_folder import SensorSequence
 from scal3r_ros.evaluation.products import write_products
+from scal3r_ros.evaluation.results_folder import claim_folder
 from scal3r_ros.mapping.config import ConfigError, MapperConfig, load_config, profile
 from scal3r_ros.mapping.mapper import Mapper
 from scal3r_ros.mapping.mesh import load_open3d
@@ -69,12 +70,9 @@ def run(options: OfflineRun) -> dict[str, Any]:
         sequence = open_sequence(options.source, options.topic)
     else:
         raise ConfigError(f"scale source {wanted} needs more than images: use `scal3r replay BAG`")
-    if (options.out / "report.json").exists() and not options.overwrite:
-        raise SequenceError(
-            f"{options.out} holds results already; pass --overwrite to replace them"
-        )
     if options.mesh:
         load_open3d()  # said before an hour of mapping, not after
+    claim_folder(options.out, options.source, overwrite=options.overwrite)
     viewer = open_viewer() if options.view else None
     predictor = NetworkPredictor.load(
         options.model,
@@ -106,7 +104,6 @@ def run(options: OfflineRun) -> dict[str, Any]:
         viewer.show(mapper)  # the last, shorter chunk too
     if not mapper.submaps:
         raise SequenceError(f"{sequence.name}: no chunk could be mapped, the camera never moved")
-    options.out.mkdir(parents=True, exist_ok=True)
     if settings.network.memory:
         assert isinstance(mapper.memory, GlobalContext)
         save_context(options.out / "memory.safetensors", mapper.memory, predictor.model)

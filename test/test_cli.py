@@ -110,6 +110,30 @@ def test_bad_input_is_one_line_and_exit_code_2(clip, tmp_path, make, options, sa
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("command", ["bench", "train"])
+def test_a_device_that_does_not_exist_is_one_line(command):
+    options = ["world"] if command == "bench" else ["--config", ROOT / "config" / "train_nano.yaml"]
+    done = scal3r(command, *options, "--device", "foo")
+    assert (done.returncode, "got foo" in done.stderr) == (2, True), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_folder_that_cannot_take_the_map_is_refused_before_mapping(clip, tmp_path):
+    (tmp_path / "notes.txt").touch()
+    (tmp_path / "replayed").mkdir()
+    (tmp_path / "replayed" / "map.ply").touch()  # of another command
+    for out, said in (
+        ("notes.txt", "results go into a folder, but"),
+        ("notes.txt/out", "Not a directory"),
+        ("replayed", "holds results already (map.ply); pass --overwrite"),
+    ):
+        done = scal3r("map", clip, "--out", tmp_path / out)
+        assert (done.returncode, said in done.stderr) == (2, True), done.stderr
+        assert "mapping:" not in done.stderr  # the bar
+    done = scal3r("map", clip, "--out", clip)
+    assert (done.returncode, "write over the input" in done.stderr) == (2, True), done.stderr
+
+
 def test_a_wrong_checkpoint_says_what_it_is(clip, tmp_path):
     (tmp_path / "w.safetensors").write_bytes(b"not weights")
     done = scal3r("map", clip, "--out", tmp_path / "o", "--checkpoint", tmp_path / "w.safetensors")

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from scal3r_ros.network.aggregator import MemoryPolicy
 from scal3r_ros.network.checkpoint import load_model, save_weights
+from scal3r_ros.network.devices import choose_device
 from scal3r_ros.network.parallel import (
     Process,
     as_in_first,
@@ -77,7 +78,7 @@ def train(config: TrainConfig) -> Path:
     """Runs until the budget is used; returns the path of the averaged weights."""
     torch.manual_seed(config.seed)
     torch.set_num_threads(config.threads)
-    device = torch.device(own_device(config.device))
+    device = choose_device(own_device(config.device))
     process = join_processes(device) if started_by_torchrun() else Process(0, 1)
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
