@@ -23,13 +23,12 @@ class Localiser:
     def __init__(self, config: RegistrationConfig) -> None:
         self.config = config
         self.before: Submap | None = None
-        self._start: Float[ndarray, "4 4"] | None = None
         self.recognised = 0  # chunks
-        self.unrecognised = 0  # chunks since the last that was
 
-    def begin_at(self, T_map_cam: Float[ndarray, "4 4"]) -> None:
-        """Somebody tells where the next chunk begins: believed until the map is recognised."""
-        self.before, self._start = None, T_map_cam
+    def rescale(self, change: Sim3) -> None:
+        """Another unit for the map."""
+        if self.before is not None:
+            self.before.T_map_submap = change @ self.before.T_map_submap
 
     def place(
         self,
@@ -38,19 +37,21 @@ class Localiser:
         submaps: list[Submap],
         detector: LoopDetector,
         graph: PoseGraph,
+        start: Float[ndarray, "4 4"] | None,
     ) -> bool:
-        """Sets T_map_submap; False where the camera is not recognised and nothing leads here."""
+        """Sets T_map_submap; False where the camera is not recognised and nothing leads here: no
+        submap before, nor anybody who tells where the chunk begins (T_map_cam)."""
         T = self._recognised(chunk, submap, submaps, detector, graph)
-        if T is None:
-            self.unrecognised += 1
-            T = self._told(submap, submaps) or self._followed(submap)
-        else:
-            self.recognised, self.unrecognised, self._start = self.recognised + 1, 0, None
-        if T is None:
-            self.before = None
-            return False
-        submap.T_map_submap, self.before = T, submap
-        return True
+        if T is not None:
+            self.recognised += 1
+        elif start is None:
+            T = self._followed(submap)
+        elif submaps:
+            T = _beginning(submap, start, submaps)
+        self.before = None if T is None else submap
+        if T is not None:
+            submap.T_map_submap = T
+        return T is not None
 
     def _recognised(
         self,
@@ -70,15 +71,6 @@ class Localiser:
         finally:
             detector.forget_from(first)
 
-    def _told(self, submap: Submap, submaps: list[Submap]) -> Sim3 | None:
-        """As large as the map is where it was told to be."""
-        start, self._start = self._start, None
-        if start is None or not submaps:
-            return None
-        distances = [np.linalg.norm(s.T_map_submap.t - start[:3, 3]) for s in submaps]
-        near = submaps[int(np.argmin(distances))]
-        return submap.beginning_at(start, near.T_map_submap.s)
-
     def _followed(self, submap: Submap) -> Sim3 | None:
         if self.before is None:
             return None
@@ -88,3 +80,10 @@ class Localiser:
             logger.warning("localisation: %s", error)
             return None
         return self.before.T_map_submap @ edge.T_target_source
+
+
+def _beginning(submap: Submap, start: Float[ndarray, "4 4"], submaps: list[Submap]) -> Sim3:
+    """As large as the map is where it was told to be."""
+    distances = [np.linalg.norm(s.T_map_submap.t - start[:3, 3]) for s in submaps]
+    near = submaps[int(np.argmin(distances))]
+    return submap.beginning_at(start, near.T_map_submap.s)

@@ -181,10 +181,8 @@ class Mapper:
     def _localise(self, chunk: Chunk, submap: Submap) -> list[MapUpdate]:
         """The map stays as it is: the submap only says where the camera is."""
         start, self.start = self.start, None
-        if start is not None:
-            self.localiser.begin_at(start)
-        known = self.localiser.place(chunk, submap, self.submaps, self.loop_detector, self.graph)
-        if not known:
+        among = self.submaps, self.loop_detector, self.graph
+        if not self.localiser.place(chunk, submap, *among, start):
             self._troubled("the camera is not recognised in the map")
             return []
         self._newest = submap, chunk.frames[-1]
@@ -270,6 +268,9 @@ class Mapper:
         """Another unit for the whole map; returns what moved: everything."""
         logger.warning("the map changes its unit by a factor of %.4g", factor)
         self.unit *= factor
+        change = Sim3(np.eye(3), np.zeros(3), factor)
+        self.localiser.rescale(change)
+        self.start = None if self.start is None else change.apply_pose(self.start)
         return self._take(self.graph.rescale(factor))
 
     def set_scale(self, scale: float) -> set[int]:

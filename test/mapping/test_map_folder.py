@@ -338,6 +338,27 @@ def test_a_told_place_is_believed_until_the_map_is_recognised(folder, walk):
     assert again.localiser.recognised == 0
 
 
+@pytest.mark.parametrize("told", [True, False])
+def test_a_camera_that_is_localised_follows_the_unit_of_the_map(folder, walk, told):
+    """Told where it begins in the old unit, or already on its way."""
+    pairs = []
+    for factor in (1.0, 2.5):
+        again = Mapper(TruthPredictor(walk.clip), CONFIG)  # knows no place of that map
+        restore(again, read_map(folder))
+        again.localising = True
+        again.start = np.eye(4)
+        again.start[:3, 3] = 1.0, 2.0, 3.0
+        before = 0 if told else 16
+        for frame in walk.frames[:before]:
+            again.add_frame(frame)
+        again.set_scale(factor)
+        newest = [u for frame in walk.frames[before:30] for u in again.add_frame(frame)][-1].submap
+        pairs.append((newest.T_map_submap.t, newest.T_map_submap.s))
+    (t, s), (t_after, s_after) = pairs
+    np.testing.assert_allclose(t_after, 2.5 * t, rtol=1e-9)
+    assert s_after == pytest.approx(2.5 * s)
+
+
 def test_mapping_goes_on_from_a_told_place(folder, walk):
     again = Mapper(TruthPredictor(walk.clip), CONFIG)
     stored = read_map(folder)
