@@ -19,7 +19,7 @@ def evaluate_folders(truth: Path, estimate: Path) -> dict[str, Any]:
     true_depth, own_depth, per_image = [], [], []
     for name in names:
         t, e = read_depth_image(truth / name), read_depth_image(estimate / name)
-        e = cv2.resize(e, t.shape[::-1], interpolation=cv2.INTER_NEAREST)
+        e = cv2.resize(e, t.shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
         both = (t > 0) & (e > 0)
         if both.any():
             true_depth.append(t[both])

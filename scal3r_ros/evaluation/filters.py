@@ -85,7 +85,7 @@ def mapped_frames(submaps: Iterable[Submap], truth: Truth) -> Iterator[MappedFra
 
 
 def _at_size(depth: Float[ndarray, "a b"], size: tuple[int, ...]) -> Float[ndarray, "h w"]:
-    resized = cv2.resize(depth, (size[1], size[0]), interpolation=cv2.INTER_NEAREST)
+    resized = cv2.resize(depth, (size[1], size[0]), interpolation=cv2.INTER_NEAREST_EXACT)
     return np.asarray(resized).astype(np.float64)
 
 

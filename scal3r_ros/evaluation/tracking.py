@@ -48,7 +48,7 @@ def track_with_depth(
     truth = read_trajectory(folder / "groundtruth.txt")
     depths = {f.index: d for f in frames if (d := read_depth(folder, f.index)) is not None}
     if size:
-        depths = {i: _stretched(d, size, cv2.INTER_NEAREST) for i, d in depths.items()}
+        depths = {i: _stretched(d, size, cv2.INTER_NEAREST_EXACT) for i, d in depths.items()}
     if not depths:
         raise SequenceError(f"{folder / 'depth'} holds no depth of the images")
     results: dict[str, Any] = {"images": len(frames), "images with depth": len(depths)}

@@ -81,7 +81,7 @@ def metres(frame: Frame, size: tuple[int, ...]) -> Float32[ndarray, "h w"] | Non
     """What is measured along z, at this size, 0 = none."""
     if frame.depth is None:
         return None
-    nearest = cv2.resize(frame.depth, (size[1], size[0]), interpolation=cv2.INTER_NEAREST)
+    nearest = cv2.resize(frame.depth, (size[1], size[0]), interpolation=cv2.INTER_NEAREST_EXACT)
     return np.where(np.isfinite(nearest) & (nearest > 0), nearest, 0).astype(np.float32)
 
 

@@ -75,14 +75,14 @@ def fitted(measured: MeasuredImage, size: tuple[int, int]) -> MeasuredImage:
     height, width = measured.image.shape[:2]
     depth = measured.depth
     if depth.shape != (height, width):
-        depth = _resized(depth, (height, width), cv2.INTER_NEAREST)
+        depth = _resized(depth, (height, width), cv2.INTER_NEAREST_EXACT)
     scale = max(size[0] / height, size[1] / width)
     rows, columns = round(size[0] / scale), round(size[1] / scale)
     top, left = (height - rows) // 2, (width - columns) // 2
     part = (slice(top, top + rows), slice(left, left + columns))
     return MeasuredImage(
         _resized(measured.image[part], size, cv2.INTER_AREA),
-        _resized(depth[part], size, cv2.INTER_NEAREST),
+        _resized(depth[part], size, cv2.INTER_NEAREST_EXACT),
     )
 
 

@@ -9,7 +9,12 @@ from scal3r_ros.evaluation.trajectory import evaluate
 from scal3r_ros.mapping.config import ChunkConfig, MapperConfig, RefinementConfig
 from scal3r_ros.mapping.counters import Counters
 from scal3r_ros.mapping.mapper import Mapper
-from scal3r_ros.mapping.measured_depth import measured_depth, with_measured, with_stereo_depth
+from scal3r_ros.mapping.measured_depth import (
+    measured_depth,
+    metres,
+    with_measured,
+    with_stereo_depth,
+)
 from scal3r_ros.mapping.refinement import Refiner
 from scal3r_ros.mapping.stream import ChunkStream
 from scal3r_ros.mapping.types import Chunk, Prediction
@@ -88,6 +93,17 @@ def test_what_is_no_depth_is_not_measured(said):
     np.testing.assert_array_equal(overlaid.depth[1:], prediction.depth[1:])
     nothing = tuple(replace(f, depth=None) for f in chunk.frames)
     assert measured_depth(replace(chunk, frames=nothing), prediction, 0) is None
+
+
+@pytest.mark.parametrize("shrink", [1.5, 3, 4])
+def test_depth_is_taken_from_the_middle_of_a_pixel(walk, shrink):
+    """To half a pixel of the sensor; from its corner it would be half a network pixel off."""
+    columns = np.arange(120, dtype=np.float32) + np.float32(0.5)
+    size = 40, round(120 / shrink)
+    found = metres(replace(walk.frames[0], depth=np.tile(columns, (120, 1))), size)
+    assert found is not None
+    middles = (np.arange(size[1]) + 0.5) * shrink
+    assert np.abs(found - middles).max() <= 0.5
 
 
 def test_a_pair_becomes_depth_once_when_it_is_a_keyframe(walk):
