@@ -6,12 +6,15 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import typer
+try:
+    import typer
+except ModuleNotFoundError as missing:
+    print(f"scal3r: {missing}: see `python -m scal3r_ros.doctor`", file=sys.stderr)
+    sys.exit(2)
 
 from scal3r_ros.cli_bench import app as bench_app
 from scal3r_ros.cli_eval import app as eval_app
 from scal3r_ros.cli_weights import app as weights_app
-from scal3r_ros.mapping.process import one_blas_thread, steady_heap
 
 app = typer.Typer(
     help="Online mapping from one moving camera.", no_args_is_help=True, add_completion=False
@@ -32,6 +35,9 @@ def main() -> None:
         sys.exit(130)
     except KeyboardInterrupt:
         sys.exit(130)
+    except ModuleNotFoundError as error:
+        print(f"scal3r: {error}: see `scal3r doctor`", file=sys.stderr)
+        sys.exit(2)
     except Exception as error:
         if isinstance(error, (ValueError, OSError)) or _is_usage(error):
             told = getattr(error, "format_message", error.__str__)  # typer's names the option
@@ -55,6 +61,7 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", help="Print it.", is_eager=True, callback=_print_version)
     ] = False,
@@ -62,8 +69,11 @@ def options(
 ) -> None:
     level = logging.INFO if verbose else logging.WARNING
     logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
-    steady_heap()
-    one_blas_thread()
+    if context.invoked_subcommand != "doctor":  # which tells what is missing
+        from scal3r_ros.mapping.process import one_blas_thread, steady_heap
+
+        steady_heap()
+        one_blas_thread()
 
 
 @app.command("map")
@@ -217,7 +227,7 @@ def doctor(
 
         findings += examine(image, base_frame, use_sim_time=use_sim_time, seconds=seconds)
     for finding in findings:
-        typer.echo(f"{'ok ' if finding.ok else 'BAD'} {finding.name}: {finding.text}")
+        typer.echo(str(finding))
     if json_path is not None:
         json_path.write_text(json.dumps([vars(f) for f in findings], indent=1) + "\n")
     if not all(f.ok for f in findings):

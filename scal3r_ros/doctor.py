@@ -1,4 +1,7 @@
-"""scal3r doctor: what the package needs, what is there, and the remedy in one line each."""
+"""scal3r doctor: what the package needs, what is there, and the remedy in one line each.
+
+It needs nothing itself: `python -m scal3r_ros.doctor` works where the command line does not.
+"""
 
 import importlib
 import os
@@ -7,6 +10,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 LIBRARIES = {
     "numpy": "numpy",
@@ -16,8 +20,13 @@ LIBRARIES = {
     "torch": "torch",
     "einops": "einops",
     "safetensors": "safetensors",
+    "jaxtyping": "jaxtyping",
+    "yaml": "PyYAML",
     "rosbags": "rosbags",
+    "typer": "typer",
+    "tqdm": "tqdm",
     "threadpoolctl": "threadpoolctl",
+    "pynvml": "nvidia-ml-py",
 }
 OPTIONAL_ROS = {
     "tf2_ros": "the built-in transform broadcaster is used",
@@ -27,6 +36,7 @@ OPTIONAL_ROS = {
 MIN_SHM_MB = 64  # one Fast DDS segment of config/fastdds_large_data.xml
 SHM = Path("/dev/shm")
 DRIVER = (Path("/proc/driver/nvidia/version"), Path("/dev/nvidia0"), Path("/dev/nvhost-gpu"))
+PROFILE = Path("config/fastdds_large_data.xml")
 WEIGHTS = Path(__file__).parent / "weights" / "nano.safetensors"
 
 
@@ -35,6 +45,9 @@ class Finding:
     name: str
     ok: bool
     text: str
+
+    def __str__(self) -> str:
+        return f"{'ok ' if self.ok else 'BAD'} {self.name}: {self.text}"
 
 
 def diagnose() -> list[Finding]:
@@ -56,27 +69,32 @@ def _python() -> list[Finding]:
     return [Finding("python", ok, version if ok else f"3.10 to 3.13 is needed, this is {version}")]
 
 
+def _imported(module: str) -> tuple[ModuleType | None, str]:
+    """The module, or None and why it cannot be used; "" where it simply is not there."""
+    try:
+        return importlib.import_module(module), ""
+    except ModuleNotFoundError as error:
+        return None, "" if error.name == module else f"not usable: {error}"
+    except Exception as error:  # a binary package that does not fit raises whatever it likes
+        return None, f"not usable: {error}"
+
+
 def _libraries() -> list[Finding]:
     found = []
     for module, package in LIBRARIES.items():
-        try:
-            version = getattr(importlib.import_module(module), "__version__", "installed")
-            found.append(Finding(package, True, str(version)))
-        except ImportError as error:
-            found.append(Finding(package, False, f"{error}; pip install {package}"))
-    try:
-        importlib.import_module("open3d")
-        found.append(Finding("open3d", True, "installed"))
-    except (ImportError, OSError) as error:
-        hint = "only for meshes and to look at maps; Debian's libusb-1.0-0, libgl1 may be missing"
-        found.append(Finding("open3d", True, f"not usable ({error}): {hint}"))
-    return found
+        there, why = _imported(module)
+        version = getattr(there, "__version__", "installed")
+        text = str(version) if there else why or f"missing: pip install {package}"
+        found.append(Finding(package, there is not None, text))
+    there, why = _imported("open3d")
+    hint = "only for meshes and to look at maps; Debian's libusb-1.0-0, libgl1 may be missing"
+    text = "installed" if there else f"{why or 'not installed'}: {hint}"
+    return [*found, Finding("open3d", True, text)]
 
 
 def _device() -> list[Finding]:
-    try:
-        import torch
-    except ImportError:
+    torch, _ = _imported("torch")
+    if torch is None:
         return []
     driver = any(file.exists() for file in DRIVER)
     if not torch.cuda.is_available() and driver:
@@ -96,10 +114,11 @@ def _device() -> list[Finding]:
 
 
 def _weights() -> list[Finding]:
-    from scal3r_ros.network.checkpoint import load_model
-
+    checkpoint, why = _imported("scal3r_ros.network.checkpoint")
+    if checkpoint is None:
+        return [Finding("nano weights", False, why)]
     try:
-        model = load_model(WEIGHTS)
+        model = checkpoint.load_model(WEIGHTS)
     except (OSError, ValueError, KeyError) as error:
         return [Finding("nano weights", False, f"{error}; install the package again")]
     count = sum(p.numel() for p in model.parameters()) / 1e6
@@ -107,40 +126,62 @@ def _weights() -> list[Finding]:
 
 
 def _ros() -> list[Finding]:
-    try:
-        importlib.import_module("rclpy")
-    except ImportError:
-        text = "rclpy is missing: source your ROS 2, or `make setup` (scal3r map works without)"
-        return [Finding("ros 2", False, text)]
-    distribution = os.environ.get("ROS_DISTRO", "from wheels")
-    found = [Finding("ros 2", True, distribution)]
-    try:
-        importlib.import_module("scal3r_ros.msg")
-        found.append(Finding("messages", True, "built"))
-    except ImportError:
-        text = "not built: colcon build and source install/setup.bash, or `make setup`"
-        found.append(Finding("messages", False, text))
+    there, why = _imported("rclpy")
+    if there is None:
+        source = "source your ROS 2, or `make setup` (scal3r map works without)"
+        return [Finding("ros 2", False, why or f"rclpy is missing: {source}")]
+    found = [Finding("ros 2", True, os.environ.get("ROS_DISTRO", "from wheels"))]
+    there, why = _imported("scal3r_ros.msg")
+    build = "not built: colcon build and source install/setup.bash, or `make setup`"
+    found.append(Finding("messages", there is not None, "built" if there else why or build))
     for module, instead in OPTIONAL_ROS.items():
-        try:
-            importlib.import_module(module)
-            found.append(Finding(module, True, "installed"))
-        except ImportError:
-            found.append(Finding(module, True, f"not installed: {instead}"))
+        there, why = _imported(module)
+        text = "installed" if there else f"{why or 'not installed'}: {instead}"
+        found.append(Finding(module, True, text))
     return found
 
 
 def _transport() -> list[Finding]:
-    profile = os.environ.get("FASTDDS_DEFAULT_PROFILES_FILE") or os.environ.get(
-        "FASTRTPS_DEFAULT_PROFILES_FILE"
-    )
-    text = profile or (
-        "no Fast DDS profile: best-effort images will not arrive; "
-        "export FASTDDS_DEFAULT_PROFILES_FILE=config/fastdds_large_data.xml, also for the driver"
-    )
-    found = [Finding("fast dds profile", True, text)]
+    found = [_fast_dds()]
     if SHM.is_dir():
         free = shutil.disk_usage(SHM).free / 2**20
         ok = free >= MIN_SHM_MB
         said = f"{free:.0f} MB free" + ("" if ok else f", {MIN_SHM_MB} MB needed: --shm-size=1g")
         found.append(Finding("shared memory", ok, said))
     return found
+
+
+def _fast_dds() -> Finding:
+    old, new = "FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"
+    heard = (old,) if os.environ.get("ROS_DISTRO") == "humble" else (new, old)
+    profile = next((os.environ[name] for name in heard if os.environ.get(name)), "")
+    if profile and not Path(profile).is_file():
+        return Finding("fast dds profile", False, f"{profile} does not exist: {fast_dds_remedy()}")
+    missing = f"no Fast DDS profile: best-effort images will not arrive; {fast_dds_remedy()}"
+    return Finding("fast dds profile", True, profile or missing)
+
+
+def fast_dds_remedy() -> str:
+    """How large best-effort images arrive, in one line."""
+    return (
+        f"export FASTDDS_DEFAULT_PROFILES_FILE={fast_dds_profile()} "
+        "(on Humble FASTRTPS_DEFAULT_PROFILES_FILE), also for the driver"
+    )
+
+
+def fast_dds_profile() -> Path:
+    """Where it lies: in the checkout, or in the share folder of the installed package."""
+    prefixes = filter(None, os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep))
+    shares = [Path(prefix) / "share" / "scal3r_ros" for prefix in prefixes]
+    files = [folder / PROFILE for folder in (Path(__file__).parents[1], *shares)]
+    return next((file for file in files if file.is_file()), PROFILE)
+
+
+def main() -> None:
+    findings = diagnose()
+    print(*findings, sep="\n")
+    sys.exit(0 if all(f.ok for f in findings) else 1)
+
+
+if __name__ == "__main__":
+    main()
