@@ -11,7 +11,7 @@ import yaml
 from jaxtyping import Float, Float32, UInt8
 from numpy import ndarray
 
-from scal3r_ros.data.folder import ImageFolder
+from scal3r_ros.data.folder import IMAGE_SUFFIXES, ImageFolder
 from scal3r_ros.data.sequence import Sequence, SequenceError
 from scal3r_ros.data.tum import decimal_seconds, write_trajectory
 from scal3r_ros.mapping.types import Frame
@@ -64,31 +64,53 @@ def _write_images(folder: Path, images: UInt8[ndarray, "s h w 3"]) -> None:
 
 
 class SensorSequence(Sequence):
-    """A folder of images with depth/ or right/ beside them, of the same names' numbers."""
+    """A folder of images with depth/ or right/ beside them, of the same names."""
 
     def __init__(self, folder: Path, sensor: str) -> None:
         """`sensor` is depth or stereo. Raises SequenceError where the folder has none."""
         super().__init__(ImageFolder(folder))
-        self.folder, self.sensor = folder, sensor
-        beside = folder / {"depth": "depth", "stereo": "right"}[sensor]
+        name = {"depth": "depth", "stereo": "right"}[sensor]
+        beside = folder / name
         if not beside.is_dir():
             raise SequenceError(f"{sensor} of a folder is read from {beside}, which is no folder")
         if self.camera is None:
             raise SequenceError(f"{sensor} needs {folder / 'camera.yaml'}")
         if np.any(self.camera.distortion != 0):
             raise SequenceError(f"{sensor} needs undistorted images: camera.yaml has distortion")
+        self.sensor, self._files = sensor, files_beside(folder, name)
+        if sensor == "stereo" and len(self._files) < len(self):
+            raise SequenceError(f"{beside} must have all images, has {len(self._files)}")
         self.baseline = read_baseline(folder) if sensor == "stereo" else 0.0
 
     def __iter__(self) -> Iterator[Frame]:
         for frame in super().__iter__():
-            if self.sensor == "depth":
-                yield replace(frame, depth=read_depth(self.folder, frame.index))
+            path = self._files.get(frame.index)
+            if path is None:
+                yield frame
+            elif self.sensor == "depth":
+                yield replace(frame, depth=read_depth(path))
             else:
-                right = read_right(self.folder, frame.index)
-                yield replace(frame, right=right, baseline=self.baseline)
+                yield replace(frame, right=read_right(path), baseline=self.baseline)
 
 
-def read_depth_image(path: Path) -> Float32[ndarray, "h w"]:
+def files_beside(folder: Path, name: str) -> dict[int, Path]:
+    """Images in depth/ or right/, by the position of the image of the same name; none without such
+    a folder. Raises SequenceError where no image has the name of one of them."""
+    beside = folder / name
+    if not beside.is_dir():
+        return {}
+    positions = {file.stem: i for i, file in enumerate(ImageFolder(folder).files)}
+    found = {
+        positions[file.stem]: file
+        for file in beside.iterdir()
+        if file.suffix.lower() in IMAGE_SUFFIXES and file.stem in positions
+    }
+    if not found:
+        raise SequenceError(f"{beside} holds no image of the same name as one of {folder}")
+    return found
+
+
+def read_depth(path: Path) -> Float32[ndarray, "h w"]:
     """Metres, 0 = none, of 16-bit millimetres."""
     image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     if image is None or image.ndim != 2:
@@ -96,15 +118,8 @@ def read_depth_image(path: Path) -> Float32[ndarray, "h w"]:
     return (np.asarray(image) / MILLIMETRES).astype(np.float32)
 
 
-def read_depth(folder: Path, index: int) -> Float32[ndarray, "h w"] | None:
-    """Of an image of the sequence; None where it has none."""
-    path = folder / "depth" / f"{index:06d}.png"
-    return read_depth_image(path) if path.is_file() else None
-
-
-def read_right(folder: Path, index: int) -> UInt8[ndarray, "h w 3"]:
-    """What the right camera of a stereo pair saw with an image of the sequence."""
-    path = folder / "right" / f"{index:06d}.png"
+def read_right(path: Path) -> UInt8[ndarray, "h w 3"]:
+    """What the right camera of a stereo pair saw."""
     pixels = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if pixels is None:
         raise SequenceError(f"{path} cannot be read as an image")

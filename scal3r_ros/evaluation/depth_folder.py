@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from scal3r_ros.data.sequence import SequenceError
-from scal3r_ros.data.sequence_folder import read_depth_image
+from scal3r_ros.data.sequence_folder import read_depth
 from scal3r_ros.evaluation.depth import evaluate_depth
 
 
@@ -18,7 +18,7 @@ def evaluate_folders(truth: Path, estimate: Path) -> dict[str, Any]:
         raise SequenceError(f"{truth} and {estimate} share no depth image name")
     true_depth, own_depth, per_image = [], [], []
     for name in names:
-        t, e = read_depth_image(truth / name), read_depth_image(estimate / name)
+        t, e = read_depth(truth / name), read_depth(estimate / name)
         e = cv2.resize(e, t.shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
         both = (t > 0) & (e > 0)
         if both.any():

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 
 from scal3r_ros.data.sequence import open_sequence
-from scal3r_ros.data.sequence_folder import read_depth
+from scal3r_ros.data.sequence_folder import files_beside, read_depth
 from scal3r_ros.evaluation.boundary import edge_kinds, on_one_scale
 from scal3r_ros.evaluation.render import draw_cloud, overview, typical_spacing
 from scal3r_ros.mapping.config import MapperConfig, PointMapConfig
@@ -130,7 +130,9 @@ def evaluate_filters(
     if picture is not None:
         draw_filtered(picture, bare, usual, np.stack(list(mapper.keyframe_poses().values())))
     found: dict[str, Any] = {"points without filters": len(bare), "points": len(usual)}
-    frames = list(mapped_frames(mapper.submaps, lambda index: read_depth(folder, index)))
+    at = files_beside(folder, "depth")
+    measured = mapped_frames(mapper.submaps, lambda i: read_depth(at[i]) if i in at else None)
+    frames = list(measured)
     if frames:
         rows = {row["filter"]: filter_shares(row) for row in filter_rows(frames)}
         found["against the sensor's depth"] = {

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int8, UInt8
 from numpy import ndarray
 
 from scal3r_ros.data.sequence import SequenceError, open_sequence
-from scal3r_ros.data.sequence_folder import read_depth
+from scal3r_ros.data.sequence_folder import files_beside, read_depth
 from scal3r_ros.data.tum import read_trajectory
 from scal3r_ros.evaluation.trajectory import associate
 from scal3r_ros.geometry.align import umeyama
@@ -68,11 +68,12 @@ def mapped(mapper: Mapper) -> list[Seen]:
 def _measured(
     folder: Path, truth: dict[int, Float[ndarray, "4 4"]], T_map_truth: Sim3
 ) -> list[Seen]:
-    parts = []
+    parts, measured = [], files_beside(folder, "depth")
     for frame in open_sequence(folder):
-        depth, T = read_depth(folder, frame.index), truth.get(frame.stamp_ns)
-        if depth is None or T is None or frame.K is None:
+        path, T = measured.get(frame.index), truth.get(frame.stamp_ns)
+        if path is None or T is None or frame.K is None:
             continue
+        depth = read_depth(path)
         K = scale_intrinsics(frame.K, frame.image.shape[:2], depth.shape)
         near = (depth > 0) & (depth < FAR)
         near[np.arange(len(near)) % EVERY != 0] = False

@@ -19,7 +19,7 @@ from jaxtyping import Float, Float32
 from numpy import ndarray
 
 from scal3r_ros.data.sequence import SequenceError, open_sequence
-from scal3r_ros.data.sequence_folder import read_depth
+from scal3r_ros.data.sequence_folder import files_beside, read_depth
 from scal3r_ros.data.tum import Trajectory, read_trajectory
 from scal3r_ros.evaluation.plots import TRUTH
 from scal3r_ros.evaluation.trajectory import aligned_places, associate, evaluate, motion_errors
@@ -46,7 +46,7 @@ def track_with_depth(
     places = {} if places is None else places
     frames = [_resized(frame, size) if size else frame for frame in open_sequence(folder)]
     truth = read_trajectory(folder / "groundtruth.txt")
-    depths = {f.index: d for f in frames if (d := read_depth(folder, f.index)) is not None}
+    depths = {i: read_depth(path) for i, path in files_beside(folder, "depth").items()}
     if size:
         depths = {i: _stretched(d, size, cv2.INTER_NEAREST_EXACT) for i, d in depths.items()}
     if not depths:

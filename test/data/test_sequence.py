@@ -11,7 +11,14 @@ from rosbags.typesys import Stores, get_typestore
 from scal3r_ros.data.folder import natural_order, stamp_ns
 from scal3r_ros.data.rosbag import Bag
 from scal3r_ros.data.sequence import SequenceError, open_sequence
-from scal3r_ros.data.sequence_folder import StereoRig, read_depth, read_right, write_sequence
+from scal3r_ros.data.sequence_folder import (
+    SensorSequence,
+    StereoRig,
+    files_beside,
+    read_depth,
+    read_right,
+    write_sequence,
+)
 from scal3r_ros.data.tum import read_trajectory
 
 STORE = get_typestore(Stores.ROS2_HUMBLE)
@@ -253,8 +260,36 @@ def test_a_written_sequence_is_read_back_to_the_nanosecond_and_the_half_pixel(tm
     frames = list(open_sequence(tmp_path))
     assert [f.stamp_ns for f in frames] == stamps
     assert list(read_trajectory(tmp_path / "groundtruth.txt")) == stamps
+    rights, depths = files_beside(tmp_path, "right"), files_beside(tmp_path, "depth")
     for i, frame in enumerate(frames):
         np.testing.assert_allclose(frame.K, K, atol=1e-9)
         np.testing.assert_array_equal(frame.image, images[i])
-        np.testing.assert_array_equal(read_right(tmp_path, i), rig.right[i])
-        np.testing.assert_allclose(read_depth(tmp_path, i), depth[i])
+        np.testing.assert_array_equal(read_right(rights[i]), rig.right[i])
+        np.testing.assert_allclose(read_depth(depths[i]), depth[i])
+
+
+def test_depth_and_right_images_are_those_of_the_same_name(tmp_path, rng):
+    """Whatever the first number is; depth of every second image alone is enough."""
+    images = rng.integers(0, 255, (4, 12, 16, 3), np.uint8)
+    depth = np.arange(1, 5, dtype=np.float32)[:, None, None] * np.ones((12, 16), np.float32)
+    K, T = np.array([[20.0, 0, 8], [0, 20, 6], [0, 0, 1]]), np.tile(np.eye(4), (4, 1, 1))
+    stamps = [i * 10**8 for i in range(4)]
+    write_sequence(tmp_path, images, T, stamps, K, StereoRig(0.1, images, depth))
+    for kind in ("images", "depth", "right"):
+        for i in reversed(range(4)):
+            path = tmp_path / kind / f"{i:06d}.png"
+            path.rename(path.with_name(f"left {i + 1}.png"))
+    for i in (1, 3):
+        (tmp_path / "depth" / f"left {i + 1}.png").unlink()
+    frames = list(SensorSequence(tmp_path, "depth"))
+    assert [None if f.depth is None else f.depth.max() for f in frames] == [1, None, 3, None]
+    for frame, image in zip(SensorSequence(tmp_path, "stereo"), images, strict=True):
+        np.testing.assert_array_equal(frame.right, image)
+    (tmp_path / "right" / "left 2.png").unlink()
+    with pytest.raises(SequenceError, match="right must have all images, has 3"):
+        SensorSequence(tmp_path, "stereo")
+    for i in (0, 2):
+        path = tmp_path / "depth" / f"left {i + 1}.png"
+        path.rename(path.with_name(f"{i:06d}.png"))
+    with pytest.raises(SequenceError, match="depth holds no image of the same name"):
+        SensorSequence(tmp_path, "depth")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from scal3r_ros.data.sequence import SequenceError, open_sequence
-from scal3r_ros.data.sequence_folder import read_baseline, read_depth, read_right
+from scal3r_ros.data.sequence_folder import files_beside, read_baseline, read_depth, read_right
 from scal3r_ros.data.tum import read_trajectory
 from scal3r_ros.evaluation.metric_scale import evaluate_scale, inertial_samples, wheel_odometry
 from scal3r_ros.evaluation.trajectory import evaluate
@@ -39,23 +39,23 @@ def test_what_was_written_is_what_is_read(pairs):
     frames = list(open_sequence(pairs))
     assert len(frames) == IMAGES
     assert read_baseline(pairs) == BASELINE
-    ratios = []
+    depths, rights, ratios = files_beside(pairs, "depth"), files_beside(pairs, "right"), []
     for frame in frames[::4]:
-        depth = read_depth(pairs, frame.index)
-        right = read_right(pairs, frame.index)
+        depth = read_depth(depths[frame.index])
+        right = read_right(rights[frame.index])
         found = stereo_depth(replace(frame, right=right, baseline=BASELINE))
         both = (found > 0) & (depth > 0)
         assert both.mean() > 0.2
         ratios.append(np.median(found[both] / depth[both]))
     assert abs(np.median(ratios) - 1) < 0.02  # of 6 pixels of disparity, a tenth is noise
     with pytest.raises(SequenceError, match="right/000099.png cannot be read"):
-        read_right(pairs, 99)
+        read_right(pairs / "right" / "000099.png")
 
 
 def test_every_source_makes_the_map_metric(pairs):
-    frames = list(open_sequence(pairs))
+    frames, depths = list(open_sequence(pairs)), files_beside(pairs, "depth")
     clip = SimpleNamespace(
-        depth=torch.tensor(np.stack([read_depth(pairs, f.index) for f in frames])),
+        depth=torch.tensor(np.stack([read_depth(depths[f.index]) for f in frames])),
         K=torch.tensor(np.stack([f.K for f in frames])),
         T_world_cam=torch.tensor(
             np.stack(list(read_trajectory(pairs / "groundtruth.txt").values()))
