@@ -218,7 +218,7 @@ class LoopDetector:
 
     def _agree(self, a: PlaceMatch, b: PlaceMatch, old: View) -> bool:
         difference = (a.T_old_new.inverse() @ b.T_old_new).log()
-        depth = float(np.median(old.depth)) / a.T_old_new.s  # in units of the new submap
+        depth = _middle(old) / a.T_old_new.s  # in units of the new submap
         return (
             float(np.linalg.norm(difference[:3])) < self.config.agree_rad
             and float(np.linalg.norm(difference[3:6])) < self.config.agree_depth * depth
@@ -226,12 +226,16 @@ class LoopDetector:
         )
 
 
+def _middle(view: View) -> float:
+    return float(np.median(view.depth[view.depth > 0]))
+
+
 def _edge(group: list[PlaceMatch], old: View, new: View) -> Edge:
     """The best of the agreeing matches, with their spread as its uncertainty."""
     best = max(group, key=lambda m: m.inliers)
     others = np.stack([(best.T_old_new.inverse() @ m.T_old_new).log() for m in group])
-    depth = float(np.median(old.depth[old.depth > 0]))
-    information = loop_information(np.sqrt((others**2).mean(axis=0)), depth, best.T_old_new.s)
+    spread = np.sqrt((others**2).mean(axis=0))
+    information = loop_information(spread, _middle(old), best.T_old_new.s)
     return Edge(
         source=new.submap,
         target=old.submap,

@@ -55,6 +55,9 @@ def load_open3d() -> Any:
 
 
 def _surface(open3d: Any, submaps: Sequence[Submap], config: PointMapConfig) -> Any:
+    submaps = [s for s in submaps if (s.depth > 0).any()]
+    if not submaps:
+        return None
     medians = {s.index: float(np.median(s.depth[s.depth > 0])) for s in submaps}
     depths = [medians[s.index] * s.T_map_submap.s for s in submaps]  # of the scene, map units
     single, tensor = open3d.core.float32, open3d.core.Tensor

@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from scal3r_ros.geometry.sim3 import invert_pose
+from scal3r_ros.geometry.sim3 import Sim3, invert_pose
 from scal3r_ros.mapping import loop_closure, place_match
 from scal3r_ros.mapping.config import KeyframeConfig, LoopConfig, MapperConfig, RefinementConfig
 from scal3r_ros.mapping.mapper import Mapper
 from scal3r_ros.mapping.pipeline import map_sequence
-from scal3r_ros.mapping.place_match import FINE, ROUGH, match_places, view_of
+from scal3r_ros.mapping.place_match import FINE, ROUGH, PlaceMatch, match_places, view_of
 from scal3r_ros.mapping.types import Frame
 from test.conftest import TruthPredictor, World
 
@@ -109,6 +109,20 @@ def test_a_keyframe_of_two_submaps_is_seen_in_either(walk):
     views = [mapper.loop_detector._view(shared, submap) for submap in (first, second)]
     assert [view.submap for view in views] == [first.index, second.index]
     assert not np.allclose(views[0].depth, views[1].depth)
+
+
+def test_features_without_depth_do_not_count_in_how_far_places_may_lie_apart(walk):
+    mapper = Mapper(TruthPredictor(walk.clip), CONFIG)
+    map_sequence(walk.frames[:20], mapper, None)
+    old = view_of(walk.frames[0].image, mapper.submaps[0], 0)
+    far = np.array([CONFIG.loops.agree_depth * np.median(old.depth) * 0.7, 0, 0])
+    pair = [
+        PlaceMatch(Sim3(np.eye(3), t, 1.0), inliers=30, share=1.0, coverage=1.0, log_spread=0.1)
+        for t in (np.zeros(3), far)
+    ]
+    seldom = np.where(np.arange(len(old.depth)) % 3 == 0, old.depth, 0.0)
+    for depth in (old.depth, seldom):
+        assert mapper.loop_detector._agree(*pair, replace(old, depth=depth))
 
 
 def test_no_features_no_match(walk):

@@ -93,9 +93,20 @@ def test_a_mesh_on_request_is_the_surface_of_the_scene(mapped, tmp_path, there_a
 
 def test_a_map_without_surface_gives_no_mesh(mapped, tmp_path):
     nothing = replace(CONFIG.points, max_depth=1e-6)
-    with pytest.raises(MeshError, match="no surface"):
-        write_mesh(tmp_path / "mesh.ply", mapped.submaps, nothing)
+    blind = [replace(s, depth=np.zeros_like(s.depth)) for s in mapped.submaps]
+    for submaps, config in ((mapped.submaps, nothing), (blind, CONFIG.points)):
+        with pytest.raises(MeshError, match="no surface"):
+            write_mesh(tmp_path / "mesh.ply", submaps, config)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_submap_without_depth_takes_no_part_in_the_mesh(mapped, tmp_path):
+    """A mask may hide all that its images show."""
+    pytest.importorskip("open3d")
+    blind = replace(mapped.submaps[-1], depth=np.zeros_like(mapped.submaps[-1].depth))
+    path, seeing = tmp_path / "mesh.ply", mapped.submaps[:-1]
+    count = write_mesh(path, [*seeing, blind], CONFIG.points)
+    assert count == write_mesh(path, seeing, CONFIG.points)
 
 
 def test_mapping_goes_on_and_joins_where_a_place_is_recognised(folder, there_and_back):  # noqa: F811
