@@ -74,6 +74,9 @@ class RegistrationConfig:
     iterations: int = 10
     min_inliers: float = 0.2
     min_points: int = 200
+    rotation_floor: float = 0.002  # rad, smallest standard deviation believed
+    translation_floor: float = 0.005  # share of the scene's depth
+    scale_floor: float = 0.005
 
 
 @dataclass(frozen=True)
@@ -103,9 +106,6 @@ class LoopConfig:
 @dataclass(frozen=True)
 class PoseGraphConfig:
     huber: float = 1.345
-    rotation_floor: float = 0.002  # rad, smallest standard deviation believed
-    translation_floor: float = 0.005  # share of the scene's depth
-    scale_floor: float = 0.005
     loop_probability: float = 0.99  # of a true loop's error, up to which one is believed
 
 

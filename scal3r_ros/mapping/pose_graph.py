@@ -260,10 +260,6 @@ class PoseGraph:
 
     def _noise(self, edge: Edge, loose: float) -> gtsam.noiseModel.Base:
         deviations = loose / np.sqrt(np.diag(edge.information))
-        floors = [self.config.rotation_floor] * 3
-        floors += [self.config.translation_floor * deviations[3] / max(deviations[0], 1e-9)] * 3
-        floors += [self.config.scale_floor]
-        deviations = np.maximum(deviations, floors)
         deviations[3:6] /= edge.T_target_source.s  # GTSAM's translation is t / s
         return gtsam.noiseModel.Diagonal.Sigmas(deviations)
 

@@ -95,12 +95,13 @@ def register(
     centred = points.target - points.target.mean(axis=0)
     depth = float(np.median(np.linalg.norm(centred, axis=1)))
     T = _with_shared_cameras(source, target, pairs, fit.T_a_b, fit.sigma)
+    floors = np.array([config.rotation_floor, config.translation_floor * depth, config.scale_floor])
     inherited = target.far_end if source.carried else None
     return Edge(
         source=source.index,
         target=target.index,
         T_target_source=T,
-        information=_information(fit.sigma, depth, log_deviation, len(pairs), inherited),
+        information=_information(fit.sigma, depth, log_deviation, len(pairs), floors, inherited),
         kind=kind,
         inliers=fit.inlier_share,
         residual=fit.sigma / max(depth, 1e-9),
@@ -245,14 +246,13 @@ def _information(
     depth: float,
     log_deviation: float,
     frames: int,
+    floors: Float[ndarray, " 3"],
     inherited: Float[ndarray, " 7"] | None,
 ) -> Float[ndarray, "7 7"]:
     """Of (rotation, translation, log scale); errors within a frame are correlated, so the number
     of independent measurements is that of the shared frames."""
-    share = np.sqrt(frames)
-    rotation = max(sigma / max(depth, 1e-9), 1e-4) / share
-    translation = max(sigma, 1e-4 * depth) / share
-    deviations = np.array([rotation] * 3 + [translation] * 3 + [log_deviation])
+    once = np.array([sigma / max(depth, 1e-9), sigma]) / np.sqrt(frames)
+    deviations = np.maximum([*once, log_deviation], floors).repeat([3, 3, 1])
     if inherited is not None:
         deviations = np.hypot(deviations, inherited)
     return np.diag(1 / deviations**2)

@@ -9,7 +9,8 @@ from scipy.spatial.transform import Rotation
 from scal3r_ros.geometry.align import AlignmentError
 from scal3r_ros.geometry.camera import intrinsics, transform_points, unproject
 from scal3r_ros.geometry.sim3 import Sim3
-from scal3r_ros.mapping.config import RegistrationConfig
+from scal3r_ros.mapping.config import PoseGraphConfig, RegistrationConfig
+from scal3r_ros.mapping.pose_graph import PoseGraph
 from scal3r_ros.mapping.registration import on_grid, points_of, register
 from scal3r_ros.mapping.types import Submap
 
@@ -131,6 +132,25 @@ def test_poses_that_were_carried_over_are_as_sure_as_they_were(pair):
     alone, inherits = (register(source, before, config) for before in targets)
     before, after = (1 / np.diag(edge.information) for edge in (alone, inherits))
     np.testing.assert_allclose(after, before + doubt**2, rtol=1e-9)
+
+
+def test_what_is_inherited_does_not_raise_the_floor_of_the_rest(pair):
+    """Submaps that agree in every digit: the least that is believed, and what is inherited."""
+    target, config, least = pair[1], RegistrationConfig(), []
+    for way in (0.0, 3.0):
+        before = replace(target, far_end=np.array([0, 0, 0, way, way, way, 0]))
+        edge = register(replace(target, index=1, carried=True), before, config)
+        graph = PoseGraph(PoseGraphConfig())
+        graph.add_submap(0, Sim3.identity(), fixed=True)
+        graph.add_submap(1, edge.T_target_source)
+        graph.add_edge(edge)
+        graph.optimise()
+        found = np.sqrt(np.diag(graph.covariance(1)))
+        np.testing.assert_allclose(found[:3], config.rotation_floor, rtol=0.01)
+        least.append(found[3])
+        np.testing.assert_allclose(found[3:6], np.hypot(least[0], way), rtol=0.01)
+    points = unproject(target.depth.astype(np.float64), target.K)
+    assert least[0] < config.translation_floor * np.linalg.norm(points, axis=-1).max()
 
 
 def test_a_unit_that_was_carried_over_hardly_walks(pair):
