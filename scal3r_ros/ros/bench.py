@@ -25,6 +25,7 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo
 
+from scal3r_ros.doctor import fast_dds_profile
 from scal3r_ros.evaluation.report import resident_mb
 from scal3r_ros.ros.conversions import (
     stamp_to_ns,
@@ -35,7 +36,6 @@ from scal3r_ros.ros.map_publisher import CHUNKS, LATCHED
 NODES = ("mapping_node", "odometry_node", "map_node")
 WARM_UP_CHUNKS, WARM_UP_S = 6, 120.0  # until as many submaps are in memory as there may be
 SETTLE_NS = 2_000_000_000  # the newest images may still be under way
-PROFILE = Path(__file__).parents[2] / "config" / "fastdds_large_data.xml"
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,7 @@ def run_load(load: Load) -> dict[str, Any]:
     """Starts everything, waits, measures; the result is plain numbers."""
     environment = {**os.environ, "ROS_DOMAIN_ID": str(100 + os.getpid() % 100)}
     environment["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-    if PROFILE.exists():
-        environment["FASTDDS_DEFAULT_PROFILES_FILE"] = str(PROFILE)
+    environment["FASTDDS_DEFAULT_PROFILES_FILE"] = str(fast_dds_profile())
     os.environ |= environment
     names = [f"robot{i}" for i in range(load.robots)]
     with tempfile.TemporaryDirectory() as folder:

@@ -15,7 +15,7 @@ from tf2_msgs.msg import TFMessage
 
 from scal3r_ros.data.encodings import EncodingError
 from scal3r_ros.data.rosbag import COMPRESSED, RAW, camera_of_info
-from scal3r_ros.doctor import Finding
+from scal3r_ros.doctor import Finding, fast_dds_remedy
 from scal3r_ros.ros.conversions import image_to_rgb, stamp_to_ns, transform_to_matrix
 from scal3r_ros.ros.fallback.tf import DYNAMIC, STATIC, TransformError, TransformTree
 
@@ -94,10 +94,7 @@ class Examination:
             return [Finding(name, False, self.trouble)]
         kinds = ", ".join(p.qos_profile.reliability.name for p in publishers)
         if not self.stamps and "BEST_EFFORT" in kinds:
-            text = (
-                "published best-effort and none arrives: export FASTDDS_DEFAULT_PROFILES_FILE="
-                "config/fastdds_large_data.xml for the driver and here"
-            )
+            text = f"published best-effort and none arrives: {fast_dds_remedy()}"
             return [Finding(name, False, text)]
         if not self.stamps:
             return [Finding(name, False, f"{len(publishers)} publishers ({kinds}) send nothing")]

@@ -166,11 +166,9 @@ def replay(options: ReplayOptions) -> dict[str, Any]:
 def _run(
     options: ReplayOptions, images: BagImages, node: OfflineNode, remaps: dict[str, str]
 ) -> Replay:
-    odometry = value(node, "odom_source")
-    if value(node, "scale_source") == "odometry" and odometry not in ("topic", "tf"):
-        raise ValueError(f"scale_source odometry needs odom_source topic or tf, got {odometry}")
+    tracked = value(node, "odom_source") == "tracker"
     with Bag(options.bag) as bag:
-        run = Replay(node, Tracker(TrackerConfig()) if odometry == "tracker" else None)
+        run = Replay(node, Tracker(TrackerConfig()) if tracked else None)
         _pump(bag, cast_roles(bag, images, node, remaps), images, run, options.max_images)
     if not run.stamps_ns:
         why = "; ".join(node.errors[:3]) or "what they wait for never came"

@@ -1,11 +1,21 @@
 """The mapper's settings from the node's parameters."""
 
-from scal3r_ros.mapping.config import ChunkConfig, KeyframeConfig, MapperConfig, profile, updated
+from scal3r_ros.mapping.config import (
+    ChunkConfig,
+    ConfigError,
+    KeyframeConfig,
+    MapperConfig,
+    profile,
+    updated,
+)
 from scal3r_ros.ros.parameters import AnyNode, value
 
 
 def mapper_config(node: AnyNode) -> MapperConfig:
     """The library's settings from the parameters; ConfigError says what does not fit."""
+    odometry = value(node, "odom_source")
+    if value(node, "scale_source") == "odometry" and odometry not in ("topic", "tf"):
+        raise ConfigError(f"scale_source odometry needs odom_source topic or tf, got {odometry}")
     base = profile(value(node, "model"))
     size = value(node, "chunk_size") or base.chunks.size
     overlap = value(node, "chunk_overlap") or min(base.chunks.overlap, size - 1)

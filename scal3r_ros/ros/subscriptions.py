@@ -14,6 +14,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from scal3r_ros.data.encodings import EncodingError
 from scal3r_ros.data.rosbag import camera_of_info
 from scal3r_ros.data.sequence import SequenceError, Undistorter
+from scal3r_ros.doctor import fast_dds_remedy
 from scal3r_ros.geometry.camera import Camera, intrinsics
 from scal3r_ros.mapping.types import Frame
 from scal3r_ros.ros.conversions import image_to_rgb, stamp_to_ns
@@ -136,10 +137,7 @@ class ImageInput:
         if unreliable and self._reliable:
             return f"{told}; image_reliability:=reliable does not fit a best-effort publisher"
         if unreliable:
-            return (
-                f"{told}; large best-effort images need Fast DDS's shared memory enlarged: "
-                "FASTDDS_DEFAULT_PROFILES_FILE=config/fastdds_large_data.xml on both sides"
-            )
+            return f"{told}; large best-effort images are lost by default: {fast_dds_remedy()}"
         if value(self.node, "use_sim_time") and not self.node.get_clock().now().nanoseconds:
             return f"{told}; use_sim_time is set and nobody publishes /clock"
         return f"{told}; they are there but send nothing"

@@ -1,9 +1,9 @@
-"""What the machine tells of its GPU."""
+"""Which device is taken, and what the machine tells of its GPU."""
 
 import pytest
 import torch
 
-from scal3r_ros.network.devices import board_temperature, gpu_temperature
+from scal3r_ros.network.devices import board_temperature, choose_device, gpu_temperature
 
 
 @pytest.mark.parametrize(
@@ -32,3 +32,13 @@ def test_a_cpu_has_no_gpu_temperature():
 def test_the_driver_tells_the_temperature():
     celsius = gpu_temperature(torch.device("cuda:0"))
     assert celsius is not None and 5 < celsius < 110
+
+
+@pytest.mark.parametrize("name", ["meta", "mps", "cuda:99", "gpu"])
+def test_a_device_that_is_not_there_is_refused_by_name(name):
+    with pytest.raises(ValueError, match=f"device .*{name}"):
+        choose_device(name)
+
+
+def test_the_processor_is_always_there():
+    assert choose_device("cpu").type == "cpu"

@@ -16,7 +16,7 @@ from tf2_msgs.msg import TFMessage
 
 from scal3r_ros.data.rosbag import camera_of_info
 from scal3r_ros.geometry.sim3 import Sim3
-from scal3r_ros.mapping.config import MapperConfig
+from scal3r_ros.mapping.config import ConfigError, MapperConfig
 from scal3r_ros.mapping.mapper import Mapper
 from scal3r_ros.mapping.occupancy import HeightField
 from scal3r_ros.mapping.point_map import Cloud
@@ -50,6 +50,7 @@ from scal3r_ros.ros.odometry_source import OdometrySource
 from scal3r_ros.ros.offline_node import OfflineNode
 from scal3r_ros.ros.parameters import MAPPING, NODES
 from scal3r_ros.ros.sensors import ScaleSensors
+from scal3r_ros.ros.settings import mapper_config
 from scal3r_ros.tracking.features import find_corners
 from test.conftest import ROOT, TruthPredictor, random_sim3
 
@@ -311,3 +312,12 @@ def test_corrections_may_overtake_chunks_and_a_mapper_may_begin_anew():
     np.testing.assert_allclose([T[0, 3] for T in found.keyframe_poses().values()], [5.0, 6.0])
     found.add_chunk(chunk_message(0, 2.0, 100))  # same session and number, other images
     np.testing.assert_allclose(found.cloud().xyz[:, 0], [2.0])
+
+
+@pytest.mark.parametrize("odometry", ["tracker", "none"])
+def test_metres_come_from_no_odometry_of_our_own(tmp_path, odometry):
+    told = {"scale_source": "odometry", "odom_source": odometry}
+    node = OfflineNode(MAPPING, told, tmp_path / "bag")
+    with pytest.raises(ConfigError, match=f"needs odom_source topic or tf, got {odometry}"):
+        mapper_config(node)
+    node.close()
