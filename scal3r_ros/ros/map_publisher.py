@@ -150,7 +150,6 @@ class MapPublisher:
             sim3=sim3_to_list(submap.T_map_submap),
             metric=self.mapper.metric.metric,
             points=cloud_to_message(cloud, header(submap.stamps_ns[-1], "")),
-            origins=submap.T_submap_cam[submap.overlap :, :3, 3].flatten().tolist(),
         )
 
     def publish_corrections(self, reason: int) -> None:
