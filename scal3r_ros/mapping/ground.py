@@ -70,11 +70,6 @@ def ground_plane(submap: Submap, seed: int = 0) -> GroundPlane | None:
     return GroundPlane(normal, height, spread)
 
 
-def ground_up(submap: Submap) -> Float[ndarray, " 3"] | None:
-    plane = ground_plane(submap)
-    return None if plane is None else plane.up
-
-
 def upright(
     way: str,
     R_camera: Float[ndarray, "3 3"],
@@ -87,7 +82,10 @@ def upright(
         return np.eye(3)
     if way in ("base", "camera_level"):
         return R_camera
-    up = ground_up(submap) if way == "ground" else imu_up(submap)
+    if way == "ground":
+        plane = ground_plane(submap)
+        return None if plane is None else level(plane.up)
+    up = imu_up(submap)
     return None if up is None else level(up)
 
 

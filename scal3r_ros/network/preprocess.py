@@ -16,14 +16,6 @@ class Crop:
     offset: tuple[int, int]
     size: tuple[int, int]
 
-    def intrinsics(self, K: Float[Tensor, "3 3"], height: int, width: int) -> Float[Tensor, "3 3"]:
-        """K of the processed image; pixel centres at half-integers on both sides."""
-        scale_y, scale_x = self.resized[0] / height, self.resized[1] / width
-        affine = K.new_tensor(
-            [[scale_x, 0, -self.offset[1]], [0, scale_y, -self.offset[0]], [0, 0, 1]]
-        )
-        return affine @ K
-
 
 def plan_crop(height: int, width: int, target: tuple[int, int], patch: int) -> Crop:
     """The official rule: cover the target, round to patches, cut the middle."""
