@@ -259,9 +259,9 @@ class PoseGraph:
         return gtsam.noiseModel.Robust.Create(kernel, noise)
 
     def _noise(self, edge: Edge, loose: float) -> gtsam.noiseModel.Base:
-        deviations = loose / np.sqrt(np.diag(edge.information))
-        deviations[3:6] /= edge.T_target_source.s  # GTSAM's translation is t / s
-        return gtsam.noiseModel.Diagonal.Sigmas(deviations)
+        units = np.array([1.0] * 3 + [edge.T_target_source.s] * 3 + [1.0])  # GTSAM's is t / s
+        information = edge.information * np.outer(units, units) / loose**2
+        return gtsam.noiseModel.Gaussian.Information(information)
 
     def _take(self, estimate: gtsam.Values) -> dict[int, Sim3]:
         moved = {index: self.poses[index] for index in self._shifted}

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
+from scipy.linalg import block_diag
 
 from scal3r_ros.geometry.align import MAD_TO_SIGMA, AlignmentError, robust_align, umeyama
 from scal3r_ros.geometry.camera import scale_intrinsics, unproject
@@ -96,7 +97,7 @@ def register(
     depth = float(np.median(np.linalg.norm(centred, axis=1)))
     T = _with_shared_cameras(source, target, pairs, fit.T_a_b, fit.sigma)
     floors = np.array([config.rotation_floor, config.translation_floor * depth, config.scale_floor])
-    inherited = target.far_end if source.carried else None
+    inherited = _inherited(target, T) if source.carried else np.zeros((7, 7))
     return Edge(
         source=source.index,
         target=target.index,
@@ -247,12 +248,20 @@ def _information(
     log_deviation: float,
     frames: int,
     floors: Float[ndarray, " 3"],
-    inherited: Float[ndarray, " 7"] | None,
+    inherited: Float[ndarray, "7 7"],
 ) -> Float[ndarray, "7 7"]:
     """Of (rotation, translation, log scale); errors within a frame are correlated, so the number
     of independent measurements is that of the shared frames."""
     once = np.array([sigma / max(depth, 1e-9), sigma]) / np.sqrt(frames)
     deviations = np.maximum([*once, log_deviation], floors).repeat([3, 3, 1])
-    if inherited is not None:
-        deviations = np.hypot(deviations, inherited)
-    return np.diag(1 / deviations**2)
+    return np.linalg.inv(np.diag(deviations**2) + inherited)
+
+
+def _inherited(target: Submap, T_target_source: Sim3) -> Float[ndarray, "7 7"]:
+    """How unsure the target's newest camera is, in the source's axes: it turns about its own axes
+    and shifts along the target's."""
+    if target.far_end is None:
+        return np.zeros((7, 7))
+    R_source_target = T_target_source.R.T
+    axes = block_diag(R_source_target @ target.T_submap_cam[-1, :3, :3], R_source_target, 1.0)
+    return axes @ np.diag(target.far_end**2) @ axes.T

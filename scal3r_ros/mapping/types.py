@@ -153,7 +153,8 @@ class Edge:
     source: int
     target: int
     T_target_source: Sim3
-    information: Float[ndarray, "7 7"]  # of (rotation, translation, log scale) in target
+    # of (rotation, translation, log scale): in the source's axes, lengths in the target's unit
+    information: Float[ndarray, "7 7"]
     kind: str  # overlap, loop or odometry
     inliers: float  # share of points within the robust threshold, 0..1
     residual: float  # median point distance over median depth

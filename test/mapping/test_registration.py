@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import gtsam
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
@@ -10,9 +11,9 @@ from scal3r_ros.geometry.align import AlignmentError
 from scal3r_ros.geometry.camera import intrinsics, transform_points, unproject
 from scal3r_ros.geometry.sim3 import Sim3
 from scal3r_ros.mapping.config import PoseGraphConfig, RegistrationConfig
-from scal3r_ros.mapping.pose_graph import PoseGraph
+from scal3r_ros.mapping.pose_graph import PoseGraph, to_gtsam
 from scal3r_ros.mapping.registration import on_grid, points_of, register
-from scal3r_ros.mapping.types import Submap
+from scal3r_ros.mapping.types import Edge, Submap
 
 FRAMES, HEIGHT, WIDTH = 12, 30, 40
 TRUTH = Sim3(Rotation.from_rotvec([0.2, -0.5, 0.1]).as_matrix(), np.array([3.0, -1.0, 2.0]), 1.8)
@@ -123,15 +124,39 @@ def test_every_third_pixel_is_where_it_was_among_all(pair):
         np.testing.assert_allclose(coarse[row], xyz, atol=1e-9)
 
 
+def in_graph(edge: Edge) -> np.ndarray:
+    """Covariance of the source as the edge alone ties it to a fixed target."""
+    graph = PoseGraph(PoseGraphConfig())
+    graph.add_submap(0, Sim3.identity(), fixed=True)
+    graph.add_submap(1, edge.T_target_source)
+    graph.add_edge(edge)
+    graph.optimise()
+    return graph.covariance(1)
+
+
 def test_poses_that_were_carried_over_are_as_sure_as_they_were(pair):
-    """They agree with those before, right or wrong: the edge inherits the target's deviations."""
+    """They agree with those before, right or wrong: the edge inherits the target's deviations, as
+    far as GTSAM's error changes where the target's newest camera turns and shifts."""
     (source, target), config = pair, RegistrationConfig()
     doubt = np.array([0.1, 0.2, 0.3, 1.0, 2.0, 3.0, 0.5])
     source = replace(source, carried=True)
     targets = target, replace(target, far_end=doubt)
     alone, inherits = (register(source, before, config) for before in targets)
-    before, after = (1 / np.diag(edge.information) for edge in (alone, inherits))
-    np.testing.assert_allclose(after, before + doubt**2, rtol=1e-9)
+    T = alone.T_target_source
+    R_target_cam = target.T_submap_cam[-1, :3, :3]
+    noise = gtsam.noiseModel.Unit.Create(7)
+    factor = gtsam.BetweenFactorSimilarity3(0, 1, to_gtsam(T), noise)
+
+    def error(moved: np.ndarray) -> np.ndarray:
+        turn = R_target_cam @ Rotation.from_rotvec(moved[:3]).as_matrix() @ R_target_cam.T
+        values = gtsam.Values()
+        values.insert(0, to_gtsam(Sim3.identity()))
+        values.insert(1, to_gtsam(Sim3(turn @ T.R, T.t + moved[3:6], T.s * np.exp(moved[6]))))
+        return factor.unwhitenedError(values)
+
+    J = np.stack([(error(h) - error(-h)) / 2e-5 for h in 1e-5 * np.eye(7)], axis=1)
+    expected = in_graph(alone) + J @ np.diag(doubt**2) @ J.T
+    np.testing.assert_allclose(in_graph(inherits), expected, rtol=1e-3, atol=1e-5)
 
 
 def test_what_is_inherited_does_not_raise_the_floor_of_the_rest(pair):
@@ -140,12 +165,7 @@ def test_what_is_inherited_does_not_raise_the_floor_of_the_rest(pair):
     for way in (0.0, 3.0):
         before = replace(target, far_end=np.array([0, 0, 0, way, way, way, 0]))
         edge = register(replace(target, index=1, carried=True), before, config)
-        graph = PoseGraph(PoseGraphConfig())
-        graph.add_submap(0, Sim3.identity(), fixed=True)
-        graph.add_submap(1, edge.T_target_source)
-        graph.add_edge(edge)
-        graph.optimise()
-        found = np.sqrt(np.diag(graph.covariance(1)))
+        found = np.sqrt(np.diag(in_graph(edge)))
         np.testing.assert_allclose(found[:3], config.rotation_floor, rtol=0.01)
         least.append(found[3])
         np.testing.assert_allclose(found[3:6], np.hypot(least[0], way), rtol=0.01)
