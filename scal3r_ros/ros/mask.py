@@ -60,7 +60,7 @@ class Mask:
         key = (size, undistort)
         if key not in self._sized:
             grey = self._scene.astype(np.uint8) * 255
-            grey = cv2.resize(grey, size[::-1], interpolation=cv2.INTER_NEAREST)
+            grey = cv2.resize(grey, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
             if undistort is not None:
                 grey = undistort(cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB))[..., 0]
             self._sized[key] = np.asarray(grey) == 255
