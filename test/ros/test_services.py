@@ -78,12 +78,14 @@ def test_a_map_is_saved_loaded_localised_in_and_gone_on_with(nodes, node, camera
     nodes.start("mapping_node", FAKE, map_folder=tmp_path, autosave_path="at_the_end", **FAST)
     camera.wait_for(1)
     camera.play(office[:24])
-    node.until(lambda: len(chunks) >= 2 and not status[-1].pending_frames, 60, "chunks")
+    node.until(lambda: len(chunks) >= 2 and status[-1].frames_received == 24, 60, "chunks")
+    node.until(lambda: not status[-1].pending_frames, 60, "all is mapped")
     call(node, Trigger, "mapping_node/flush", Trigger.Request())
 
     way = call(node, GetTrajectory, "mapping_node/get_trajectory", GetTrajectory.Request())
     assert way.success and way.frame_id == "map"
-    assert len(way.poses) == 7 * len(way.stamps) and len(way.stamps) == status[-1].frames_used
+    assert len(way.poses) == 7 * len(way.stamps)
+    node.until(lambda: len(way.stamps) == status[-1].frames_used, 10, "a status that agrees")
 
     save = "mapping_node/save_map"
     assert call(node, SaveMap, save, SaveMap.Request(path="office")).success
