@@ -55,8 +55,10 @@ import json, sys, cv2, numpy, scipy.linalg, torch
 from threadpoolctl import threadpool_info
 torch.set_num_threads(2)
 if sys.argv[1] == "command":
-    from scal3r_ros.cli import options
-    options(verbose=False)
+    from typer.testing import CliRunner
+    from scal3r_ros.cli import app
+    answer = CliRunner().invoke(app, ["weights", "convert", "nothing", "nowhere"])
+    assert answer.exit_code != 0  # there are no such weights; that far it went
 else:
     from scal3r_ros.ros.running import spin
     def started():
