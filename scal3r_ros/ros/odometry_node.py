@@ -161,8 +161,8 @@ class OdometryNode(LifecycleNode):
         )
         with self._lock:
             if message.map_session != self._session:
-                self._resets += self._session >= 0  # images before the very first one lead on
                 self._session = message.map_session
+                self._resets += 1
             self._keyframe = keyframe
 
     def _work(self) -> None:
