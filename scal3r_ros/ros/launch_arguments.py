@@ -36,12 +36,21 @@ def given(
     return found
 
 
+def sections(content: Mapping[str, Any], node: str) -> dict[str, Any]:
+    """What a parameter file holds for a node, of whatever namespace, and for all nodes."""
+    ours = (node, "*", "**")
+    return {name: held for name, held in content.items() if str(name).rpartition("/")[2] in ours}
+
+
 def in_file(params_file: str, node: str, name: str) -> Any:
-    """A parameter as a file has it for a node, of whatever namespace; None where it has not."""
+    """A parameter as a file has it for a node; None where it has not. Raises ValueError for a file
+    that is no mapping."""
+    content = yaml.safe_load(Path(params_file).read_text()) or {}
+    if not isinstance(content, dict):
+        raise ValueError(f"{params_file} must name nodes and their ros__parameters")
     value = None
-    for key, section in (yaml.safe_load(Path(params_file).read_text()) or {}).items():
-        if key.rsplit("/", 1)[-1] in (node, "**"):
-            value = ((section or {}).get("ros__parameters") or {}).get(name, value)
+    for held in sections(content, node).values():
+        value = ((held or {}).get("ros__parameters") or {}).get(name, value)
     return value
 
 

@@ -17,6 +17,7 @@ from rclpy.serialization import deserialize_message, serialize_message
 from rosbags.rosbag2 import StoragePlugin, Writer
 
 from scal3r_ros.ros.conversions import ns_to_stamp
+from scal3r_ros.ros.launch_arguments import sections
 from scal3r_ros.ros.parameters import Parameter
 from scal3r_ros.ros.recorder import latched_qos, typestore
 
@@ -190,10 +191,10 @@ def _of_file(file: Path, node: str) -> dict[str, Any]:
         kind = type(content).__name__
         raise ParameterError(f"{file} must name nodes and their ros__parameters, it holds a {kind}")
     found: dict[str, Any] = {}
-    sections = {n: s for n, s in content.items() if str(n).rpartition("/")[2] in (node, "*", "**")}
-    if not sections:
+    ours = sections(content, node)
+    if not ours:
         raise ParameterError(f"{file} has nothing for {node}, only for {list(content)}")
-    for name, section in sections.items():
+    for name, section in ours.items():
         if not isinstance(section, dict) or not isinstance(section.get("ros__parameters"), dict):
             raise ParameterError(f"{file}: {name} must hold ros__parameters")
         found |= section["ros__parameters"]

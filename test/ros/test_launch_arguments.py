@@ -21,7 +21,9 @@ def test_what_is_not_given_is_left_to_the_file():
         given(arguments | {"fixed_scale": "two"}, kinds)
 
 
-@pytest.mark.parametrize("key", ["mapping_node", "/robot/mapping_node", "/**", "/**/mapping_node"])
+@pytest.mark.parametrize(
+    "key", ["mapping_node", "/robot/mapping_node", "/*", "/**", "/**/mapping_node"]
+)
 def test_a_file_says_where_odometry_comes_from(tmp_path, key):
     file = tmp_path / "mine.yaml"
     file.write_text(f"{key}:\n  ros__parameters:\n    odom_source: tf\nother:\n")
@@ -29,6 +31,9 @@ def test_a_file_says_where_odometry_comes_from(tmp_path, key):
     assert in_file(str(file), "mapping_node", "device") is None
     file.write_text("")
     assert in_file(str(file), "mapping_node", "odom_source") is None
+    file.write_text("just some text")
+    with pytest.raises(ValueError, match=r"mine.yaml must name nodes"):
+        in_file(str(file), "mapping_node", "odom_source")
 
 
 def test_files_that_are_shipped_can_be_read():
