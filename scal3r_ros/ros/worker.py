@@ -87,10 +87,10 @@ class MapWorker:
             frame = None if self.broken else self.frames.get(TURN_S)
             self._obey()
             try:
-                if frame is not None:
-                    self._take(frame)
-                elif self.broken:
+                if self.broken:
                     self._stop.wait(TURN_S)
+                elif frame is not None:
+                    self._take(frame)
                 elif self._idle():
                     self.run(self.mapper.flush)
             except Exception as error:  # what was mapped can still be saved

@@ -89,11 +89,15 @@ def test_after_a_fault_commands_are_obeyed_and_one_can_mend_it(made):
     assert [f.index for f in made.mapper.frames] == [2]
 
 
-def test_whoever_asks_is_told_of_a_fault(made):
-    made.worker.start()
+def test_whoever_asks_is_told_of_a_fault_and_no_image_is_taken_after_it(made):
+    made.frames.put(image(1))
     asked = made.worker.submit(lambda: {}["nothing"])
+    made.worker.start()
     until(asked.done)
+    until(lambda: made.failed)
+    made.worker.close()
     assert isinstance(asked.exception(), KeyError) and made.worker.broken
+    assert not made.mapper.frames
 
 
 def test_a_command_that_is_refused_breaks_nothing(made):
