@@ -193,7 +193,7 @@ def _linearise(
 
 
 def covariance_in_odom(
-    found: CameraPose | None, T_odom_cam: Float[ndarray, "4 4"], floors: tuple[float, float]
+    found: CameraPose | None, T_odom_cam: Float[ndarray, "4 4"], floors: Float[ndarray, " 2"]
 ) -> Float[ndarray, "6 6"]:
     """(translation, rotation) in the axes of odom; never smaller than the floors' squares."""
     floor = np.diag(np.repeat(floors, 3) ** 2)
@@ -202,3 +202,11 @@ def covariance_in_odom(
     turn = np.eye(6)
     turn[3:, 3:] = T_odom_cam[:3, :3]  # rotation from the axes of cam to those of odom
     return turn @ found.covariance @ turn.T + floor
+
+
+def piled_up(before: Float[ndarray, "6 6"], now: Float[ndarray, "6 6"]) -> Float[ndarray, "6 6"]:
+    """Covariance of a sum whose parts err the same way: deviations add, not variances."""
+    both = before + now
+    sigma = np.sqrt(np.diag(before)) + np.sqrt(np.diag(now))
+    factor = sigma / np.sqrt(np.diag(both))
+    return factor[:, None] * both * factor

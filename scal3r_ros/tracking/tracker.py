@@ -128,7 +128,8 @@ class Tracker:
 
     def _replay(self, points: Points, source: TrackedImage) -> None:
         """Starts at the keyframe and measures the images since it, again where they were blind."""
-        floor = camera_pose.covariance_in_odom(None, source.T_odom_cam, self._floors)
+        floors = self.config.floors(self._median_depth)
+        floor = camera_pose.covariance_in_odom(None, source.T_odom_cam, floors)
         self._last = TrackedPose(source.stamp_ns, source.T_odom_cam, floor, "tracking", len(points))
         self._points, self._source, self._solved = points, source, self._last
         waiting = self._history.after(source.stamp_ns, 2 * self.config.catch_up)
@@ -209,13 +210,16 @@ class Tracker:
             return None
         T, doubt = found.T_odom_cam, assumed.select(found.inliers).scale_doubt
         points = points.select(found.inliers)
+        step = T[:3, :3].T @ (T[:3, 3] - self._last.T_odom_cam[:3, 3])
+        off = doubt * np.linalg.norm([step, step * [1, 1, 0] / self._median_depth], axis=1)
+        floors = self.config.floors(self._median_depth) + off
+        covariance = camera_pose.covariance_in_odom(found, T, floors)
         if points.known.sum() >= self.config.min_inliers:
-            step = float(np.linalg.norm(T[:3, 3] - self._last.T_odom_cam[:3, 3]))
-            floors = self._floors[0] + doubt * step, self._floors[1]
-            covariance = camera_pose.covariance_in_odom(found, T, floors)
-            pose = self._solved = TrackedPose(stamp_ns, T, covariance, "tracking", len(points))
-        else:  # turn and direction are seen, lengths are not: doubted as if blind
-            pose = replace(self._coasted(stamp_ns), T_odom_cam=T, inliers=len(points))
+            pose = TrackedPose(stamp_ns, T, covariance, "tracking", len(points))
+            self._solved = pose
+        else:  # turn and direction are seen, lengths are not: image by image it is off the same way
+            covariance = camera_pose.piled_up(self._last.covariance, covariance)
+            pose = TrackedPose(stamp_ns, T, covariance, "coasting", len(points))
         points = points.corrected(T, self._K)
         self._arrive(source, TrackedImage(stamp_ns, grey, T), points, doubt)
         return pose
@@ -294,7 +298,3 @@ class Tracker:
         """Deviations of a pose (translation, rotation) that nothing but the velocity has told."""
         rates = [self.config.coast_translation * self._median_depth, self.config.coast_rotation_rad]
         return np.repeat(rates, 3) * seconds
-
-    @property
-    def _floors(self) -> tuple[float, float]:
-        return self.config.floor_translation * self._median_depth, self.config.floor_rotation_rad

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
@@ -21,6 +22,10 @@ class TrackerConfig:
     coast_translation: float = 0.12  # growth of the deviation a second, share of the median depth
     coast_rotation_rad: float = 0.18  # growth a second
     min_parallax_rad: float = 0.03  # of a corner that odometry triangulates
+
+    def floors(self, median_depth: float) -> Float[ndarray, " 2"]:
+        """The least standard deviations of translation and rotation."""
+        return np.array([self.floor_translation * median_depth, self.floor_rotation_rad])
 
 
 @dataclass(frozen=True, eq=False)
