@@ -1,6 +1,5 @@
 """ros2 launch scal3r_ros mapping.launch.py image_topic:=/camera/image_raw"""
 
-import os
 from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
@@ -14,6 +13,7 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node, PushRosNamespace
 
 from launch import LaunchDescription
+from scal3r_ros.doctor import fast_dds_variable
 from scal3r_ros.ros.launch_arguments import (
     SENSORS,
     camera_topics,
@@ -139,9 +139,8 @@ def start(context) -> list:
             Node(package="scal3r_ros", executable="when_ready", arguments=play, output="screen")
         )
     profile = str(CONFIG / "fastdds_large_data.xml")
-    old = os.environ.get("ROS_DISTRO") == "humble"  # later ones warn of the old name
-    name = "FASTRTPS_DEFAULT_PROFILES_FILE" if old else "FASTDDS_DEFAULT_PROFILES_FILE"
-    environment = [SetEnvironmentVariable(name, profile)] if yes(get["dds_profile"]) else []
+    named = [SetEnvironmentVariable(fast_dds_variable(), profile)]
+    environment = named if yes(get["dds_profile"]) else []
     return [*environment, GroupAction(nodes)]
 
 

@@ -36,6 +36,7 @@ OPTIONAL_ROS = {
 MIN_SHM_MB = 64  # one Fast DDS segment of config/fastdds_large_data.xml
 SHM = Path("/dev/shm")
 DRIVER = (Path("/proc/driver/nvidia/version"), Path("/dev/nvidia0"), Path("/dev/nvhost-gpu"))
+FAST_DDS, FAST_DDS_HUMBLE = "FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE"
 PROFILE = Path("config/fastdds_large_data.xml")
 WEIGHTS = Path(__file__).parent / "weights" / "nano.safetensors"
 
@@ -152,8 +153,7 @@ def _transport() -> list[Finding]:
 
 
 def _fast_dds() -> Finding:
-    old, new = "FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"
-    heard = (old,) if os.environ.get("ROS_DISTRO") == "humble" else (new, old)
+    heard = dict.fromkeys((fast_dds_variable(), FAST_DDS_HUMBLE))
     profile = next((os.environ[name] for name in heard if os.environ.get(name)), "")
     if profile and not Path(profile).is_file():
         return Finding("fast dds profile", False, f"{profile} does not exist: {fast_dds_remedy()}")
@@ -164,9 +164,13 @@ def _fast_dds() -> Finding:
 def fast_dds_remedy() -> str:
     """How large best-effort images arrive, in one line."""
     return (
-        f"export FASTDDS_DEFAULT_PROFILES_FILE={fast_dds_profile()} "
-        "(on Humble FASTRTPS_DEFAULT_PROFILES_FILE), also for the driver"
+        f"export {FAST_DDS}={fast_dds_profile()} (on Humble {FAST_DDS_HUMBLE}), also for the driver"
     )
+
+
+def fast_dds_variable() -> str:
+    """Which names the profile in this distribution; later ones warn of the old name."""
+    return FAST_DDS_HUMBLE if os.environ.get("ROS_DISTRO") == "humble" else FAST_DDS
 
 
 def fast_dds_profile() -> Path:

@@ -33,6 +33,7 @@ from scal3r_ros.mapping.shelf import Shelf
 from scal3r_ros.mapping.types import Edge, Frame, Submap
 
 FORMAT, VERSION = "scal3r_map", 3
+FACTS = {"metric": bool, "submaps": int, "files": dict}  # that are needed of map.json
 NO_ARRAYS = ("index", "overlap", "T_map_submap", "carried", "far_end")  # or only for new links
 ARRAYS = tuple(f.name for f in fields(Submap) if f.name not in NO_ARRAYS)
 EDGE_KINDS, NO_K = ("overlap", "loop", "odometry"), np.full((3, 3), np.nan)
@@ -94,9 +95,15 @@ def read_map(folder: Path) -> StoredMap:
         facts = json.loads((folder / "map.json").read_text())
     except (OSError, ValueError) as error:
         raise MapFolderError(f"{folder} is no stored map: {error}") from error
+    if not isinstance(facts, dict):
+        raise MapFolderError(f"{folder / 'map.json'} is damaged: it holds a {type(facts).__name__}")
     if facts.get("format") != FORMAT or facts.get("version") != VERSION:
         found = f"{facts.get('format')} version {facts.get('version')}"
         raise MapFolderError(f"{folder / 'map.json'}: expected {FORMAT} version {VERSION}: {found}")
+    for name, kind in FACTS.items():
+        if not isinstance(facts.get(name), kind):
+            told = f"{name} must be a {kind.__name__}, it is {facts.get(name)!r}"
+            raise MapFolderError(f"{folder / 'map.json'} is damaged: {told}")
     for name, digest in facts["files"].items():
         path = (folder / name).resolve()
         if not path.is_relative_to(folder.resolve()):

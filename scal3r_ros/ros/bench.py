@@ -25,7 +25,7 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo
 
-from scal3r_ros.doctor import fast_dds_profile
+from scal3r_ros.doctor import fast_dds_profile, fast_dds_variable
 from scal3r_ros.evaluation.report import resident_mb
 from scal3r_ros.ros.conversions import (
     stamp_to_ns,
@@ -66,7 +66,7 @@ def run_load(load: Load) -> dict[str, Any]:
     """Starts everything, waits, measures; the result is plain numbers."""
     environment = {**os.environ, "ROS_DOMAIN_ID": str(100 + os.getpid() % 100)}
     environment["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-    environment["FASTDDS_DEFAULT_PROFILES_FILE"] = str(fast_dds_profile())
+    environment[fast_dds_variable()] = str(fast_dds_profile())
     os.environ |= environment
     names = [f"robot{i}" for i in range(load.robots)]
     with tempfile.TemporaryDirectory() as folder:

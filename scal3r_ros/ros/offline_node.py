@@ -13,13 +13,14 @@ from typing import Any
 
 import yaml
 from builtin_interfaces.msg import Time
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.serialization import deserialize_message, serialize_message
 from rosbags.rosbag2 import StoragePlugin, Writer
 
 from scal3r_ros.ros.conversions import ns_to_stamp
 from scal3r_ros.ros.launch_arguments import sections
 from scal3r_ros.ros.parameters import Parameter
-from scal3r_ros.ros.recorder import latched_qos, typestore
+from scal3r_ros.ros.recorder import offered_qos, typestore
 
 logger = logging.getLogger(__name__)
 
@@ -41,11 +42,11 @@ class ReplayLogger(logging.LoggerAdapter):
 
 
 class BagPublisher:
-    def __init__(self, node: "OfflineNode", topic: str, kind: type) -> None:
-        self.node, self.topic, self.kind = node, topic, kind
+    def __init__(self, node: "OfflineNode", topic: str, kind: type, latched: bool) -> None:
+        self.node, self.topic, self.kind, self.latched = node, topic, kind, latched
 
     def publish(self, message: Any) -> None:
-        self.node.write(self.topic, self.kind, message)
+        self.node.write(self, message)
 
     def get_subscription_count(self) -> int:
         return 1  # everything is recorded
@@ -89,20 +90,21 @@ class OfflineNode:
         """That the parts logged."""
         return self._logger.errors
 
-    def write(self, topic: str, kind: type, message: Any) -> None:
+    def write(self, to: BagPublisher, message: Any) -> None:
         """At the time of the bag, so that two runs write the same."""
-        if topic not in self._connections:
-            self._connections[topic] = self._writer.add_connection(
-                topic,
-                type_name(kind),
+        if to.topic not in self._connections:
+            self._connections[to.topic] = self._writer.add_connection(
+                to.topic,
+                type_name(to.kind),
                 typestore=self._store,
-                offered_qos_profiles=latched_qos(topic),
+                offered_qos_profiles=offered_qos(to.latched),
             )
-        self._writer.write(self._connections[topic], self.now_ns, serialize_message(message))
+        self._writer.write(self._connections[to.topic], self.now_ns, serialize_message(message))
         self.messages += 1
 
-    def create_publisher(self, kind: type, topic: str, *_: Any, **__: Any) -> BagPublisher:
-        return BagPublisher(self, self.resolve_topic_name(topic), kind)
+    def create_publisher(self, kind: type, topic: str, qos: QoSProfile | int) -> BagPublisher:
+        latched = isinstance(qos, QoSProfile) and qos.durability == DurabilityPolicy.TRANSIENT_LOCAL
+        return BagPublisher(self, self.resolve_topic_name(topic), kind, latched)
 
     def create_subscription(
         self, kind: type, topic: str, callback: Callable[[Any], None], *_: Any, **__: Any

@@ -113,12 +113,13 @@ def write_results(recording: Recording, sequence: Path, out: Path, images: int =
     if len(cloud):
         render_map(out / "map.png", cloud, np.stack(list(keyframes.values())))
         shown = [s for s in wanted if s in frames and s in recording.certainty]
-        render_depth(
-            out / "depth.png",
-            [thumbnail(frames[s], *recording.depth[s].shape) for s in shown],
-            [recording.depth[s].astype(np.float64) for s in shown],
-            [recording.certainty[s].astype(np.float64) for s in shown],
-        )
+        if shown:
+            render_depth(
+                out / "depth.png",
+                [thumbnail(frames[s], *recording.depth[s].shape) for s in shown],
+                [recording.depth[s].astype(np.float64) for s in shown],
+                [recording.certainty[s].astype(np.float64) for s in shown],
+            )
     if len(cloud) and last in frames and last in recording.depth and recording.points:
         render_topics(
             out / "topics.png",

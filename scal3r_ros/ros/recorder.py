@@ -60,9 +60,9 @@ def message_folder() -> Path:
     return Path(get_package_share_directory("scal3r_ros")) / "msg"
 
 
-def latched_qos(topic: str) -> tuple[Any, ...]:
+def offered_qos(latched: bool) -> tuple[Any, ...]:
     """As players offer it again: transient local for what a late subscriber must get."""
-    if topic.lstrip("/") not in LATCHED_TOPICS and topic not in LATCHED_TOPICS:
+    if not latched:
         return ()
     never = QosTime(9223372036, 854775807)
     return (
@@ -93,7 +93,10 @@ class Recorder(Node):
         for topic, kind in TOPICS.items():
             name = self.resolve_topic_name(topic)
             connection = self._writer.add_connection(
-                name, kind, typestore=store, offered_qos_profiles=latched_qos(topic)
+                name,
+                kind,
+                typestore=store,
+                offered_qos_profiles=offered_qos(topic in LATCHED_TOPICS),
             )
             self._subscribe(topic, kind, connection)
 
