@@ -43,6 +43,16 @@ def decode_image(
     encoding: str, height: int, width: int, step: int, is_bigendian: bool, data: object
 ) -> UInt8[ndarray, "h w 3"]:
     """RGB of a raw image message; rows may be padded (`step`), 16 bits keep the upper 8."""
+    try:
+        return _decoded(encoding, height, width, step, is_bigendian, data)
+    except cv2.error as error:
+        told = f"{width} x {height} as {encoding} cannot be decoded: {error.err or error}"
+        raise EncodingError(told) from error
+
+
+def _decoded(
+    encoding: str, height: int, width: int, step: int, is_bigendian: bool, data: object
+) -> UInt8[ndarray, "h w 3"]:
     buffer = np.frombuffer(data, np.uint8)
     if height <= 0 or width <= 0:
         raise EncodingError(f"image size must be positive, got {width} x {height}")
@@ -80,9 +90,13 @@ def decode_compressed(data: object) -> UInt8[ndarray, "h w 3"]:
     width, height = claimed_size(buffer[:MAX_HEADER].tobytes())
     if width * height > MAX_PIXELS:
         raise EncodingError(f"images have at most {MAX_PIXELS} pixels, got {width} x {height}")
-    pixels = cv2.imdecode(buffer, cv2.IMREAD_COLOR) if len(buffer) else None
+    failed = EncodingError(f"compressed image of {len(buffer)} bytes cannot be decoded")
+    try:
+        pixels = cv2.imdecode(buffer, cv2.IMREAD_COLOR) if len(buffer) else None
+    except cv2.error as error:
+        raise failed from error
     if pixels is None:
-        raise EncodingError(f"compressed image of {len(buffer)} bytes cannot be decoded")
+        raise failed
     return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB))
 
 

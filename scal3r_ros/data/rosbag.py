@@ -161,4 +161,5 @@ def camera_of_info(info: Any) -> Camera | None:
     if model not in MODELS and distortion.any():
         raise EncodingError(f"distortion_model must be one of {', '.join(MODELS)}, got {model!r}")
     fisheye = model in FISHEYE
-    return Camera(int(info.width), int(info.height), K, distortion[: 4 if fisheye else 8], fisheye)
+    distortion = distortion[:4] if fisheye else distortion
+    return Camera(int(info.width), int(info.height), K, distortion, fisheye)

@@ -6,12 +6,14 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
+DISTORTION_LENGTHS = (0, 4, 5, 8, 12, 14)  # that OpenCV knows
+
 
 @dataclass(frozen=True, eq=False)
 class Camera:
     """Calibration of one camera. K is for half-integer pixel centres; distortion is OpenCV's
     plumb_bob or rational_polynomial vector (k1 k2 p1 p2 k3 ...), empty for none, or the four
-    numbers of the equidistant model (Kannala 2006) of a fisheye."""
+    numbers of the equidistant model (Kannala 2006) of a fisheye. What lacks at its end is zero."""
 
     width: int
     height: int
@@ -29,8 +31,12 @@ class Camera:
     def __post_init__(self) -> None:
         if not (self.K[0, 0] > 0 and self.K[1, 1] > 0):
             raise ValueError(f"focal lengths must be positive, got {self.K[0, 0]}, {self.K[1, 1]}")
-        if self.fisheye and len(self.distortion) not in (0, 4):
-            raise ValueError(f"a fisheye has 4 numbers of distortion, got {len(self.distortion)}")
+        known, given = (0, 4) if self.fisheye else DISTORTION_LENGTHS, len(self.distortion)
+        length = next((n for n in known if n >= given), None)
+        if length is None or not np.isfinite(self.distortion).all():
+            what = f"at most {known[-1]} finite numbers of distortion"
+            raise ValueError(f"{what} are expected, got {self.distortion.tolist()}")
+        object.__setattr__(self, "distortion", np.pad(self.distortion, (0, length - given)))
 
 
 def intrinsics(fx: float, fy: float, cx: float, cy: float) -> Float[ndarray, "3 3"]:

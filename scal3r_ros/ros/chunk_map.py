@@ -60,16 +60,17 @@ class ChunkMap:
         self.chunks[message.chunk_id], self.clouds[message.chunk_id] = chunk, cloud
 
     def correct(self, message: Any) -> bool:
-        """True where a chunk may have moved; corrections of other sessions are ignored. One may
-        overtake the chunks that it tells of: it is remembered for them."""
-        if message.map_session != self.session:
-            return False
+        """True where a chunk may have moved. One may overtake the chunks that it tells of: it is
+        remembered for them. Of another session: the mapper was reset."""
+        anew = message.map_session != self.session
+        if anew:
+            self._begin(message.map_session)
         numbers = np.asarray(message.sim3, dtype=np.float64).reshape(-1, 8)
         places = [list_to_sim3(place) for place in numbers]
         self.places |= dict(zip(message.chunk_ids, places, strict=True))
         for index in self.places.keys() & self.chunks.keys():
             self.chunks[index].T_map_chunk = self.places[index]
-        return len(places) > 0
+        return anew or len(places) > 0
 
     def cloud(self, most: int = 0) -> Cloud:
         """Everything, in the map frame; thinned evenly to `most` points, 0: all."""

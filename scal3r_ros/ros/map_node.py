@@ -13,7 +13,7 @@ from sensor_msgs.msg import PointCloud2
 
 from scal3r_ros.geometry.voxels import strongest_per_voxel
 from scal3r_ros.mapping.map_file import write_npz, write_pcd, write_ply
-from scal3r_ros.mapping.occupancy import Grid, height_field, occupancy_grid
+from scal3r_ros.mapping.occupancy import UNKNOWN, Grid, height_field, occupancy_grid
 from scal3r_ros.mapping.point_map import Cloud
 from scal3r_ros.ros.chunk_map import ChunkMap
 from scal3r_ros.ros.conversions import (
@@ -70,7 +70,7 @@ class MapNode(Node):
             for publisher, version in self._told.items()
             if publisher.get_subscription_count() and version < self._version
         ]
-        if not due or not self.map.chunks:
+        if not due:
             return
         self._told |= dict.fromkeys(due, self._version)
         head = header(self._stamp_ns, value(self, "map_frame"))
@@ -82,7 +82,7 @@ class MapNode(Node):
         cloud = self.map.cloud(value(self, "max_map_points"))
         if self._cloud in due:
             self._cloud.publish(cloud_to_message(self._thinned(cloud), head))
-        if self._grid in due and len(cloud):
+        if self._grid in due:
             self._grid.publish(self._grid_message(head))
         if self._elevation in due and len(cloud):
             field = height_field(cloud.xyz, resolution=value(self, "grid_resolution"))
@@ -97,13 +97,17 @@ class MapNode(Node):
         return Cloud(cloud.xyz[rows], cloud.rgb[rows], cloud.confidence[rows])
 
     def _grid_message(self, head) -> OccupancyGrid:
-        grid: Grid = occupancy_grid(
-            self.map.seen(value(self, "max_map_points")),
-            resolution=value(self, "grid_resolution"),
-            height_range=(value(self, "grid_min_height"), value(self, "grid_max_height")),
-            min_hits=value(self, "grid_min_hits"),
-            ground=0.0 if value(self, "grid_height_frame") == "map" else None,
-        )
+        seen = self.map.seen(value(self, "max_map_points"))
+        resolution = value(self, "grid_resolution")
+        grid = Grid(np.full((1, 1), UNKNOWN, np.int8), (0.0, 0.0), resolution)
+        if any(len(part.xyz) for part in seen):
+            grid = occupancy_grid(
+                seen,
+                resolution=resolution,
+                height_range=(value(self, "grid_min_height"), value(self, "grid_max_height")),
+                min_hits=value(self, "grid_min_hits"),
+                ground=0.0 if value(self, "grid_height_frame") == "map" else None,
+            )
         message = OccupancyGrid(header=head)
         message.info.resolution = grid.resolution
         message.info.height, message.info.width = grid.cells.shape
@@ -122,6 +126,8 @@ class MapNode(Node):
             return response
         if kind not in WRITERS:
             response.message = f"format must be one of {', '.join(WRITERS)}, got {kind!r}"
+        elif not self.map.chunks:
+            response.message = "there is no map yet"
         elif path.exists() and not request.overwrite:
             response.message = f"{path} exists; set overwrite to replace it"
         else:

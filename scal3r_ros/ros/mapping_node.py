@@ -22,7 +22,7 @@ from scal3r_ros.ros.robot_link import RobotLink
 from scal3r_ros.ros.running import STEADY, said, spin, wind_down
 from scal3r_ros.ros.services import MappingServices
 from scal3r_ros.ros.settings import mapper_config
-from scal3r_ros.ros.subscriptions import ImageInput
+from scal3r_ros.ros.subscriptions import ImageInput, resets_on_jump
 from scal3r_ros.ros.worker import MapWorker
 
 OK, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
@@ -175,10 +175,7 @@ class MappingNode(LifecycleNode):
     def _back_in_time(self) -> None:
         """The images that come now begin a new piece of the map by themselves; a finished map in
         which the camera is localised is never given up."""
-        way = value(self, "on_time_jump")
-        if way == "auto":
-            way = "reset" if value(self, "use_sim_time") else "new_map"
-        if way == "reset" and not self.mapper.localising:
+        if resets_on_jump(self) and not self.mapper.localising:
             self.start_again()
         else:
             self.link.clear()

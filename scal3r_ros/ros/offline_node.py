@@ -60,7 +60,7 @@ class OfflineNode:
     ) -> None:
         self._values = checked_parameters(parameters, overrides)
         self._heard: dict[str, list[tuple[type, Callable[[Any], None]]]] = defaultdict(list)
-        self._writer = Writer(bag, version=9, storage_plugin=StoragePlugin.MCAP)
+        self._writer = Writer(bag, version=8, storage_plugin=StoragePlugin.MCAP)
         self._writer.open()
         self._store = typestore()
         self._logger = ReplayLogger()

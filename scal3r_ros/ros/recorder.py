@@ -1,4 +1,4 @@
-"""recorder: topics into an MCAP rosbag2, serialised bytes as they arrive."""
+"""recorder: topics into an MCAP rosbag2 that Humble plays too, serialised bytes as they arrive."""
 
 import time
 from importlib import import_module
@@ -87,7 +87,7 @@ class Recorder(Node):
         bag = Path(self.get_parameter("bag").value)
         if bag.exists():
             raise FileExistsError(f"{bag} exists: a bag is never written over, choose another")
-        self._writer = Writer(bag, version=9, storage_plugin=StoragePlugin.MCAP)
+        self._writer = Writer(bag, version=8, storage_plugin=StoragePlugin.MCAP)
         self._writer.open()
         store = typestore()
         for topic, kind in TOPICS.items():

@@ -36,7 +36,7 @@ from scal3r_ros.ros.parameters import MAPPING, value
 from scal3r_ros.ros.replay_topics import cast_roles, read_remaps
 from scal3r_ros.ros.robot_link import RobotLink
 from scal3r_ros.ros.settings import mapper_config
-from scal3r_ros.ros.subscriptions import ImageInput
+from scal3r_ros.ros.subscriptions import ImageInput, resets_on_jump
 from scal3r_ros.tracking.tracker import Tracker
 from scal3r_ros.tracking.types import TrackerConfig
 
@@ -82,7 +82,20 @@ class Replay:
         self.broadcaster = GuardedBroadcaster(node, guard=False)
         self.link = RobotLink(node, self.mapper, self.robot, self.maps, self.broadcaster)
         self.odometry = OdometryPublisher(node, self.robot, self.broadcaster)
-        self.images = ImageInput(node, self._on_frame, self.counters)
+        self.images = ImageInput(node, self._on_frame, self.counters, on_jump=self._back_in_time)
+
+    def _back_in_time(self) -> None:
+        """As online, but what waits is mapped first; results are those of the last session."""
+        self.finish()
+        if resets_on_jump(self.node):
+            self.mapper.reset()
+            self.maps.reset()
+            self.link.reset()
+            self.stamps_ns, self.tracked = [], PoseLog()
+        self.link.clear()
+        self.odometry.reset()
+        if self.tracker is not None:
+            self.tracker.reset()
 
     def _on_frame(self, frame: Frame, frame_id: str) -> None:
         self.link.see(frame, frame_id)

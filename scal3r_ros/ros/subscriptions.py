@@ -30,6 +30,12 @@ JUMP_NS = 500_000_000  # back by more than this, time has jumped; by less, an im
 LATE_IN_A_ROW = 10  # late images that say the same
 
 
+def resets_on_jump(node: AnyNode) -> bool:
+    """Whether a map starts again where time goes back, or goes on in a new piece."""
+    way, simulated = value(node, "on_time_jump"), bool(value(node, "use_sim_time"))
+    return way == "reset" or (way == "auto" and simulated)
+
+
 class ImageInput:
     """Subscribes to `image` and `camera_info`, hands over undistorted frames."""
 

@@ -83,6 +83,7 @@ def test_yuv_with_half_the_colours(rgb, encoding, layout):
         (("jpeg2000", H, W, 0, False, b"x" * 999), "encoding must be one of rgb8"),
         (("rgb8", H, W, 0, False, b"x" * 20), "needs 288 bytes, got 20"),
         (("rgb8", 0, W, 0, False, b""), "must be positive, got 12 x 0"),
+        (("yuyv", H, 5, 0, False, b"x" * 999), f"5 x {H} as yuyv cannot be decoded"),
     ],
 )
 def test_what_cannot_be_decoded_says_what_was_expected(arguments, said):
@@ -95,6 +96,8 @@ def test_compressed_images(rgb):
     np.testing.assert_array_equal(decode_compressed(png), rgb)
     with pytest.raises(EncodingError, match="cannot be decoded"):
         decode_compressed(b"\xff\xd8broken")
+    with pytest.raises(EncodingError, match="cannot be decoded"):
+        decode_compressed(b"P5 70000 70000 255\n" + b"x" * 99)
 
 
 @pytest.mark.parametrize("ending", [".png", ".jpg"])

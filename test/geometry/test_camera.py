@@ -2,8 +2,11 @@
 
 import cv2
 import numpy as np
+import pytest
 
+from scal3r_ros.data.sequence import Undistorter
 from scal3r_ros.geometry.camera import (
+    Camera,
     intrinsics,
     project,
     scale_intrinsics,
@@ -55,3 +58,21 @@ def test_each_voxel_keeps_its_strongest_point(rng):
     cells = [tuple(c) for c in np.floor(xyz / 0.25).astype(int)]
     slow = {max((s, i) for i, s in enumerate(strength) if cells[i] == cell)[1] for cell in cells}
     assert kept == slow
+
+
+@pytest.mark.parametrize(
+    ("fisheye", "given", "length"), [(False, 3, 4), (False, 6, 8), (False, 13, 14), (True, 2, 4)]
+)
+def test_distortion_that_lacks_its_end_has_zeros_there(fisheye, given, length):
+    K = intrinsics(50.0, 50.0, 32.0, 24.0)
+    camera = Camera(64, 48, K, np.full(given, 1e-3), fisheye)
+    assert camera.distortion.tolist() == [1e-3] * given + [0.0] * (length - given)
+    Undistorter(camera)  # OpenCV takes it
+
+
+@pytest.mark.parametrize(
+    ("fisheye", "wrong"), [(False, np.zeros(15)), (True, np.zeros(5)), (False, np.full(4, np.nan))]
+)
+def test_distortion_that_is_none_is_refused(fisheye, wrong):
+    with pytest.raises(ValueError, match=r"finite numbers of distortion are expected, got \["):
+        Camera(64, 48, intrinsics(50.0, 50.0, 32.0, 24.0), wrong, fisheye)

@@ -274,6 +274,22 @@ def test_a_damaged_file_is_refused_by_name(folder, name):
         read_map(folder)
 
 
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ([], "it holds a list"),
+        ({"files": None}, "files must be a dict, it is None"),
+        ({"submaps": "two"}, "submaps must be a int, it is 'two'"),
+        ({"metric": None}, "metric must be a bool, it is None"),
+    ],
+)
+def test_damaged_facts_are_refused_by_name(folder, facts, said):
+    told = json.loads((folder / "map.json").read_text())
+    (folder / "map.json").write_text(json.dumps(told | facts if isinstance(facts, dict) else facts))
+    with pytest.raises(MapFolderError, match=f"map.json is damaged: {said}"):
+        read_map(folder)
+
+
 def test_what_is_no_map_or_leads_outside_is_refused(folder, tmp_path):
     with pytest.raises(MapFolderError, match="no stored map"):
         read_map(tmp_path)

@@ -104,8 +104,14 @@ def test_malformed_messages_are_dropped_and_said_and_end_nothing(nodes, node, ca
         "odom": (node.create_publisher(Odometry, "odom", 10), Odometry()),
         "chunk": (node.create_publisher(Chunk, "chunk", CHUNKS), Chunk(poses=[1.0] * 5)),
         "camera_info": (camera.infos, CameraInfo(width=4, height=4, k=[-1.0] * 9)),
+        "distortion": (
+            camera.infos,
+            CameraInfo(distortion_model="plumb_bob", k=[1.0] * 9, d=[np.nan]),
+        ),
+        "image": (camera.images, Image(height=1, width=5, encoding="yuyv", data=b"x" * 10)),
         "tf_static": (node.create_publisher(TFMessage, "/tf_static", STATIC), TFMessage()),
     }
+    sent["image"][1].header.stamp = ns_to_stamp(1)
     sent["tf_static"][1].transforms.append(TransformStamped(child_frame_id="camera"))
     sent["tf_static"][1].transforms[0].transform.rotation.w = 0.0
     sent["odom"][1].pose.pose.orientation.w = 0.0
@@ -118,6 +124,8 @@ def test_malformed_messages_are_dropped_and_said_and_end_nothing(nodes, node, ca
             "/odom is dropped",
             "camera_info holds no calibration",
             "/tf_static is dropped",
+            "/camera_info is dropped: at most 14 finite numbers of distortion",
+            "5 x 1 as yuyv cannot be decoded",
         ],
     }
 

@@ -8,8 +8,9 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from geometry_msgs.msg import PoseWithCovarianceStamped, TransformStamped
-from nav_msgs.msg import Odometry
+from nav_msgs.msg import OccupancyGrid, Odometry
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import PointCloud2
 from std_srvs.srv import Trigger
 from tf2_msgs.msg import TFMessage
 
@@ -106,6 +107,10 @@ def test_three_nodes_on_a_robot(nodes, node, tmp_path):
     assert call(node, Trigger, "mapping_node/reset", Trigger.Request()).success
     node.until(lambda: status[-1].map_session == session + 1, 60, "a new session")
     assert status[-1].chunks == 0
+    clouds, grids = latest(node, PointCloud2, "map_cloud"), latest(node, OccupancyGrid, "map")
+    node.until(lambda: clouds and clouds[-1].width == 0, 30, "map_node lets go of the old map")
+    node.until(lambda: grids and list(grids[-1].data) == [-1], 30, "and of its grid")
+    assert not call(node, SaveMap, "map_node/save_map", SaveMap.Request(path="n.ply")).success
     nodes.running.pop("image_publisher").wait(timeout=30)
     assert nodes.stop() == {"map_node": 0, "odometry_node": 0, "mapping_node": 0}
 

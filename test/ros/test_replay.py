@@ -7,6 +7,7 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 pytest.importorskip("scal3r_ros.msg", reason="the messages are not built: make setup")
 
 from rosbags.highlevel import AnyReader
+from rosbags.interfaces import QosDurability
 from rosbags.rosbag2 import StoragePlugin
 
 from scal3r_ros.data.sequence import SequenceError, open_sequence
@@ -54,6 +55,10 @@ def test_two_runs_are_the_same_and_nothing_is_dropped(replayed):
 
 def test_the_output_bag_is_enough_to_rebuild_the_map(replayed):
     out, report, _ = replayed
+    with AnyReader([out / "a" / "bag"]) as reader:  # players offer late listeners what was latched
+        latched = {c.topic for c in reader.connections for qos in c.ext.offered_qos_profiles
+                   if qos.durability == QosDurability.TRANSIENT_LOCAL}  # fmt: skip
+    assert latched >= {"/keyframe", "/path"}
     recording = read_recording(out / "a" / "bag")
     assert len(recording.map.cloud()) == report["points"]
     direct = read_trajectory(out / "a" / "trajectory.txt")
@@ -205,6 +210,23 @@ def test_images_that_are_all_refused_are_said_with_the_reason(office, tmp_path):
             writer.write("/image", START_NS + frame.index, image(frame.image, "rgb8", 0))
     with pytest.raises(SequenceError, match=r"none of its 4 images is used: image stamps must be"):
         replay(ReplayOptions(tmp_path / "bag", tmp_path / "out"))
+
+
+@pytest.mark.parametrize(("way", "images"), [("auto", 20), ("new_map", 40), ("ignore", 20)])
+def test_a_bag_whose_stamps_go_back_is_replayed_as_online(office, tmp_path, way, images):
+    """A clock that was set: the first half is two hours ahead."""
+    with BagOfACamera(tmp_path / "bag") as writer:
+        for frame in office[:40]:
+            stamp_ns = START_NS + frame.index * 10**8
+            ahead_ns = 7200 * 10**9 if frame.index < 20 else 0
+            writer.write("/image", stamp_ns, image(frame.image, "rgb8", stamp_ns + ahead_ns))
+    options = (*QUICK, f"on_time_jump:={way}")
+    report = replay(ReplayOptions(tmp_path / "bag", tmp_path / "out", parameters=options))
+    assert (report["images"], report["dropped"]) == (images, 20 if way == "ignore" else 0)
+    poses = read_trajectory(tmp_path / "out" / "trajectory.txt")
+    assert len(poses) == images
+    late = [stamp for stamp in poses if stamp > START_NS + 3600 * 10**9]
+    assert len(late) == {"auto": 0, "new_map": 20, "ignore": 20}[way]
 
 
 def test_a_damaged_message_is_said(short, tmp_path, office):
