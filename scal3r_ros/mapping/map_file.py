@@ -1,5 +1,6 @@
 """Maps on disk: point clouds that every tool reads, and everything needed to go on mapping."""
 
+import hashlib
 import io
 import os
 import shutil
@@ -89,3 +90,12 @@ def _to_disk(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            found.update(block)
+    return found.hexdigest()

@@ -12,7 +12,6 @@ Written beside the target and renamed: a crash leaves the old folder, if only be
 the new one. Nothing is unpickled, and a file that changed since is refused by its name.
 """
 
-import hashlib
 import json
 import shutil
 import tempfile
@@ -25,7 +24,7 @@ from numpy import ndarray
 
 from scal3r_ros.geometry.sim3 import Sim3
 from scal3r_ros.mapping.kept_keyframes import NO_PIXELS, KeptKeyframe, KeptKeyframes
-from scal3r_ros.mapping.map_file import put_in_place, write_atomically, write_ply
+from scal3r_ros.mapping.map_file import digest, put_in_place, write_atomically, write_ply
 from scal3r_ros.mapping.mapper import Mapper
 from scal3r_ros.mapping.mesh import write_mesh
 from scal3r_ros.mapping.point_map import submap_cloud
@@ -104,13 +103,13 @@ def read_map(folder: Path) -> StoredMap:
         if not isinstance(facts.get(name), kind):
             told = f"{name} must be a {kind.__name__}, it is {facts.get(name)!r}"
             raise MapFolderError(f"{folder / 'map.json'} is damaged: {told}")
-    for name, digest in facts["files"].items():
+    for name, told in facts["files"].items():
         path = (folder / name).resolve()
         if not path.is_relative_to(folder.resolve()):
             raise MapFolderError(f"{folder / 'map.json'} names {name}, outside the folder")
         if not path.is_file():
             raise MapFolderError(f"{path} is missing")
-        if _digest(path) != digest:
+        if digest(path) != told:
             raise MapFolderError(f"{path} is damaged: its checksum differs from map.json")
     try:
         return _read(folder, facts)
@@ -238,7 +237,7 @@ def _write(folder: Path, mapper: Mapper, mesh: bool) -> None:
         "submaps": len(mapper.submaps),
         "keyframes": len(kept),
         "map_version": mapper.map_version,
-        "files": {str(p.relative_to(folder)): _digest(p) for p in files},
+        "files": {str(p.relative_to(folder)): digest(p) for p in files},
     }
     write_atomically(folder / "map.json", (json.dumps(facts, indent=1) + "\n").encode())
 
@@ -297,11 +296,3 @@ def _numbers(T: Sim3) -> ndarray:
 
 def _sim3(numbers: ndarray) -> Sim3:
     return Sim3(numbers[:9].reshape(3, 3), numbers[9:12], float(numbers[12]))
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()

@@ -42,11 +42,11 @@ class ReplayLogger(logging.LoggerAdapter):
 
 
 class BagPublisher:
-    def __init__(self, node: "OfflineNode", topic: str, kind: type, latched: bool) -> None:
-        self.node, self.topic, self.kind, self.latched = node, topic, kind, latched
+    def __init__(self, node: "OfflineNode", topic: str, kind: type) -> None:
+        self.node, self.topic, self.kind = node, topic, kind
 
     def publish(self, message: Any) -> None:
-        self.node.write(self, message)
+        self.node.write(self.topic, self.kind, message)
 
     def get_subscription_count(self) -> int:
         return 1  # everything is recorded
@@ -65,6 +65,7 @@ class OfflineNode:
         self._store = typestore()
         self._logger = ReplayLogger()
         self._connections: dict[str, Any] = {}
+        self._latched: set[str] = set()  # topics
         self.now_ns = 0  # of the bag
         self.messages = 0  # written
 
@@ -90,21 +91,23 @@ class OfflineNode:
         """That the parts logged."""
         return self._logger.errors
 
-    def write(self, to: BagPublisher, message: Any) -> None:
+    def write(self, topic: str, kind: type, message: Any) -> None:
         """At the time of the bag, so that two runs write the same."""
-        if to.topic not in self._connections:
-            self._connections[to.topic] = self._writer.add_connection(
-                to.topic,
-                type_name(to.kind),
+        if topic not in self._connections:
+            self._connections[topic] = self._writer.add_connection(
+                topic,
+                type_name(kind),
                 typestore=self._store,
-                offered_qos_profiles=offered_qos(to.latched),
+                offered_qos_profiles=offered_qos(topic in self._latched),
             )
-        self._writer.write(self._connections[to.topic], self.now_ns, serialize_message(message))
+        self._writer.write(self._connections[topic], self.now_ns, serialize_message(message))
         self.messages += 1
 
     def create_publisher(self, kind: type, topic: str, qos: QoSProfile | int) -> BagPublisher:
-        latched = isinstance(qos, QoSProfile) and qos.durability == DurabilityPolicy.TRANSIENT_LOCAL
-        return BagPublisher(self, self.resolve_topic_name(topic), kind, latched)
+        publisher = BagPublisher(self, self.resolve_topic_name(topic), kind)
+        if isinstance(qos, QoSProfile) and qos.durability == DurabilityPolicy.TRANSIENT_LOCAL:
+            self._latched.add(publisher.topic)
+        return publisher
 
     def create_subscription(
         self, kind: type, topic: str, callback: Callable[[Any], None], *_: Any, **__: Any
