@@ -145,7 +145,7 @@ def evaluate_filters(
 def _unfiltered(mapper: Mapper) -> Cloud:
     points = PointMap(OFF, mapper.shelf)
     for submap in mapper.submaps:
-        points.update(MapUpdate(submap, (), mapper.map_version))
+        points.update(MapUpdate(submap, ()))
     return points.cloud()
 
 

@@ -16,5 +16,4 @@ class Keyframe:
     depth: Float32[ndarray, "hd wd"]  # along z, map units, 0 = none
     K: Float[ndarray, "3 3"]  # pixels of `image`
     T_map_cam: Float[ndarray, "4 4"]
-    map_version: int = 0
     unit: float = 1.0  # of the map, against the one that its session began with

@@ -119,9 +119,9 @@ class Mapper:
             return self._localise(chunk, submap)
         moved = self._place(chunk, submap)
         self._newest = submap, chunk.frames[-1]
-        loops, moved_by_loops = self._close_loops(chunk, submap)
+        moved |= self._close_loops(chunk, submap)
         rescaled, moved_by_scale = self._measure_scale(chunk, submap)
-        update = self._publishable(submap, moved | moved_by_loops | moved_by_scale, loops, rescaled)
+        update = self._publishable(submap, moved | moved_by_scale, rescaled)
         cloud = self.point_map.update(update)
         self.shelve()
         self.counters.chunks += 1
@@ -186,7 +186,7 @@ class Mapper:
             self._troubled("the camera is not recognised in the map")
             return []
         self._newest = submap, chunk.frames[-1]
-        return [MapUpdate(submap, (), self.map_version, kept=False)]
+        return [MapUpdate(submap, (), kept=False)]
 
     def _place(self, chunk: Chunk, submap: Submap) -> set[int]:
         """Ties the submap to all that share frames with it, and by odometry to the one before;
@@ -237,9 +237,9 @@ class Mapper:
             self.submaps[index].T_map_submap = T_map_submap
         return set(moved)
 
-    def _close_loops(self, chunk: Chunk, submap: Submap) -> tuple[int, set[int]]:
+    def _close_loops(self, chunk: Chunk, submap: Submap) -> set[int]:
         if not self.config.loops.enabled:
-            return 0, set()
+            return set()
         before, added = self.graph.loops, 0
         for candidate in self.loop_detector.add(chunk.frames, submap, self.graph):
             edge = self.loop_detector.verify(candidate, self.submaps, self.graph)
@@ -251,9 +251,8 @@ class Mapper:
             added += 1
         moved = self._optimise() if added else set()
         self.counters.loops = self.graph.loops
-        closed = max(0, self.graph.loops - before)
-        self.counters.loops_refused += added - closed
-        return closed, moved
+        self.counters.loops_refused += added - max(0, self.graph.loops - before)
+        return moved
 
     def _measure_scale(self, chunk: Chunk, submap: Submap) -> tuple[float, set[int]]:
         """(factor of the map's unit, what moved): the whole map turns metric once the source is
@@ -278,13 +277,11 @@ class Mapper:
         self.metric.estimator.set(scale)
         return self.rescale(scale) if scale > 0 else set()
 
-    def _publishable(
-        self, submap: Submap, moved: set[int], loops: int, rescaled: float
-    ) -> MapUpdate:
+    def _publishable(self, submap: Submap, moved: set[int], rescaled: float) -> MapUpdate:
         older = tuple(sorted(moved - {submap.index}))
         if older:
             self.map_version += 1
-        return MapUpdate(submap, older, self.map_version, loops, rescaled)
+        return MapUpdate(submap, older, rescaled)
 
     def keyframe_poses(self) -> dict[int, Float[ndarray, "4 4"]]:
         """T_map_cam of every keyframe, by image index."""
@@ -297,4 +294,4 @@ class Mapper:
     def newest_keyframe(self) -> Keyframe:
         """The last mapped keyframe with depth in map units, for the tracker."""
         assert self._newest is not None
-        return keyframe_of(*self._newest, self.map_version, self.unit)
+        return keyframe_of(*self._newest, self.unit)

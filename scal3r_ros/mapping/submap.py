@@ -44,7 +44,7 @@ def _scene(frame: Frame, size: tuple[int, ...]) -> Bool[ndarray, "h w"]:
     return np.asarray(share) > 0.99
 
 
-def keyframe_of(submap: Submap, frame: Frame, map_version: int, unit: float) -> Keyframe:
+def keyframe_of(submap: Submap, frame: Frame, unit: float) -> Keyframe:
     """The last frame of a submap with depth in map units, for the tracker."""
     K = frame.K
     if K is None:
@@ -58,7 +58,6 @@ def keyframe_of(submap: Submap, frame: Frame, map_version: int, unit: float) -> 
         depth=(submap.depth[-1].astype(np.float64) * s).astype(np.float32),
         K=K,
         T_map_cam=submap.T_map_submap.apply_pose(submap.T_submap_cam[-1]),
-        map_version=map_version,
         unit=unit,
     )
 

@@ -166,7 +166,5 @@ class MapUpdate:
 
     submap: Submap
     moved: tuple[int, ...]  # indices of older submaps whose T_map_submap changed
-    map_version: int
-    loops: int = 0  # loops closed by this update
     rescaled: float = 1.0  # factor by which the map changed its unit
     kept: bool = True  # False: the submap only says where the camera is (localisation)

@@ -178,7 +178,7 @@ class MapPublisher:
                 header=head,
                 keyframe_id=keyframe.index,
                 map_session=self.mapper.session,
-                map_version=keyframe.map_version,
+                map_version=self.mapper.map_version,
                 image=rgb_to_image(keyframe.image, head),
                 depth=float_to_image(keyframe.depth, head),
                 k=k.flatten().tolist(),

@@ -156,7 +156,6 @@ class OdometryNode(LifecycleNode):
             depth=image_to_float(message.depth),
             K=K,
             T_map_cam=np.array(message.t_map_cam).reshape(4, 4),
-            map_version=message.map_version,
             unit=message.unit,
         )
         with self._lock:

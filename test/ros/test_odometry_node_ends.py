@@ -32,7 +32,7 @@ assert node.trigger_activate().name == "SUCCESS"
 K = np.array([[300.0, 0, 160], [0, 300, 120], [0, 0, 1]])
 image = np.random.default_rng(0).integers(0, 255, (240, 320, 3), np.uint8)
 node.tracker.set_keyframe(
-    Keyframe(0, 10**9, image, np.full((240, 320), 2.0, np.float32), K, np.eye(4), 0)
+    Keyframe(0, 10**9, image, np.full((240, 320), 2.0, np.float32), K, np.eye(4))
 )
 print("busy", *map(len, left_over()))
 node.close()

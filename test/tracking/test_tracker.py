@@ -29,7 +29,7 @@ def keyframe(walk: World, index: int) -> Keyframe:
     frame = walk.frames[index]
     depth = walk.clip.depth[index].numpy()
     T = walk.T_world_cam[index]
-    return Keyframe(index, frame.stamp_ns, frame.image, depth, frame.K, T, 0)
+    return Keyframe(index, frame.stamp_ns, frame.image, depth, frame.K, T)
 
 
 def run(walk: World, delay: int, every: int = 8) -> dict[int, object]:
@@ -126,7 +126,7 @@ def test_a_turn_away_from_all_known_points_is_still_measured():
         image = np.asarray(cv2.warpPerspective(photograph, H, (width, height)))
         pose = tracker.track(image, K, 10**9 + i * 10**8)
         if i == 0:
-            tracker.set_keyframe(Keyframe(0, 10**9, image, depth, K, np.eye(4), 0))
+            tracker.set_keyframe(Keyframe(0, 10**9, image, depth, K, np.eye(4)))
         else:
             poses.append(pose)
     assert poses[0].state == "tracking"
@@ -384,7 +384,7 @@ def test_a_gyroscope_carries_a_turn_that_images_cannot_follow():
             image = np.zeros_like(image) if 3 <= i < 7 else image
             pose = tracker.track(image, K, 10**9 + i * 10**8)
             if i == 0:
-                tracker.set_keyframe(Keyframe(0, 10**9, image, depth, K, np.eye(4), 0))
+                tracker.set_keyframe(Keyframe(0, 10**9, image, depth, K, np.eye(4)))
             else:
                 turned.append(Rotation.from_matrix(pose.T_odom_cam[:3, :3]).as_rotvec()[1])
         return turned
