@@ -79,6 +79,9 @@ def node(domain) -> Iterator[object]:
     from rclpy.context import Context
     from rclpy.executors import SingleThreadedExecutor
     from rclpy.node import Node
+    from tf2_msgs.msg import TFMessage
+
+    from scal3r_ros.ros.fallback.tf import STATIC
 
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     context = Context()
@@ -93,7 +96,12 @@ def node(domain) -> Iterator[object]:
             assert time.monotonic() < end, f"{what} did not happen in {timeout_s} s"
             executor.spin_once(timeout_sec=0.1)
 
-    made.until = until
+    def mount(transform: object) -> None:
+        made.create_publisher(TFMessage, "/tf_static", STATIC).publish(
+            TFMessage(transforms=[transform])
+        )
+
+    made.until, made.mount = until, mount
     yield made
     executor.shutdown()
     made.destroy_node()

@@ -14,7 +14,7 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
 from scal3r_ros.ros.conversions import camera_to_info, ns_to_stamp, rgb_to_image
-from scal3r_ros.ros.fallback.tf import static_transform_broadcaster, transform_broadcaster
+from scal3r_ros.ros.fallback.tf import transform_broadcaster
 from test.conftest import ROOT
 
 pytestmark = [pytest.mark.ros, pytest.mark.slow]
@@ -65,7 +65,7 @@ class Driver:
 def test_a_healthy_camera_on_a_robot(nodes, node):
     mount = TransformStamped(child_frame_id="cam_optical")
     mount.header.frame_id, mount.transform.rotation.w = "base_link", 1.0
-    static_transform_broadcaster(node).sendTransform(mount)
+    node.mount(mount)
     with Driver(node):
         found = doctor(nodes, "--image", "/cam/image_raw", "--base-frame", "base_link")
     assert found["images on /cam/image_raw"][0], found

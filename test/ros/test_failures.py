@@ -17,7 +17,6 @@ from std_srvs.srv import Trigger
 from scal3r_ros.data.sequence import open_sequence
 from scal3r_ros.mapping.types import Frame
 from scal3r_ros.ros.conversions import ns_to_stamp, rgb_to_image, stamp_to_ns, to_ros_bytes
-from scal3r_ros.ros.fallback.tf import static_transform_broadcaster
 from scal3r_ros.ros.interfaces import Chunk, SaveMap, Status
 from test.conftest import OFFICE
 from test.ros.test_nodes import call, latest
@@ -268,7 +267,7 @@ def test_a_missing_transform_is_said_and_odometry_waits_for_it(nodes, node, came
     turned = TransformStamped()
     turned.header.frame_id, turned.child_frame_id = "base_link", "camera_optical_frame"
     turned.transform.rotation.w = 1.0
-    static_transform_broadcaster(node).sendTransform(turned)
+    node.mount(turned)
     camera.play_until(lambda: odometry, office, last_ns + 100_000_000, "odometry")
     assert odometry[-1].child_frame_id == "base_link"
 

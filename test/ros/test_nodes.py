@@ -16,7 +16,7 @@ from tf2_msgs.msg import TFMessage
 
 from scal3r_ros.ros.conversions import pose_to_matrix, transform_to_matrix
 from scal3r_ros.ros.documents import TOPICS
-from scal3r_ros.ros.fallback.tf import DYNAMIC, static_transform_broadcaster
+from scal3r_ros.ros.fallback.tf import DYNAMIC
 from scal3r_ros.ros.interfaces import Chunk, SaveMap, Status
 from test.conftest import OFFICE, ROOT
 
@@ -70,7 +70,7 @@ def test_three_nodes_on_a_robot(nodes, node, tmp_path):
     turned.transform.translation.z = 0.4
     turned.transform.rotation.x, turned.transform.rotation.y = -0.5, 0.5
     turned.transform.rotation.z, turned.transform.rotation.w = -0.5, 0.5
-    static_transform_broadcaster(node).sendTransform(turned)
+    node.mount(turned)
     status = latest(node, Status, "status")
     chunks = latest(node, Chunk, "chunk", 20)
     odometry = latest(node, Odometry, "odometry", 50)

@@ -22,11 +22,7 @@ from scal3r_ros.ros.conversions import (
     rgb_to_image,
     to_ros_bytes,
 )
-from scal3r_ros.ros.fallback.tf import (
-    DYNAMIC,
-    static_transform_broadcaster,
-    transform_broadcaster,
-)
+from scal3r_ros.ros.fallback.tf import DYNAMIC, transform_broadcaster
 from scal3r_ros.ros.interfaces import (
     Chunk,
     Corrections,
@@ -142,7 +138,7 @@ def test_a_told_place_is_that_of_the_robot(nodes, node, camera, office):  # noqa
     T_base_cam[:3, :3] = [[0, 0, 1], [-1, 0, 0], [0, -1, 0]]
     T_base_cam[:3, 3] = [0.3, 0, 0.5]
     mast = matrix_to_transform(T_base_cam, 0, "base_link", "camera_optical_frame")
-    static_transform_broadcaster(node).sendTransform(mast)
+    node.mount(mast)
     nodes.start("mapping_node", FAKE, base_frame="base_link", **FAST)
     camera.wait_for(1)
     there = PoseWithCovarianceStamped(header=Header(frame_id="map"))

@@ -1,4 +1,4 @@
-"""tf2_ros where it is installed, else broadcasters, buffer and listener with the same names."""
+"""tf2_ros's broadcaster where that is installed, else one of our own; transforms by time."""
 
 import logging
 from bisect import bisect_right
@@ -26,28 +26,17 @@ class TransformError(LookupError):
     """No transform; the message names the frames and what is known."""
 
 
-class _Broadcaster:
-    topic, qos = "/tf", DYNAMIC
+class FallbackTransformBroadcaster:
+    """As tf2_ros.TransformBroadcaster."""
 
     def __init__(self, node: Any) -> None:
         from tf2_msgs.msg import TFMessage
 
         self._message = TFMessage
-        self._publisher = node.create_publisher(TFMessage, self.topic, self.qos)
+        self._publisher = node.create_publisher(TFMessage, "/tf", DYNAMIC)
 
-    def sendTransform(self, transform: TransformStamped | list[TransformStamped]) -> None:
-        transforms = transform if isinstance(transform, list) else [transform]
-        self._publisher.publish(self._message(transforms=transforms))
-
-
-class FallbackTransformBroadcaster(_Broadcaster):
-    """As tf2_ros.TransformBroadcaster."""
-
-
-class FallbackStaticTransformBroadcaster(_Broadcaster):
-    """As tf2_ros.StaticTransformBroadcaster."""
-
-    topic, qos = "/tf_static", STATIC
+    def sendTransform(self, transform: TransformStamped) -> None:
+        self._publisher.publish(self._message(transforms=[transform]))
 
 
 class TransformTree:
@@ -133,26 +122,11 @@ class TransformTree:
         return T
 
 
-def _real() -> Any:
-    """The tf2_ros module, or None."""
-    try:
-        import tf2_ros
-    except ImportError:
-        return None
-    return tf2_ros
-
-
 def transform_broadcaster(node: Any) -> Any:
     """tf2_ros.TransformBroadcaster or the stand-in."""
-    real = _real()
-    if real is not None:
-        return real.TransformBroadcaster(node)
-    logger.info("tf2_ros is not installed: using the built-in transform broadcaster")
-    return FallbackTransformBroadcaster(node)
-
-
-def static_transform_broadcaster(node: Any) -> Any:
-    real = _real()
-    if real is not None:
-        return real.StaticTransformBroadcaster(node)
-    return FallbackStaticTransformBroadcaster(node)
+    try:
+        from tf2_ros import TransformBroadcaster
+    except ImportError:
+        logger.info("tf2_ros is not installed: using the built-in transform broadcaster")
+        return FallbackTransformBroadcaster(node)
+    return TransformBroadcaster(node)
