@@ -124,7 +124,7 @@ def run(options: OfflineRun) -> dict[str, Any]:
 
 
 def mapper_config(options: OfflineRun) -> MapperConfig:
-    base = profile(options.model) if options.model in ("nano", "scal3r") else MapperConfig()
+    base = profile(options.model)
     config = load_config(options.config, base) if options.config else base
     network = replace(config.network, memory=options.memory and config.network.memory)
     if options.compile:

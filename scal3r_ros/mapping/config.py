@@ -203,12 +203,12 @@ class MapperConfig:
         _check(self.orientation in known, f"orientation must be in {known}, got {self.orientation}")
 
 
-PROFILES = {"nano": (16, 8), "scal3r": (48, 32), "quality": (60, 30), "edge": (12, 8)}
+PROFILES = {"nano": (16, 8), "scal3r": (48, 32)}
 
 
 def profile(name: str) -> MapperConfig:
-    """Window and overlap that suit a network or a machine."""
-    _check(name in PROFILES, f"profile must be one of {list(PROFILES)}, got {name}")
+    """Window and overlap that suit a network."""
+    _check(name in PROFILES, f"model must be {' or '.join(PROFILES)}, got {name}")
     size, overlap = PROFILES[name]
     small = name == "nano"  # its tokens hardly tell places apart, nor its poses how they lie
     loops = LoopConfig(tokens=not small, bridges_per_chunk=0 if small else 1)
