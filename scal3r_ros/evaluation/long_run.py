@@ -79,9 +79,9 @@ def wall(frames: int, seed: int) -> Iterator[Frame]:
         yield Frame(index, 100_000_000 * (index + 1), image, _camera())
 
 
-def long_run(frames: int, config: MapperConfig, seed: int = 0) -> dict[str, Any]:
+def long_run(frames: int, config: MapperConfig) -> dict[str, Any]:
     """Host memory [MB] and seconds a chunk, at even steps of the way."""
-    mapper = Mapper(SimulatedNetwork(seed), config)
+    mapper = Mapper(SimulatedNetwork(0), config)
     samples: list[dict[str, Any]] = []
 
     def sample(frame: Frame, updates: list[MapUpdate]) -> None:
@@ -97,7 +97,7 @@ def long_run(frames: int, config: MapperConfig, seed: int = 0) -> dict[str, Any]
             )
 
     with tqdm(total=frames, desc="images", mininterval=10) as bar:
-        map_sequence(wall(frames, seed), mapper, Tracker(TrackerConfig()), sample)
+        map_sequence(wall(frames, 0), mapper, Tracker(TrackerConfig()), sample)
     fifth = len(samples) // 5
     begin, end = samples[fifth - 1 : 2 * fifth - 1], samples[-fifth:]  # from 2000 of 10 000
     return {

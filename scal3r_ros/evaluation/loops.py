@@ -12,6 +12,7 @@ from scipy.spatial.transform import Rotation
 
 from scal3r_ros.data.sequence import open_sequence
 from scal3r_ros.data.tum import Trajectory, read_trajectory
+from scal3r_ros.evaluation.trajectory import TOLERANCE_NS
 from scal3r_ros.geometry.sim3 import invert_pose
 from scal3r_ros.mapping.config import MapperConfig
 from scal3r_ros.mapping.loop_closure import LoopCandidate, LoopDetector
@@ -107,7 +108,9 @@ def evaluate_relocalisation(
     """The first 60 % of a sequence are mapped; in what remains the camera is dropped again and
     again, for two chunks each time, and has to say where it is."""
     truth = read_trajectory(folder / "groundtruth.txt")
-    frames = [f for f in open_sequence(folder) if _known(truth, f.stamp_ns)]
+    frames = [
+        f for f in open_sequence(folder) if min(abs(t - f.stamp_ns) for t in truth) <= TOLERANCE_NS
+    ]
     mapper, witness = _witnessed(predictor, config)
     count = round(MAPPED * len(frames))
     map_sequence(frames[:count], mapper, None)
@@ -161,10 +164,6 @@ def _dropped(mapper: Mapper, witness: Witness, piece: list[Frame]) -> list[Verdi
         mapper.add_frame(frame)
     mapper.flush()
     return [v for v in witness.verdicts if v.edge is not None]
-
-
-def _known(truth: Trajectory, stamp_ns: int, tolerance_ns: int = 10_000_000) -> bool:
-    return min(abs(t - stamp_ns) for t in truth) <= tolerance_ns
 
 
 def _true_poses(truth: Trajectory, stamps_ns: list[int]) -> Float[ndarray, "n 4 4"]:

@@ -187,13 +187,11 @@ def typical_spacing(cloud: Cloud) -> float:
     return float(np.median(np.atleast_2d(distance)[:, -1]))
 
 
-def render_map(
-    path: Path, cloud: Cloud, poses: Float[ndarray, "s 4 4"], view: View | None = None
-) -> None:
+def render_map(path: Path, cloud: Cloud, poses: Float[ndarray, "s 4 4"]) -> None:
     """Coloured points, the camera's path and some of its frusta, as a PNG."""
     if not len(cloud):
         raise ValueError("the map is empty: nothing to draw")
-    view = view or overview(cloud, poses)
+    view = overview(cloud, poses)
     image, _ = draw_cloud(cloud, view, typical_spacing(cloud))
     draw_lines(image, view, poses[:, :3, 3], PATH_COLOUR, 2)
     size = 0.02 * float(

@@ -12,6 +12,7 @@ from scal3r_ros.geometry.align import rigid_with_scale, umeyama
 from scal3r_ros.geometry.sim3 import Sim3, invert_pose
 
 ALIGNMENTS = ("sim3", "se3", "none")
+TOLERANCE_NS = 10_000_000  # between a pose and the true one at its time
 
 
 @dataclass(frozen=True)
@@ -34,16 +35,16 @@ class TrajectoryErrors:
 
 
 def associate(
-    truth: Trajectory, estimate: Trajectory, tolerance_ns: int = 10_000_000
+    truth: Trajectory, estimate: Trajectory
 ) -> tuple[Float[ndarray, "n 4 4"], Float[ndarray, "n 4 4"], Float[ndarray, " n"]]:
-    """Poses of nearest stamps within the tolerance, and the estimate's stamps [s]."""
+    """Poses of nearest stamps within TOLERANCE_NS, and the estimate's stamps [s]."""
     true_stamps = np.array(sorted(truth), dtype=np.int64)
     pairs = []
     for stamp in sorted(estimate):
         position = int(np.searchsorted(true_stamps, stamp))
         near = true_stamps[max(0, position - 1) : position + 1]
         best = int(near[np.argmin(np.abs(near - stamp))])
-        if abs(best - stamp) <= tolerance_ns:
+        if abs(best - stamp) <= TOLERANCE_NS:
             pairs.append((best, stamp))
     if len(pairs) < 3:
         raise ValueError(f"at least 3 poses with a true one are needed, got {len(pairs)}")
@@ -99,13 +100,10 @@ def align(xyz_a: Float[ndarray, "n 3"], xyz_b: Float[ndarray, "n 3"], alignment:
 
 
 def relative_errors(
-    A: Float[ndarray, "n 4 4"],
-    B: Float[ndarray, "n 4 4"],
-    seconds: Float[ndarray, " n"],
-    delta_s: float = 1.0,
+    A: Float[ndarray, "n 4 4"], B: Float[ndarray, "n 4 4"], seconds: Float[ndarray, " n"]
 ) -> tuple[float, float]:
-    """RMSE of the motion over `delta_s`: translation, rotation [deg]; NaN on shorter runs."""
-    errors = motion_errors(A, B, seconds, delta_s)
+    """RMSE of the motion over one second: translation, rotation [deg]; NaN on shorter runs."""
+    errors = motion_errors(A, B, seconds)
     if not len(errors):
         return np.nan, np.nan
     translation, rotation = np.sqrt((errors**2).mean(axis=0))
@@ -113,13 +111,10 @@ def relative_errors(
 
 
 def motion_errors(
-    A: Float[ndarray, "n 4 4"],
-    B: Float[ndarray, "n 4 4"],
-    seconds: Float[ndarray, " n"],
-    delta_s: float = 1.0,
+    A: Float[ndarray, "n 4 4"], B: Float[ndarray, "n 4 4"], seconds: Float[ndarray, " n"]
 ) -> Float[ndarray, "m 2"]:
-    """(translation, rotation [deg]) by which B's motion over `delta_s` differs from A's."""
-    ends = np.searchsorted(seconds, seconds + delta_s - 1e-6)
+    """(translation, rotation [deg]) by which B's motion over one second differs from A's."""
+    ends = np.searchsorted(seconds, seconds + 1.0 - 1e-6)
     starts = np.flatnonzero(ends < len(seconds))
     ends = ends[starts]
     error = invert_pose(invert_pose(A[starts]) @ A[ends]) @ invert_pose(B[starts]) @ B[ends]

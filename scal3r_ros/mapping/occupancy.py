@@ -144,13 +144,13 @@ def _passed(
     return np.flatnonzero(free), passed
 
 
-def fitted_ground(seen: Sequence[Seen], seed: int = 0) -> Ground:
+def fitted_ground(seen: Sequence[Seen]) -> Ground:
     """The plane with most of the map on it and least below it, over which the cameras keep their
     height if they do over any: up to `STEEPEST` out of level, for a map need not be level. Level,
     under 98 % of the points, where there is none below the cameras."""
     xyz = np.concatenate([part.xyz for part in seen]).astype(np.float64)
     centres = np.concatenate([part.T_map_cam[:, :3, 3] for part in seen])
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     xyz = xyz[rng.permutation(len(xyz))[:SAMPLE]]
     lowest = float(np.quantile(xyz[:, 2], 0.02))
     ground = Ground(LEVEL, lowest * LEVEL)

@@ -76,9 +76,9 @@ def rgb_to_image(image: UInt8[ndarray, "h w 3"], head: Header) -> Image:
     )
 
 
-def float_to_image(values: Float[ndarray, "h w"], head: Header, none: float = 0.0) -> Image:
-    """32FC1; `none` becomes NaN (REP 118: unknown)."""
-    pixels = np.where(values == none, np.nan, values).astype("<f4")
+def float_to_image(values: Float[ndarray, "h w"], head: Header) -> Image:
+    """32FC1; 0 becomes NaN (REP 118: unknown)."""
+    pixels = np.where(values == 0, np.nan, values).astype("<f4")
     height, width = pixels.shape
     return Image(
         header=head,
