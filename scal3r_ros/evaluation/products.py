@@ -33,8 +33,7 @@ def write_products(
     write_ply(out / "map.ply", cloud)
     trajectory = run.trajectory(mapper)
     write_trajectory(out / "trajectory.txt", trajectory)
-    stamps_ns = run.stamps_ns
-    keyframes = {stamps_ns[i]: T for i, T in mapper.keyframe_poses().items()}
+    keyframes = dict(mapper.keyframe_stamped_poses())
     write_trajectory(out / "keyframes.txt", keyframes)
     if run.tracked:
         write_trajectory(out / "odometry.txt", run.odometry())

@@ -10,9 +10,9 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float, UInt8
 from numpy import ndarray
 
-from scal3r_ros.geometry.camera import scale_intrinsics
 from scal3r_ros.geometry.keyframe import Keyframe
 from scal3r_ros.mapping.mapper import Mapper
+from scal3r_ros.mapping.submap import intrinsics
 from scal3r_ros.mapping.trajectory import PoseLog, camera_trajectory
 from scal3r_ros.mapping.types import Frame, MapUpdate
 
@@ -45,6 +45,9 @@ class MappedSequence:
 
     def __post_init__(self) -> None:
         self._images = array("q")  # index and stamp [ns] of each
+
+    def __len__(self) -> int:
+        return len(self._images) // 2
 
     def see(self, frame: Frame) -> None:
         self._images.extend((frame.index, frame.stamp_ns))
@@ -91,13 +94,8 @@ def map_sequence(
 
 def _track(frame: Frame, mapper: Mapper, tracker: CameraTracker, result: MappedSequence) -> None:
     began = time.perf_counter()
-    K = frame.K
-    if K is None:
-        if not mapper.submaps:
-            return  # nothing is known of the camera yet
-        submap = mapper.submaps[-1]
-        K = scale_intrinsics(submap.K[-1], submap.depth.shape[1:], frame.image.shape[:2])
-    pose = tracker.track(frame.image, K, frame.stamp_ns)
+    K = intrinsics(frame, mapper.submaps)
+    pose = None if K is None else tracker.track(frame.image, K, frame.stamp_ns)
     if pose is not None:
         result.tracked.append(frame.index, pose.T_odom_cam)
     result.track_seconds += time.perf_counter() - began

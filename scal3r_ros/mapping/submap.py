@@ -1,8 +1,10 @@
 """From a prediction to a submap, and from a submap to what a tracker needs."""
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Float, UInt8
 from numpy import ndarray
 
 from scal3r_ros.geometry.camera import scale_intrinsics
@@ -44,12 +46,18 @@ def _scene(frame: Frame, size: tuple[int, ...]) -> Bool[ndarray, "h w"]:
     return np.asarray(share) > 0.99
 
 
+def intrinsics(frame: Frame, submaps: Sequence[Submap]) -> Float[ndarray, "3 3"] | None:
+    """K of an image: its own, else as the newest submap has it; None before there is one."""
+    if frame.K is not None or not submaps:
+        return frame.K
+    newest = submaps[-1]
+    return scale_intrinsics(newest.K[-1], newest.depth.shape[1:], frame.image.shape[:2])
+
+
 def keyframe_of(submap: Submap, frame: Frame, unit: float) -> Keyframe:
     """The last frame of a submap with depth in map units, for the tracker."""
-    K = frame.K
-    if K is None:
-        size = submap.depth.shape[1:]
-        K = scale_intrinsics(submap.K[-1], size, frame.image.shape[:2])
+    K = intrinsics(frame, [submap])
+    assert K is not None
     s = submap.T_map_submap.s
     return Keyframe(
         index=frame.index,

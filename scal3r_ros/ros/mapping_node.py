@@ -4,11 +4,11 @@ Callbacks convert and enqueue; one worker thread owns the mapper and the GPU.
 """
 
 import time
+from typing import Any, cast
 
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
 from scal3r_ros.mapping.config import ConfigError
-from scal3r_ros.mapping.mapper import Mapper
 from scal3r_ros.mapping.process import steady_heap
 from scal3r_ros.mapping.types import Frame, MapUpdate
 from scal3r_ros.ros.frame_queue import FrameCounters, FrameQueue
@@ -21,7 +21,7 @@ from scal3r_ros.ros.parameters import MAPPING, declare, value
 from scal3r_ros.ros.robot_link import RobotLink
 from scal3r_ros.ros.running import STEADY, said, spin, wind_down
 from scal3r_ros.ros.services import MappingServices
-from scal3r_ros.ros.settings import mapper_config
+from scal3r_ros.ros.settings import make_mapper, mapper_config
 from scal3r_ros.ros.subscriptions import ImageInput, resets_on_jump
 from scal3r_ros.ros.worker import MapWorker
 
@@ -55,26 +55,18 @@ class MappingNode(LifecycleNode):
     @said
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Loads the weights: what is wrong with them is said here, in one line."""
-        from scal3r_ros.mapping.predictor import NetworkPredictor
-
         try:
-            config = mapper_config(self)
-            predictor = NetworkPredictor.load(
-                value(self, "model"),
-                value(self, "checkpoint") or None,
-                device=value(self, "device"),
-                precision=value(self, "precision"),
-                settings=config.network,
-            )
-            if value(self, "warmup") and str(predictor.device).startswith("cuda"):
-                predictor.warm_up(config.chunks.size)
-            self.mapper, self._wanted = Mapper(predictor, config), config
+            mapper = make_mapper(self)
+            network = cast(Any, mapper.predictor)
+            if value(self, "warmup") and str(network.device).startswith("cuda"):
+                network.warm_up(mapper.config.chunks.size)
         except (ConfigError, ValueError, OSError) as error:
             self.get_logger().error(f"cannot configure: {error}")
             self.state, self.message = Status.ERROR, str(error)
             return FAILURE
-        self.device, self.gpu_memory = str(predictor.device), predictor.gpu_memory
-        self.gpu_temperature = predictor.gpu_temperature
+        self.mapper, self._wanted = mapper, mapper.config
+        self.device, self.gpu_memory = str(network.device), network.gpu_memory
+        self.gpu_temperature = network.gpu_temperature
         self.frames = FrameQueue(
             value(self, "max_pending_frames"), self.counters, value(self, "overload_policy")
         )

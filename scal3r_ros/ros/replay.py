@@ -12,19 +12,16 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
-from numpy import ndarray
 from tqdm import tqdm
 
 from scal3r_ros.data.rosbag import COMPRESSED, Bag, BagImages
 from scal3r_ros.data.sequence import SequenceError
 from scal3r_ros.data.tum import write_trajectory
 from scal3r_ros.evaluation.results_folder import claim_folder
-from scal3r_ros.geometry.camera import scale_intrinsics
 from scal3r_ros.mapping.map_file import write_ply
 from scal3r_ros.mapping.map_folder import save_map
-from scal3r_ros.mapping.mapper import Mapper
-from scal3r_ros.mapping.trajectory import PoseLog, camera_trajectory
+from scal3r_ros.mapping.pipeline import MappedSequence
+from scal3r_ros.mapping.submap import intrinsics
 from scal3r_ros.mapping.types import Frame, MapUpdate
 from scal3r_ros.ros.frame_queue import FrameCounters
 from scal3r_ros.ros.frames import RobotFrame
@@ -35,7 +32,7 @@ from scal3r_ros.ros.offline_node import OfflineNode, parameters_of
 from scal3r_ros.ros.parameters import MAPPING, value
 from scal3r_ros.ros.replay_topics import cast_roles, read_remaps
 from scal3r_ros.ros.robot_link import RobotLink
-from scal3r_ros.ros.settings import mapper_config
+from scal3r_ros.ros.settings import make_mapper
 from scal3r_ros.ros.subscriptions import ImageInput, resets_on_jump
 from scal3r_ros.tracking.tracker import Tracker
 from scal3r_ros.tracking.types import TrackerConfig
@@ -59,23 +56,12 @@ class Replay:
 
     node: Any  # an OfflineNode, in the place of rclpy's
     tracker: Tracker | None
-    stamps_ns: list[int] = field(default_factory=list)
-    tracked: PoseLog = field(default_factory=PoseLog)
+    result: MappedSequence = field(default_factory=MappedSequence)
     waiting: deque[tuple[Frame, int]] = field(default_factory=deque)  # with their time in the bag
 
     def __post_init__(self) -> None:
-        from scal3r_ros.mapping.predictor import NetworkPredictor
-
         node = self.node
-        config = mapper_config(node)
-        self.predictor = NetworkPredictor.load(
-            value(node, "model"),
-            value(node, "checkpoint") or None,
-            device=value(node, "device"),
-            precision=value(node, "precision"),
-            settings=config.network,
-        )
-        self.mapper = Mapper(self.predictor, config)
+        self.mapper = make_mapper(node)
         self.counters = FrameCounters()
         self.robot = RobotFrame(node, value(node, "base_frame"))
         self.maps = MapPublisher(node, self.mapper, self.robot)
@@ -91,7 +77,7 @@ class Replay:
             self.mapper.reset()
             self.maps.reset()
             self.link.reset()
-            self.stamps_ns, self.tracked = [], PoseLog()
+            self.result = MappedSequence()
         self.link.clear()
         self.odometry.reset()
         if self.tracker is not None:
@@ -113,25 +99,18 @@ class Replay:
             self._map(complete)
 
     def _map(self, frame: Frame) -> None:
-        index = len(self.stamps_ns)
-        frame = replace(frame, index=index)
-        self.stamps_ns.append(frame.stamp_ns)
+        frame = replace(frame, index=len(self.result))
+        self.result.see(frame)
         if self.tracker is not None:
-            self._track(frame)
+            self._track(frame, self.tracker)
         self._publish(self.mapper.add_frame(frame))
 
-    def _track(self, frame: Frame) -> None:
-        K = frame.K
-        if K is None:
-            if not self.mapper.submaps:
-                return
-            submap = self.mapper.submaps[-1]
-            K = scale_intrinsics(submap.K[-1], submap.depth.shape[1:], frame.image.shape[:2])
-        assert self.tracker is not None
-        pose = self.tracker.track(frame.image, K, frame.stamp_ns)
+    def _track(self, frame: Frame, tracker: Tracker) -> None:
+        K = intrinsics(frame, self.mapper.submaps)
+        pose = None if K is None else tracker.track(frame.image, K, frame.stamp_ns)
         if pose is None:
             return
-        self.tracked.append(frame.index, pose.T_odom_cam)
+        self.result.tracked.append(frame.index, pose.T_odom_cam)
         self.link.odometry.take(frame.stamp_ns, pose.T_odom_cam, self.maps.frame_id)
         self.odometry.publish(pose, self.maps.frame_id)
 
@@ -147,13 +126,6 @@ class Replay:
     def finish(self) -> None:
         self.advance(last=True)
         self._publish(self.mapper.flush())
-
-    def trajectory(self) -> dict[int, Float[ndarray, "4 4"]]:
-        """T_map_cam of every image, by stamp."""
-        poses = camera_trajectory(
-            self.mapper.keyframe_poses(), self.tracked, range(len(self.stamps_ns))
-        )
-        return {self.stamps_ns[i]: T for i, T in poses.items()}
 
 
 def replay(options: ReplayOptions) -> dict[str, Any]:
@@ -183,7 +155,7 @@ def _run(
     with Bag(options.bag) as bag:
         run = Replay(node, Tracker(TrackerConfig()) if tracked else None)
         _pump(bag, cast_roles(bag, images, node, remaps), images, run, options.max_images)
-    if not run.stamps_ns:
+    if not len(run.result):
         why = "; ".join(node.errors[:3]) or "what they wait for never came"
         raise SequenceError(f"{images.name}: none of its {len(images)} images is used: {why}")
     if not run.mapper.submaps:
@@ -212,7 +184,7 @@ def _pump(
                 node.hear(role, data)
             bar.update(connection.topic == images.topic)
             run.advance()
-            if max_images and len(run.stamps_ns) >= max_images:
+            if max_images and len(run.result) >= max_images:
                 break
     run.finish()
 
@@ -220,18 +192,17 @@ def _pump(
 def _results(options: ReplayOptions, run: Replay) -> dict[str, Any]:
     cloud = run.mapper.point_map.cloud()
     write_ply(options.out / "map.ply", cloud)
-    trajectory = run.trajectory()
+    trajectory = run.result.trajectory(run.mapper)
     write_trajectory(options.out / "trajectory.txt", trajectory)
-    if run.tracked:
-        odometry = {run.stamps_ns[i]: T for i, T in run.tracked.items()}
-        write_trajectory(options.out / "odometry.txt", odometry)
+    if run.result.tracked:
+        write_trajectory(options.out / "odometry.txt", run.result.odometry())
     save_map(options.out / "map", run.mapper, overwrite=options.overwrite)
     length = float(
         np.linalg.norm(np.diff([T[:3, 3] for T in trajectory.values()], axis=0), axis=1).sum()
     )
     counters = run.mapper.counters
     return {
-        "images": len(run.stamps_ns),
+        "images": len(run.result),
         "dropped": run.counters.dropped_invalid,
         "keyframes": counters.keyframes,
         "chunks": counters.chunks,

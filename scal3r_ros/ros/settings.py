@@ -8,7 +8,24 @@ from scal3r_ros.mapping.config import (
     profile,
     updated,
 )
+from scal3r_ros.mapping.mapper import Mapper
 from scal3r_ros.ros.parameters import AnyNode, value
+
+
+def make_mapper(node: AnyNode) -> Mapper:
+    """With the network that the parameters name; what is wrong with them is said by ConfigError,
+    ValueError or OSError."""
+    from scal3r_ros.mapping.predictor import NetworkPredictor
+
+    config = mapper_config(node)
+    network = NetworkPredictor.load(
+        value(node, "model"),
+        value(node, "checkpoint") or None,
+        device=value(node, "device"),
+        precision=value(node, "precision"),
+        settings=config.network,
+    )
+    return Mapper(network, config)
 
 
 def mapper_config(node: AnyNode) -> MapperConfig:
