@@ -98,3 +98,14 @@ def invert_pose(T_a_b: Float[ndarray, "*batch 4 4"]) -> Float[ndarray, "*batch 4
     T_b_a[..., :3, 3] = -np.einsum("...ij,...j->...i", R_b_a, T_a_b[..., :3, 3])
     T_b_a[..., 3, 3] = 1.0
     return T_b_a
+
+
+def interpolate(
+    A: Float[ndarray, "4 4"], B: Float[ndarray, "4 4"], share: float
+) -> Float[ndarray, "4 4"]:
+    """On SO(3) x R3."""
+    turn = Rotation.from_matrix(A[:3, :3].T @ B[:3, :3]).as_rotvec()
+    T = np.eye(4)
+    T[:3, :3] = A[:3, :3] @ Rotation.from_rotvec(share * turn).as_matrix()
+    T[:3, 3] = (1 - share) * A[:3, 3] + share * B[:3, 3]
+    return T

@@ -7,9 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
-from scipy.spatial.transform import Rotation
 
-from scal3r_ros.geometry.sim3 import invert_pose
+from scal3r_ros.geometry.sim3 import interpolate, invert_pose
 from scal3r_ros.mapping.types import Submap
 
 Poses = dict[int, Float[ndarray, "4 4"]]  # image index -> T
@@ -143,14 +142,3 @@ def _scaled(T: Float[ndarray, "4 4"], scale: float) -> Float[ndarray, "4 4"]:
     scaled = T.copy()
     scaled[:3, 3] *= scale
     return scaled
-
-
-def interpolate(
-    A: Float[ndarray, "4 4"], B: Float[ndarray, "4 4"], share: float
-) -> Float[ndarray, "4 4"]:
-    """On SO(3) x R3."""
-    turn = Rotation.from_matrix(A[:3, :3].T @ B[:3, :3]).as_rotvec()
-    T = np.eye(4)
-    T[:3, :3] = A[:3, :3] @ Rotation.from_rotvec(share * turn).as_matrix()
-    T[:3, 3] = (1 - share) * A[:3, 3] + share * B[:3, 3]
-    return T

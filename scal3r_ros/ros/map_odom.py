@@ -9,7 +9,7 @@ from jaxtyping import Float
 from numpy import ndarray
 from tf2_msgs.msg import TFMessage
 
-from scal3r_ros.mapping.trajectory import interpolate
+from scal3r_ros.geometry.sim3 import interpolate
 from scal3r_ros.ros.conversions import matrix_to_transform, stamp_to_ns
 from scal3r_ros.ros.fallback.tf import DYNAMIC, transform_broadcaster
 from scal3r_ros.ros.listening import listen

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float, UInt8
 from numpy import ndarray
-from scipy.spatial.transform import Rotation, Slerp
 
+from scal3r_ros.geometry.sim3 import interpolate
 from scal3r_ros.tracking.motion import velocity_of
 
 
@@ -81,10 +81,4 @@ class History:
         if k == len(posed) or stamps[k] == stamp_ns or k == 0:
             return posed[min(k, len(posed) - 1)][1]
         (t_a, T_a), (t_b, T_b) = posed[k - 1], posed[k]
-        share = (stamp_ns - t_a) / (t_b - t_a)
-        T = np.eye(4)
-        T[:3, :3] = Slerp([0, 1], Rotation.from_matrix([T_a[:3, :3], T_b[:3, :3]]))(
-            share
-        ).as_matrix()
-        T[:3, 3] = (1 - share) * T_a[:3, 3] + share * T_b[:3, 3]
-        return T
+        return interpolate(T_a, T_b, (stamp_ns - t_a) / (t_b - t_a))

@@ -10,7 +10,8 @@ from geometry_msgs.msg import TransformStamped
 from jaxtyping import Float
 from numpy import ndarray
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from scipy.spatial.transform import Rotation, Slerp
+
+from scal3r_ros.geometry.sim3 import interpolate
 
 logger = logging.getLogger(__name__)
 
@@ -114,12 +115,7 @@ class TransformTree:
             )
         before, after = stamps[position - 1], stamps[position]
         share = (stamp_ns - before) / (after - before)
-        A, B = poses[position - 1], poses[position]
-        T = np.eye(4)
-        turn = Slerp([0, 1], Rotation.from_matrix(np.stack([A[:3, :3], B[:3, :3]])))
-        T[:3, :3] = turn(share).as_matrix()
-        T[:3, 3] = (1 - share) * A[:3, 3] + share * B[:3, 3]
-        return T
+        return interpolate(poses[position - 1], poses[position], share)
 
 
 def transform_broadcaster(node: Any) -> Any:
