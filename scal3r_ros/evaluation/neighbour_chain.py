@@ -5,6 +5,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
+from scal3r_ros.geometry.align import nearest_rotation
 from scal3r_ros.geometry.sim3 import Sim3
 
 HUBER = 0.1  # absolute, in the target chunk's unit: the published value
@@ -44,8 +45,7 @@ def weighted_fit(
     mean_a, mean_b = weight @ xyz_a, weight @ xyz_b
     a, b = xyz_a - mean_a, xyz_b - mean_b
     s = float(np.sqrt((weight @ (a**2).sum(1)) / (weight @ (b**2).sum(1))))
-    U, _, Vt = np.linalg.svd((weight[:, None] * a).T @ b)
-    R = U @ np.diag([1, 1, np.linalg.det(U @ Vt)]) @ Vt
+    R = nearest_rotation((weight[:, None] * a).T @ b)
     return Sim3(R, mean_a - s * R @ mean_b, s)
 
 

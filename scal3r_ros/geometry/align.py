@@ -16,6 +16,12 @@ class AlignmentError(ValueError):
     """Points that do not determine a transform."""
 
 
+def nearest_rotation(M: Float[ndarray, "3 3"]) -> Float[ndarray, "3 3"]:
+    """The R with the largest trace of M R^T: R_a_b where M is the sum of a b^T (Kabsch 1976)."""
+    U, _, Vt = np.linalg.svd(M)
+    return (U * [1, 1, np.linalg.det(U @ Vt)]) @ Vt
+
+
 def umeyama(
     xyz_a: Float[ndarray, "n 3"],
     xyz_b: Float[ndarray, "n 3"],

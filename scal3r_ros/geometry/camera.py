@@ -57,6 +57,11 @@ def pixel_centres(height: int, width: int) -> Float[ndarray, "h w 2"]:
     return np.stack([u, v], axis=-1)
 
 
+def rays(xy: Float[ndarray, "n 2"]) -> Float[ndarray, "n 3"]:
+    """(x, y, 1) of normalised image coordinates."""
+    return np.concatenate([xy, np.ones((len(xy), 1))], axis=1)
+
+
 def unproject(
     depth: Float[ndarray, "*batch h w"], K: Float[ndarray, "*batch 3 3"]
 ) -> Float[ndarray, "*batch h w 3"]:
@@ -72,7 +77,7 @@ def unproject_pixels(
 ) -> Float[ndarray, "n 3"]:
     """Camera-frame points of chosen pixels."""
     xy = (uv - K[:2, 2]) / K[[0, 1], [0, 1]]
-    return np.concatenate([xy, np.ones((len(uv), 1))], axis=1) * depth[:, None]
+    return rays(xy) * depth[:, None]
 
 
 def project(

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
+from scal3r_ros.geometry.camera import rays
 from scal3r_ros.geometry.sim3 import invert_pose
 from scal3r_ros.mapping.bundle import adjust, residuals
 from scal3r_ros.mapping.bundle_problem import BundleProblem, BundleState
@@ -48,7 +49,7 @@ def chunk_problem(
         xy=observations.xy[others],
         focal=observations.focal,
         anchor=tracks.frame[anchor],
-        ray=np.concatenate([observations.xy[anchor], np.ones((len(anchor), 1))], 1),
+        ray=rays(observations.xy[anchor]),
         log_depth_prior=np.log(np.where(depth > 0, depth, observations.median_depth)),
         depth_sigma=np.where(depth > 0, observations.depth_sigma[anchor], 10.0),
         motion_prior=invert_pose(T[:-1]) @ T[1:],

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
-from scal3r_ros.geometry.camera import scale_intrinsics
+from scal3r_ros.geometry.camera import rays, scale_intrinsics
 from scal3r_ros.mapping.bundle_problem import huber
 from scal3r_ros.mapping.feature_tracks import FeatureTracks
 from scal3r_ros.mapping.measured_depth import SIGMA as MEASURED_SIGMA
@@ -117,8 +117,7 @@ def triangulate(
     a_row = anchor[tracks.track[rows]]
     T_a, T_j = T_submap_cam[tracks.frame[a_row]], T_submap_cam[tracks.frame[rows]]
     R_j_submap = T_j[:, :3, :3].transpose(0, 2, 1)
-    ray = np.concatenate([xy[a_row], np.ones((len(rows), 1))], 1)
-    turned = np.einsum("nij,njk,nk->ni", R_j_submap, T_a[:, :3, :3], ray)
+    turned = np.einsum("nij,njk,nk->ni", R_j_submap, T_a[:, :3, :3], rays(xy[a_row]))
     moved = np.einsum("nij,nj->ni", R_j_submap, T_a[:, :3, 3] - T_j[:, :3, 3])
     # x = (turned + moved / depth) projected: linear in the inverse depth
     A = moved[:, :2] - xy[rows] * moved[:, 2:]
@@ -209,7 +208,7 @@ def _points(
     depth: Float[ndarray, " m"],
 ) -> Float[ndarray, "m 3"]:
     """In the submap frame, of every track."""
-    ray = np.concatenate([observations.xy[anchor], np.ones((len(anchor), 1))], 1)
+    ray = rays(observations.xy[anchor])
     T_a = T[observations.tracks.frame[anchor]]
     return np.einsum("nij,nj->ni", T_a[:, :3, :3], ray * depth[:, None]) + T_a[:, :3, 3]
 

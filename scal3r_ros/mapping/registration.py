@@ -10,7 +10,13 @@ from jaxtyping import Float
 from numpy import ndarray
 from scipy.linalg import block_diag
 
-from scal3r_ros.geometry.align import MAD_TO_SIGMA, AlignmentError, robust_align, umeyama
+from scal3r_ros.geometry.align import (
+    MAD_TO_SIGMA,
+    AlignmentError,
+    nearest_rotation,
+    robust_align,
+    umeyama,
+)
 from scal3r_ros.geometry.camera import scale_intrinsics, unproject
 from scal3r_ros.geometry.sim3 import Sim3
 from scal3r_ros.mapping.config import RegistrationConfig
@@ -234,8 +240,7 @@ def _with_shared_cameras(
         return T
     i, j = (list(slots) for slots in zip(*pairs, strict=True))
     A, B = target.T_submap_cam[j], source.T_submap_cam[i]
-    U, _, Vt = np.linalg.svd(np.einsum("nij,nkj->ik", A[:, :3, :3], B[:, :3, :3]))
-    R = (U * [1, 1, np.linalg.det(U @ Vt)]) @ Vt
+    R = nearest_rotation(np.einsum("nij,nkj->ik", A[:, :3, :3], B[:, :3, :3]))
     t = A[:, :3, 3].mean(0) - T.s * R @ B[:, :3, 3].mean(0)
     cameras = Sim3(R, t, T.s)
     error = np.linalg.norm(A[:, :3, 3] - cameras.apply(B[:, :3, 3]), axis=1)

@@ -9,6 +9,9 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
+from scal3r_ros.geometry.align import nearest_rotation
+from scal3r_ros.geometry.camera import rays
+
 MIN_MATCHES = 24
 MIN_IN_FRONT = 12  # of both cameras, on epipolar lines
 MIN_PARALLAX_PX = 4.0  # median, without the common rotation
@@ -44,7 +47,7 @@ def _depth(
     t_b_a: Float[ndarray, " 3"],
 ) -> Float[ndarray, " n"]:
     """In the first camera; linear least squares in inverse depth on the second's image plane."""
-    turned = np.concatenate([a, np.ones((len(a), 1))], 1) @ R_b_a.T
+    turned = rays(a) @ R_b_a.T
     A = t_b_a[:2] - b * t_b_a[2]
     B = b * turned[:, 2:] - turned[:, :2]
     inverse = (A * B).sum(1) / np.maximum((A * A).sum(1), 1e-12)
@@ -53,8 +56,5 @@ def _depth(
 
 def _parallax_px(a: Float[ndarray, "n 2"], b: Float[ndarray, "n 2"], focal: float) -> float:
     """Median motion that remains after the best common rotation."""
-    rays = [np.concatenate([x, np.ones((len(x), 1))], 1) for x in (a, b)]
-    rays = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in rays]
-    U, _, Vt = np.linalg.svd(rays[1].T @ rays[0])
-    R = (U * [1, 1, np.linalg.det(U @ Vt)]) @ Vt
-    return focal * float(np.median(np.linalg.norm(rays[1] - rays[0] @ R.T, axis=1)))
+    a, b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (rays(a), rays(b)))
+    return focal * float(np.median(np.linalg.norm(b - a @ nearest_rotation(b.T @ a).T, axis=1)))

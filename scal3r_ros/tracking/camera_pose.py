@@ -13,6 +13,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
+from scal3r_ros.geometry.align import nearest_rotation
+
 ITERATIONS = 12
 SETTLED_PX = 0.01  # of a last step
 OUTLIER_PX = 4.0
@@ -86,8 +88,7 @@ def solve_rotation(
     b = now / np.linalg.norm(now, axis=1, keepdims=True)
     weights, width = np.ones(len(a)), 16 * OUTLIER_PX
     for _ in range(ITERATIONS):
-        U, _, Vt = np.linalg.svd((a * weights[:, None]).T @ b)
-        R = (U * [1, 1, np.linalg.det(U @ Vt)]) @ Vt
+        R = nearest_rotation((a * weights[:, None]).T @ b)
         error = np.linalg.norm(a - b @ R.T, axis=1) * focal
         weights = 1 / (1 + (error / width) ** 2)
         width = max(width / 2, OUTLIER_PX)

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
 from numpy import ndarray
 
-from scal3r_ros.geometry.camera import project, transform_points, unproject_pixels
+from scal3r_ros.geometry.camera import project, rays, transform_points, unproject_pixels
 from scal3r_ros.geometry.sim3 import invert_pose
 from scal3r_ros.tracking.features import follow, sample_depth
 from scal3r_ros.tracking.motion import stretched
@@ -122,7 +122,7 @@ class Points:
         # xy = (turned + moved / depth) projected: linear in the inverse depth
         A, B = moved[:, :2] - xy * moved[:, 2:], xy * turned[:, 2:] - turned[:, :2]
         inverse = (A * B).sum(1) / np.maximum((A * A).sum(1), 1e-18)
-        now = np.concatenate([xy, np.ones((len(xy), 1))], 1)
+        now = rays(xy)
         angle = np.arctan2(np.linalg.norm(np.cross(turned, now), axis=1), (turned * now).sum(1))
         ready = angle > min_parallax_rad
         error = np.linalg.norm(B - inverse[:, None] * A, axis=1) * K[0, 0]

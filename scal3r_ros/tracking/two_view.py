@@ -5,7 +5,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
-from scal3r_ros.geometry.camera import transform_points
+from scal3r_ros.geometry.camera import rays, transform_points
 from scal3r_ros.geometry.sim3 import invert_pose
 from scal3r_ros.tracking.camera_pose import solve_rotation
 
@@ -25,9 +25,8 @@ def relative_motion(
 
     Five points in RANSAC (Nister 2004); normalised image coordinates. None where too few agree.
     """
-    rays = [np.concatenate([xy, np.ones((len(xy), 1))], axis=1) for xy in (before, now)]
-    R, agree = solve_rotation(*rays, focal)
-    seen = rays[1] @ R.T
+    R, agree = solve_rotation(rays(before), rays(now), focal)
+    seen = rays(now) @ R.T
     turned = seen[:, :2] / np.where(seen[:, 2:] > 1e-6, seen[:, 2:], np.nan)
     error = np.nan_to_num(np.linalg.norm(turned - before, axis=1), nan=np.inf) * focal
     T = np.eye(4)
@@ -66,8 +65,7 @@ def directed_step(
     xyz = transform_points(invert_pose(T_odom_before), xyz_odom[sure])
     length = step_length(T_step, xyz, now[sure])
     if length is None:
-        assumed = depth * np.concatenate([before, np.ones((len(before), 1))], axis=1)
-        length = step_length(T_step, assumed[agree], now[agree]) or 0.0
+        length = step_length(T_step, depth * rays(before[agree]), now[agree]) or 0.0
     T_step[:3, 3] *= length
     return T_odom_before @ T_step, agree
 
