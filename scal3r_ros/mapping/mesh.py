@@ -1,7 +1,6 @@
 """The map as a surface: truncated signed distances (Curless and Levoy 1996), by Open3D."""
 
 import importlib
-import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,15 +32,11 @@ def write_mesh(path: Path, submaps: Sequence[Submap], config: PointMapConfig) ->
     count = 0 if mesh is None else len(mesh.triangles)
     if count == 0:
         raise MeshError("the map has no surface: too little depth passes the filters")
-    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".ply")
-    os.close(handle)
-    try:
-        if not open3d.io.write_triangle_mesh(draft, mesh):
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        draft = Path(folder) / "mesh.ply"
+        if not open3d.io.write_triangle_mesh(str(draft), mesh):
             raise OSError(f"{path} cannot be written")
-        os.chmod(draft, 0o644)
-        os.replace(draft, path)
-    finally:
-        Path(draft).unlink(missing_ok=True)
+        draft.replace(path)
     return count
 
 
@@ -58,7 +53,7 @@ def _surface(open3d: Any, submaps: Sequence[Submap], config: PointMapConfig) -> 
     submaps = [s for s in submaps if (s.depth > 0).any()]
     if not submaps:
         return None
-    medians = {s.index: float(np.median(s.depth[s.depth > 0])) for s in submaps}
+    medians = {s.index: s.median_depth for s in submaps}
     depths = [medians[s.index] * s.T_map_submap.s for s in submaps]  # of the scene, map units
     single, tensor = open3d.core.float32, open3d.core.Tensor
     grid = open3d.t.geometry.VoxelBlockGrid(
