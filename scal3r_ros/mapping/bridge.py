@@ -19,7 +19,7 @@ from scal3r_ros.geometry.camera import unproject
 from scal3r_ros.geometry.sim3 import Sim3
 from scal3r_ros.mapping.config import MapperConfig
 from scal3r_ros.mapping.kept_keyframes import KeptKeyframes
-from scal3r_ros.mapping.place_match import loop_information
+from scal3r_ros.mapping.place_match import agree, loop_information
 from scal3r_ros.mapping.point_filters import seen_from
 from scal3r_ros.mapping.pose_graph import PoseGraph
 from scal3r_ros.mapping.registration import on_grid, register
@@ -81,7 +81,8 @@ class Bridges:
         bridge = Bridge(edge, old, new, ends)
         self._waiting = [b for b in self._waiting if new.index - b.new.index <= LASTING]
         differences = [self._difference(bridge, other, graph) for other in self._waiting]
-        agreeing = [d for d in differences if d is not None and self._agree(d, bridge)]
+        told, depth = [d for d in differences if d is not None], new.median_depth
+        agreeing = [d for d in told if agree(d, depth, self.config)]
         self._waiting.append(bridge)
         if not agreeing:
             logger.info("bridge %s waits for another that agrees", ends)
@@ -146,14 +147,6 @@ class Bridges:
         said = T_old @ b.edge.T_target_source @ T_new.inverse()
         return (a.edge.T_target_source.inverse() @ said).log()
 
-    def _agree(self, difference: Float[ndarray, " 7"], bridge: Bridge) -> bool:
-        depth = _middle(bridge.new)
-        return (
-            float(np.linalg.norm(difference[:3])) < self.config.agree_rad
-            and float(np.linalg.norm(difference[3:6])) < self.config.agree_depth * depth
-            and abs(float(difference[6])) < self.config.agree_log_scale
-        )
-
 
 def _relation(a: Submap, b: Submap, graph: PoseGraph) -> Sim3 | None:
     """T_a_b in the map as it is."""
@@ -163,10 +156,6 @@ def _relation(a: Submap, b: Submap, graph: PoseGraph) -> Sim3 | None:
     if piece is None or piece != graph.piece(b.index):
         return None
     return a.T_map_submap.inverse() @ b.T_map_submap
-
-
-def _middle(submap: Submap) -> float:
-    return float(np.median(submap.depth[submap.depth > 0]))
 
 
 def _variances(to_old: Edge, to_new: Edge) -> Float[ndarray, " 7"]:
@@ -182,7 +171,7 @@ def _with_spread(edge: Edge, difference: Float[ndarray, " 7"], old: Submap) -> E
     own = 1 / np.sqrt(np.diag(edge.information))
     own[3:6] /= s
     spread = np.hypot(own, np.abs(difference))
-    return replace(edge, information=loop_information(spread, _middle(old), s))
+    return replace(edge, information=loop_information(spread, old.median_depth, s))
 
 
 def _mutual(

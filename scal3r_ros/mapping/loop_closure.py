@@ -23,6 +23,7 @@ from scal3r_ros.mapping.place_match import (
     Detail,
     PlaceMatch,
     View,
+    agree,
     loop_information,
     match_places,
     view_of,
@@ -218,12 +219,7 @@ class LoopDetector:
 
     def _agree(self, a: PlaceMatch, b: PlaceMatch, old: View) -> bool:
         difference = (a.T_old_new.inverse() @ b.T_old_new).log()
-        depth = _middle(old) / a.T_old_new.s  # in units of the new submap
-        return (
-            float(np.linalg.norm(difference[:3])) < self.config.agree_rad
-            and float(np.linalg.norm(difference[3:6])) < self.config.agree_depth * depth
-            and abs(float(difference[6])) < self.config.agree_log_scale
-        )
+        return agree(difference, _middle(old) / a.T_old_new.s, self.config)
 
 
 def _middle(view: View) -> float:

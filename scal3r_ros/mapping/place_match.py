@@ -14,6 +14,7 @@ from numpy import ndarray
 from scal3r_ros.geometry.align import MAD_TO_SIGMA
 from scal3r_ros.geometry.camera import scale_intrinsics, transform_points, unproject_pixels
 from scal3r_ros.geometry.sim3 import Sim3, invert_pose
+from scal3r_ros.mapping.config import LoopConfig
 from scal3r_ros.mapping.local_features import LocalFeatures, local_features, match_features
 from scal3r_ros.mapping.types import Submap
 
@@ -117,6 +118,16 @@ def match_places(old: View, new: View, min_inliers: int) -> PlaceMatch | None:
     T_old_new = T_old_cam @ Sim3.from_pose(invert_pose(new.T_submap_cam))
     coverage = float(2 * uv.std(axis=0).mean() / (0.29 * new.spread))
     return PlaceMatch(T_old_new, len(rows), len(rows) / len(first), coverage, spread)
+
+
+def agree(difference: Float[ndarray, " 7"], depth: float, config: LoopConfig) -> bool:
+    """Whether two measurements of a loop say the same; `depth` of the scene in the unit of their
+    difference."""
+    return (
+        float(np.linalg.norm(difference[:3])) < config.agree_rad
+        and float(np.linalg.norm(difference[3:6])) < config.agree_depth * depth
+        and abs(float(difference[6])) < config.agree_log_scale
+    )
 
 
 def loop_information(

@@ -105,7 +105,7 @@ def newest_view(submap: Submap, config: PointMapConfig) -> Cloud:
 
 def _filtered_cloud(submap: Submap, slots: Iterable[int], config: PointMapConfig) -> Cloud:
     """Points of some frames that pass every filter, one per voxel, in company."""
-    median = float(np.median(submap.depth[submap.depth > 0])) if (submap.depth > 0).any() else 1.0
+    median = submap.median_depth
     parts = [_frame_cloud(submap, slot, median, config) for slot in slots]
     cloud = join(parts)
     if not len(cloud):

@@ -128,6 +128,12 @@ class Submap:
         """The first slot that gives the map points; 0 where all frames are shared ones."""
         return self.overlap if self.overlap < len(self.T_submap_cam) else 0
 
+    @property
+    def median_depth(self) -> float:
+        """Submap units; 1 where there is no depth."""
+        known = self.depth[self.depth > 0]
+        return float(np.median(known)) if len(known) else 1.0
+
     def beginning_at(self, T_map_cam: Float[ndarray, "4 4"], s: float) -> Sim3:
         """The T_map_submap that puts the first camera there, at a scale."""
         T_cam_submap = np.linalg.inv(self.T_submap_cam[0])
