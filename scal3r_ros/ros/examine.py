@@ -3,6 +3,7 @@
 import os
 import time
 from collections import Counter, defaultdict
+from functools import partial
 from typing import Any
 
 import rclpy
@@ -16,8 +17,9 @@ from tf2_msgs.msg import TFMessage
 from scal3r_ros.data.encodings import EncodingError
 from scal3r_ros.data.rosbag import COMPRESSED, RAW, camera_of_info
 from scal3r_ros.doctor import Finding, fast_dds_remedy
-from scal3r_ros.ros.conversions import image_to_rgb, stamp_to_ns, transform_to_matrix
+from scal3r_ros.ros.conversions import image_to_rgb, stamp_to_ns
 from scal3r_ros.ros.fallback.tf import DYNAMIC, STATIC, TransformError, TransformTree
+from scal3r_ros.ros.launch_arguments import beside
 
 DISCOVERY_S = 5.0
 OLD_S = 1.0
@@ -61,15 +63,15 @@ class Examination:
         best = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
         self.node.create_subscription(CameraInfo, self.info_topic, self.infos.append, best)
         self.node.create_subscription(Clock, "/clock", self._on_clock, best)
-        self.node.create_subscription(TFMessage, "/tf", self._on_transforms, DYNAMIC)
-        self.node.create_subscription(TFMessage, "/tf_static", self._on_statics, STATIC)
+        self.node.create_subscription(TFMessage, "/tf", self._take, DYNAMIC)
+        statics = partial(self._take, static=True)
+        self.node.create_subscription(TFMessage, "/tf_static", statics, STATIC)
         self._spin(executor, seconds)
         executor.shutdown()
 
     @property
     def info_topic(self) -> str:
-        base = self.image.removesuffix("/compressed")
-        return f"{base.rpartition('/')[0]}/camera_info"
+        return beside(self.image.removesuffix("/compressed"), "camera_info")
 
     def findings(self) -> list[Finding]:
         return [
@@ -207,22 +209,15 @@ class Examination:
     def _on_clock(self, _: Clock) -> None:
         self.clock += 1
 
-    def _on_transforms(self, message: TFMessage) -> None:
-        self._take(message, static=False)
-
-    def _on_statics(self, message: TFMessage) -> None:
-        self._take(message, static=True)
-
-    def _take(self, message: TFMessage, *, static: bool) -> None:
+    def _take(self, message: TFMessage, *, static: bool = False) -> None:
+        self.tree.take(message, static=static)
         for t in message.transforms:
             parent, child = t.header.frame_id, t.child_frame_id
             self.parents[child].add(parent)
-            stamp_ns = stamp_to_ns(t.header.stamp)
             if not static:
+                stamp_ns = stamp_to_ns(t.header.stamp)
                 self.steps_back[parent, child] += stamp_ns < self._stamps[parent, child]
                 self._stamps[parent, child] = stamp_ns
-            T = transform_to_matrix(t.transform)
-            self.tree.set(parent, child, stamp_ns, T, static=static)
 
     def _spin(self, executor: SingleThreadedExecutor, seconds: float) -> None:
         end = time.monotonic() + seconds

@@ -1,11 +1,12 @@
 """Where the camera sits on the robot: `base_frame` and its static transform to the camera."""
 
+from functools import partial
+
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 from tf2_msgs.msg import TFMessage
 
-from scal3r_ros.ros.conversions import stamp_to_ns, transform_to_matrix
 from scal3r_ros.ros.fallback.tf import STATIC, TransformError, TransformTree
 from scal3r_ros.ros.listening import listen
 from scal3r_ros.ros.parameters import AnyNode
@@ -21,16 +22,11 @@ class RobotFrame:
         self.node, self.base_frame = node, base_frame
         self._tree = TransformTree()
         self._told = False
-        self._subscription = listen(node, TFMessage, "/tf_static", self._on_static, STATIC)
+        take = partial(self._tree.take, static=True)
+        self._subscription = listen(node, TFMessage, "/tf_static", take, STATIC)
 
     def close(self) -> None:
         self.node.destroy_subscription(self._subscription)
-
-    def _on_static(self, message: TFMessage) -> None:
-        for t in message.transforms:
-            T = transform_to_matrix(t.transform)
-            stamp_ns = stamp_to_ns(t.header.stamp)
-            self._tree.set(t.header.frame_id, t.child_frame_id, stamp_ns, T, static=True)
 
     def between(self, target: str, source: str) -> Float[ndarray, "4 4"] | None:
         """T_target_source of two frames that are fixed on the robot, None where it is unknown."""

@@ -1,5 +1,6 @@
 """The robot's odometry at the stamp of an image: from the tracker, a topic or TF."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from tf2_msgs.msg import TFMessage
 
 from scal3r_ros.geometry.sim3 import invert_pose
-from scal3r_ros.ros.conversions import pose_to_matrix, stamp_to_ns, transform_to_matrix
+from scal3r_ros.ros.conversions import pose_to_matrix, stamp_to_ns
 from scal3r_ros.ros.fallback.tf import DYNAMIC, STATIC, TransformError, TransformTree
 from scal3r_ros.ros.frames import RobotFrame
 from scal3r_ros.ros.listening import listen
@@ -36,8 +37,9 @@ class OdometrySource:
         elif kind == "topic":
             self._listen(Odometry, "odom", self._on_odometry, SENSOR)
         elif kind == "tf":
-            self._listen(TFMessage, "/tf", self._on_transforms, DYNAMIC)
-            self._listen(TFMessage, "/tf_static", self._on_static, STATIC)
+            self._listen(TFMessage, "/tf", self._tree.take, DYNAMIC)
+            # of a robot whose odometry ends at another of its frames (base_footprint)
+            self._listen(TFMessage, "/tf_static", partial(self._tree.take, static=True), STATIC)
 
     def close(self) -> None:
         for subscription in self._subscriptions:
@@ -95,12 +97,3 @@ class OdometrySource:
         T = pose_to_matrix(message.pose.pose)
         if np.isfinite(T).all():
             self._tree.set(ODOM, BASE, stamp_to_ns(message.header.stamp), T)
-
-    def _on_transforms(self, message: TFMessage, static: bool = False) -> None:
-        for t in message.transforms:
-            T, stamp_ns = transform_to_matrix(t.transform), stamp_to_ns(t.header.stamp)
-            self._tree.set(t.header.frame_id, t.child_frame_id, stamp_ns, T, static=static)
-
-    def _on_static(self, message: TFMessage) -> None:
-        """Of a robot whose odometry ends at another of its frames (base_footprint)."""
-        self._on_transforms(message, static=True)

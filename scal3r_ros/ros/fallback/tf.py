@@ -12,6 +12,7 @@ from numpy import ndarray
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
 from scal3r_ros.geometry.sim3 import interpolate
+from scal3r_ros.ros.conversions import stamp_to_ns, transform_to_matrix
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +76,12 @@ class TransformTree:
         poses.insert(position, T_parent_child)
         while stamps[-1] - stamps[0] > self.cache_ns:
             del stamps[0], poses[0]
+
+    def take(self, message: Any, *, static: bool = False) -> None:
+        """All transforms of a TFMessage."""
+        for t in message.transforms:
+            T, stamp_ns = transform_to_matrix(t.transform), stamp_to_ns(t.header.stamp)
+            self.set(t.header.frame_id, t.child_frame_id, stamp_ns, T, static=static)
 
     def lookup(self, target: str, source: str, stamp_ns: int | None) -> Float[ndarray, "4 4"]:
         """T_target_source at a time, the newest where `stamp_ns` is None."""
