@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 from jaxtyping import Float32
@@ -45,7 +46,7 @@ class ScaleSensors:
         self._baseline = 0.0
         self._heard, self._newest_ns = False, -1  # pairs come at all; stamp of the newest
         self._pairs: OrderedDict[int, Any] = OrderedDict()  # stamp of the image -> message
-        self._told: set[str] = set()
+        self._once = cache(node.get_logger().error)  # each text
         self._images, self._others = simple_filter(), simple_filter()
         source = value(node, "scale_source")
         self.paired = source in ("depth", "stereo")
@@ -126,8 +127,3 @@ class ScaleSensors:
             )
             return
         self._baseline = -info.p[3] / info.p[0]
-
-    def _once(self, text: str) -> None:
-        if text not in self._told:
-            self._told.add(text)
-            self.node.get_logger().error(text)

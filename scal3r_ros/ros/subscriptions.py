@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -60,7 +61,7 @@ class ImageInput:
         self._began_s = time.monotonic()
         self._last_ns = self._accepted_ns = -1
         self._late = 0  # in a row
-        self._told: set[str] = set()
+        self._once = cache(node.get_logger().error)  # each text
         self._subscription: Any = None
         self._reliable: bool | None = None
         either = QoSProfile(depth=self.depth, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -236,8 +237,3 @@ class ImageInput:
         self.node.get_logger().warning(f"stamps went back by {back_s:.1f} s")
         self.on_jump()
         return True
-
-    def _once(self, text: str) -> None:
-        if text not in self._told:
-            self._told.add(text)
-            self.node.get_logger().error(text)
