@@ -1,7 +1,7 @@
 """ROS messages to our values and back. Pure functions; stamps stay integers.
 
-CameraInfo has pixel centres at integers, we have them at half-integers: 0.5 is subtracted here on
-the way out, and added on the way in by `data.rosbag.camera_of_info`.
+Messages have pixel centres at integers, we have them at half-integers: 0.5 is subtracted here on
+the way out, and added on the way in, of a CameraInfo by `data.rosbag.camera_of_info`.
 """
 
 import array
@@ -24,6 +24,7 @@ from scal3r_ros.geometry.sim3 import Sim3
 from scal3r_ros.mapping.point_map import Cloud
 from scal3r_ros.ros.fallback.images import bridged
 
+HALF_PIXEL = np.array([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]])
 CLOUD_POINT = np.dtype([("xyz", "<f4", 3), ("rgb", "<u4"), ("confidence", "<f4")])
 CLOUD_FIELDS = (("x", 0), ("y", 4), ("z", 8), ("rgb", 12), ("confidence", 16))
 
@@ -128,6 +129,15 @@ def image_to_depth(message: Any) -> Float32[ndarray, "h w"]:
     return pixels.astype(np.float32) / 1000
 
 
+def K_to_numbers(K: Float[ndarray, "3 3"]) -> list[float]:
+    """Row by row, pixel centres at integers."""
+    return (K - HALF_PIXEL).flatten().tolist()
+
+
+def numbers_to_K(numbers: Any) -> Float[ndarray, "3 3"]:
+    return np.asarray(numbers, dtype=np.float64).reshape(3, 3) + HALF_PIXEL
+
+
 def camera_to_info(
     K: Float[ndarray, "3 3"],
     height: int,
@@ -135,8 +145,7 @@ def camera_to_info(
     head: Header,
     distortion: Float[ndarray, " d"] | None = None,
 ) -> CameraInfo:
-    k = K.copy()
-    k[:2, 2] -= 0.5
+    k = K - HALF_PIXEL
     projection = np.concatenate([k, np.zeros((3, 1))], axis=1)
     d = [] if distortion is None else distortion.tolist()
     return CameraInfo(

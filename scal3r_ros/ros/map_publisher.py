@@ -19,6 +19,7 @@ from scal3r_ros.mapping.mapper import Mapper
 from scal3r_ros.mapping.point_map import Cloud, newest_view, submap_cloud
 from scal3r_ros.mapping.types import MapUpdate, Submap
 from scal3r_ros.ros.conversions import (
+    K_to_numbers,
     camera_to_info,
     cloud_to_message,
     depth_to_jpeg,
@@ -171,8 +172,6 @@ class MapPublisher:
     def _publish_keyframe(self) -> None:
         keyframe = self.mapper.newest_keyframe()
         head = header(keyframe.stamp_ns, self.frame_id)
-        k = keyframe.K.copy()
-        k[:2, 2] -= 0.5
         self._keyframes.publish(
             Keyframe(
                 header=head,
@@ -181,7 +180,7 @@ class MapPublisher:
                 map_version=self.mapper.map_version,
                 image=rgb_to_image(keyframe.image, head),
                 depth=float_to_image(keyframe.depth, head),
-                k=k.flatten().tolist(),
+                k=K_to_numbers(keyframe.K),
                 t_map_cam=keyframe.T_map_cam.flatten().tolist(),
                 t_odom_cam=UNKNOWN,
                 unit=keyframe.unit,

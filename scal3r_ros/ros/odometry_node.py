@@ -12,6 +12,8 @@ from typing import Any
 import cv2
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
+from jaxtyping import Float
+from numpy import ndarray
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
 from scal3r_ros.geometry.keyframe import Keyframe as MappedKeyframe
@@ -21,6 +23,7 @@ from scal3r_ros.ros.conversions import (
     header,
     image_to_float,
     image_to_rgb,
+    numbers_to_K,
     stamp_to_ns,
 )
 from scal3r_ros.ros.fallback.diagnostics import diagnostic_updater
@@ -61,6 +64,7 @@ class OdometryNode(LifecycleNode):
         self._image_s = time.monotonic()  # when one came last
         self._trouble = ""  # why tracking began anew, until it tracks
         self._told: set[str] = set()
+        self._K: Float[ndarray, "3 3"] | None = None  # of the newest keyframe
         self._rates = Rates()
         self.odometry: OdometryPublisher | None = None
         self.updater = diagnostic_updater(self)
@@ -147,14 +151,12 @@ class OdometryNode(LifecycleNode):
         self.frames.put(frame)
 
     def _on_keyframe(self, message: Keyframe) -> None:
-        K = np.array(message.k, dtype=np.float64).reshape(3, 3)
-        K[:2, 2] += 0.5
         keyframe = MappedKeyframe(
             index=message.keyframe_id,
             stamp_ns=stamp_to_ns(message.header.stamp),
             image=image_to_rgb(message.image),
             depth=image_to_float(message.depth),
-            K=K,
+            K=numbers_to_K(message.k),
             T_map_cam=np.array(message.t_map_cam).reshape(4, 4),
             unit=message.unit,
         )
@@ -198,7 +200,7 @@ class OdometryNode(LifecycleNode):
             self._track(frame)
 
     def _track(self, frame: Frame) -> None:
-        K = frame.K if frame.K is not None else getattr(self, "_K", None)
+        K = frame.K if frame.K is not None else self._K
         if K is None:
             return  # neither camera_info nor a keyframe has told the intrinsics yet
         if self.imu is not None:
