@@ -93,7 +93,7 @@ class MappingNode(LifecycleNode):
         self.worker.start()
         self._periodic = [
             self.create_timer(STATUS_PERIOD_S, self._report, clock=STEADY),
-            self.create_timer(1 / value(self, "tf_publish_rate"), self._publish_tf, clock=STEADY),
+            self.create_timer(1 / value(self, "tf_publish_rate"), self._tick, clock=STEADY),
         ]
         self.active = True
         self.get_logger().info(
@@ -222,7 +222,7 @@ class MappingNode(LifecycleNode):
         self.frames.policy = value(self, "overload_policy")
         self.health.publish()
 
-    def _publish_tf(self) -> None:
+    def _tick(self) -> None:
         self.health.watch()
         self.link.publish()
 
