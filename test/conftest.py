@@ -103,5 +103,24 @@ def walk() -> World:
     return World(clip, frames)
 
 
+@pytest.fixture(scope="session")
+def there_and_back() -> World:
+    """A walk and the same walk backwards: every place is seen twice."""
+    import torch
+
+    from scal3r_ros.training.world import WorldClip, render_clip
+
+    clip = render_clip(12, 28, 196, 252, family="clutter", stride=0.8, degradation="none")
+    order = torch.tensor([*range(28), *range(26, -1, -1)])
+    both = WorldClip(
+        clip.images[order], clip.depth[order], clip.K[order], clip.T_world_cam[order], "room"
+    )
+    frames = [
+        Frame(i, 10**9 + i * 10**8, image.numpy(), both.K[i].double().numpy())
+        for i, image in enumerate(both.images)
+    ]
+    return World(both, frames)
+
+
 def random_sim3(rng: np.random.Generator) -> Sim3:
     return Sim3.exp(rng.normal(0, [1, 1, 1, 2, 2, 2, 0.7]))

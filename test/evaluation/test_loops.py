@@ -11,15 +11,15 @@ from scal3r_ros.mapping.loop_closure import LoopDetector
 from scal3r_ros.mapping.places import Descriptors
 from scal3r_ros.mapping.shelf import Shelf
 from test.evaluation.conftest import sequence_folder
-from test.mapping.test_loops import CONFIG, Describing, there_and_back  # noqa: F401
+from test.mapping.test_loops import CONFIG, Describing
 
 
 @pytest.fixture(scope="module")
-def folder(there_and_back, tmp_path_factory):  # noqa: F811
+def folder(there_and_back, tmp_path_factory):
     return sequence_folder(there_and_back, tmp_path_factory.mktemp("back"))
 
 
-def test_true_loops_are_counted_as_true(folder, there_and_back):  # noqa: F811
+def test_true_loops_are_counted_as_true(folder, there_and_back):
     found = evaluate_loops(folder, Describing(there_and_back.clip), CONFIG, 0.5)
     assert found["chunks that come back"] >= 1
     assert found["loops"] == found["loops true"] >= 1
@@ -39,7 +39,7 @@ def test_the_nearest_place_is_right_or_wrong():
     assert loops._nearest_true(places, same & False, late) == 0.0
 
 
-def test_a_loop_that_is_off_is_counted_as_false(folder, there_and_back, monkeypatch):  # noqa: F811
+def test_a_loop_that_is_off_is_counted_as_false(folder, there_and_back, monkeypatch):
     """The same loops, measured a quarter turn off."""
     honest = LoopDetector.verify
 
@@ -59,7 +59,7 @@ def test_a_loop_that_is_off_is_counted_as_false(folder, there_and_back, monkeypa
 
 def test_a_dropped_camera_is_recognised_where_the_map_was_seen(
     folder,
-    there_and_back,  # noqa: F811
+    there_and_back,
     monkeypatch,
 ):
     """The way there is mapped; of the way back every drop lies in the map, and who says that it
@@ -86,7 +86,7 @@ class Both(Describing):
         return Describing(self.elsewhere).predict(replace(chunk, frames=frames), memory)
 
 
-def test_who_is_recognised_elsewhere_is_counted(folder, there_and_back, walk_folder, walk):  # noqa: F811
+def test_who_is_recognised_elsewhere_is_counted(folder, there_and_back, walk_folder, walk):
     """Strangers are not recognised; the same walk, as if it were another place, is. (By features:
     the network of this test cannot see two walks at once.)"""
     short = replace(

@@ -12,7 +12,7 @@ from scal3r_ros.mapping.mapper import Mapper
 from scal3r_ros.mapping.pipeline import map_sequence
 from scal3r_ros.mapping.registration import on_grid
 from scal3r_ros.mapping.types import ChunkTooLargeError
-from test.mapping.test_loops import CONFIG, Describing, there_and_back  # noqa: F401
+from test.mapping.test_loops import CONFIG, Describing
 from test.mapping.test_registration import TRUTH, submap
 
 # no features: whatever is tied here is tied by the network
@@ -56,7 +56,7 @@ def loops_of(mapper: Mapper) -> list:
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.03])
-def test_places_are_tied_by_the_network_alone(there_and_back, noise):  # noqa: F811
+def test_places_are_tied_by_the_network_alone(there_and_back, noise):
     """Views that share no feature; depth that is 3 % off here and there."""
     network = Bridging(there_and_back.clip, noise=noise)
     mapper = mapped(there_and_back, network)
@@ -73,7 +73,7 @@ def test_places_are_tied_by_the_network_alone(there_and_back, noise):  # noqa: F
         assert np.degrees(turned.magnitude()) < 2.0
 
 
-def test_one_bridge_is_not_enough(there_and_back):  # noqa: F811
+def test_one_bridge_is_not_enough(there_and_back):
     """Only one candidate is ever asked about, of a whole way back."""
 
     class Once(Bridging):
@@ -101,7 +101,7 @@ def beside(bridge, new, old):
 
 
 @pytest.mark.parametrize("relation", [turned_anew, beside])
-def test_a_network_that_errs_about_the_relation_closes_no_loop(there_and_back, relation):  # noqa: F811
+def test_a_network_that_errs_about_the_relation_closes_no_loop(there_and_back, relation):
     network = Bridging(there_and_back.clip, relation)
     mapper = mapped(there_and_back, network)
     assert network.bridges > 1
@@ -109,7 +109,7 @@ def test_a_network_that_errs_about_the_relation_closes_no_loop(there_and_back, r
     assert mapper.counters.loops_refused > 0
 
 
-def test_no_more_bridges_than_are_allowed(there_and_back):  # noqa: F811
+def test_no_more_bridges_than_are_allowed(there_and_back):
     for most in (0, 1):
         config = replace(ALONE, loops=replace(ALONE.loops, bridges_per_chunk=most))
         network = Bridging(there_and_back.clip)
@@ -117,7 +117,7 @@ def test_no_more_bridges_than_are_allowed(there_and_back):  # noqa: F811
         assert network.bridges <= most * mapper.counters.chunks
 
 
-def test_a_dropped_camera_is_recognised_by_bridges(there_and_back):  # noqa: F811
+def test_a_dropped_camera_is_recognised_by_bridges(there_and_back):
     """The way there is mapped, then the camera is put down on the way back."""
     mapper = Mapper(Bridging(there_and_back.clip), ALONE)
     for frame in there_and_back.frames[:28]:

@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import numpy as np
-import pytest
 
 from scal3r_ros.geometry.sim3 import Sim3, invert_pose
 from scal3r_ros.mapping import loop_closure, place_match
@@ -12,32 +11,13 @@ from scal3r_ros.mapping.mapper import Mapper
 from scal3r_ros.mapping.pipeline import map_sequence
 from scal3r_ros.mapping.place_match import FINE, ROUGH, PlaceMatch, match_places, view_of
 from scal3r_ros.mapping.types import Frame
-from test.conftest import TruthPredictor, World
+from test.conftest import TruthPredictor
 
 CONFIG = MapperConfig(
     keyframes=KeyframeConfig(min_flow=0.0, standstill_flow=0.0),
     refinement=RefinementConfig(enabled=False),
     loops=LoopConfig(min_gap=20),
 )
-
-
-@pytest.fixture(scope="module")
-def there_and_back() -> World:
-    """A walk and the same walk backwards: every place is seen twice."""
-    import torch
-
-    from scal3r_ros.training.world import WorldClip, render_clip
-
-    clip = render_clip(12, 28, 196, 252, family="clutter", stride=0.8, degradation="none")
-    order = torch.tensor([*range(28), *range(26, -1, -1)])
-    both = WorldClip(
-        clip.images[order], clip.depth[order], clip.K[order], clip.T_world_cam[order], "room"
-    )
-    frames = [
-        Frame(i, 10**9 + i * 10**8, image.numpy(), both.K[i].double().numpy())
-        for i, image in enumerate(both.images)
-    ]
-    return World(both, frames)
 
 
 class Describing(TruthPredictor):

@@ -20,7 +20,7 @@ from scal3r_ros.mapping.mapper import Mapper
 from scal3r_ros.mapping.mesh import VOXELS, MeshError, write_mesh
 from scal3r_ros.mapping.pipeline import map_sequence
 from test.conftest import TruthPredictor
-from test.mapping.test_loops import Describing, there_and_back  # noqa: F401
+from test.mapping.test_loops import Describing
 
 CONFIG = MapperConfig(
     keyframes=KeyframeConfig(min_flow=0.0, standstill_flow=0.0),
@@ -30,7 +30,7 @@ CONFIG = MapperConfig(
 
 
 @pytest.fixture(scope="module")
-def mapped(there_and_back):  # noqa: F811
+def mapped(there_and_back):
     """The way there, 28 images."""
     mapper = Mapper(Describing(there_and_back.clip), CONFIG)
     map_sequence(there_and_back.frames[:28], mapper, None)
@@ -49,7 +49,7 @@ def loaded(folder, world, **options) -> Mapper:
     return mapper
 
 
-def test_what_is_loaded_is_what_was_saved(mapped, folder, there_and_back):  # noqa: F811
+def test_what_is_loaded_is_what_was_saved(mapped, folder, there_and_back):
     again = loaded(folder, there_and_back)
     np.testing.assert_allclose(again.point_map.cloud().xyz, mapped.point_map.cloud().xyz, atol=1e-4)
     poses = list(again.keyframe_poses().values())
@@ -64,7 +64,7 @@ def test_what_is_loaded_is_what_was_saved(mapped, folder, there_and_back):  # no
     )
 
 
-def test_a_mesh_on_request_is_the_surface_of_the_scene(mapped, tmp_path, there_and_back):  # noqa: F811
+def test_a_mesh_on_request_is_the_surface_of_the_scene(mapped, tmp_path, there_and_back):
     """Nine of ten vertices lie within two voxels of where true depth puts a surface."""
     open3d = pytest.importorskip("open3d")
     files = save_map(tmp_path / "maps" / "office", mapped, mesh=True)
@@ -109,7 +109,7 @@ def test_a_submap_without_depth_takes_no_part_in_the_mesh(mapped, tmp_path):
     assert count == write_mesh(path, seeing, CONFIG.points)
 
 
-def test_mapping_goes_on_and_joins_where_a_place_is_recognised(folder, there_and_back):  # noqa: F811
+def test_mapping_goes_on_and_joins_where_a_place_is_recognised(folder, there_and_back):
     again = loaded(folder, there_and_back)
     stored = len(again.submaps)
     for frame in there_and_back.frames[28:]:  # the way back: other images of the same places
@@ -131,7 +131,7 @@ def test_mapping_goes_on_and_joins_where_a_place_is_recognised(folder, there_and
             assert np.linalg.norm(T[:3, 3] - expected) < 0.05 * length
 
 
-def test_localisation_finds_the_camera_and_leaves_the_map_alone(folder, there_and_back):  # noqa: F811
+def test_localisation_finds_the_camera_and_leaves_the_map_alone(folder, there_and_back):
     again = loaded(folder, there_and_back)
     again.localising = True
     stored, points = len(again.submaps), len(again.point_map.cloud())
@@ -152,7 +152,7 @@ def test_localisation_finds_the_camera_and_leaves_the_map_alone(folder, there_an
 @pytest.mark.parametrize("localising", [True, False])
 def test_keyframes_that_wait_while_the_mode_changes_keep_their_submap(
     folder,
-    there_and_back,  # noqa: F811
+    there_and_back,
     localising,
 ):
     """The flushed chunk is of the old mode: its image goes with its own depth and pose."""
@@ -177,7 +177,7 @@ def test_another_place_is_not_recognised(folder, walk):
     assert "not recognised" in again.trouble
 
 
-def test_with_merge_what_was_mapped_stays_and_mapping_goes_on(folder, there_and_back):  # noqa: F811
+def test_with_merge_what_was_mapped_stays_and_mapping_goes_on(folder, there_and_back):
     mapper = Mapper(Describing(there_and_back.clip), CONFIG)
     frames = there_and_back.frames[28:]
     for frame in frames[:12]:
@@ -191,7 +191,7 @@ def test_with_merge_what_was_mapped_stays_and_mapping_goes_on(folder, there_and_
     assert len({mapper.graph.piece(s.index) for s in mapper.submaps}) == 1
 
 
-def test_no_image_of_one_map_is_taken_for_one_of_another(folder, there_and_back):  # noqa: F811
+def test_no_image_of_one_map_is_taken_for_one_of_another(folder, there_and_back):
     again = loaded(folder, there_and_back)
     for frame in there_and_back.frames[28:44]:
         again.add_frame(frame)
@@ -209,7 +209,7 @@ def test_no_image_of_one_map_is_taken_for_one_of_another(folder, there_and_back)
 
 
 @pytest.mark.parametrize("stored", [False, True])
-def test_metres_and_another_unit_are_not_merged(folder, there_and_back, stored):  # noqa: F811
+def test_metres_and_another_unit_are_not_merged(folder, there_and_back, stored):
     """A later change of unit would be wrong for one of the two."""
     mapper = Mapper(Describing(there_and_back.clip), CONFIG)
     same, other = (replace(read_map(folder), facts={"metric": m}) for m in (stored, not stored))
@@ -223,7 +223,7 @@ def test_metres_and_another_unit_are_not_merged(folder, there_and_back, stored):
 
 
 @pytest.mark.parametrize("merge", [False, True])
-def test_a_map_that_is_refused_leaves_what_was_mapped(tmp_path, there_and_back, merge):  # noqa: F811
+def test_a_map_that_is_refused_leaves_what_was_mapped(tmp_path, there_and_back, merge):
     class Particular(Describing):
         """Its memory is that of its own weights alone."""
 
@@ -242,7 +242,7 @@ def test_a_map_that_is_refused_leaves_what_was_mapped(tmp_path, there_and_back, 
     assert vars(mapper) == before and mapper.submaps
 
 
-def test_pieces_that_a_loop_has_joined_are_loaded_as_one(folder, there_and_back, tmp_path):  # noqa: F811
+def test_pieces_that_a_loop_has_joined_are_loaded_as_one(folder, there_and_back, tmp_path):
     """Joined by a later submap of the younger piece, not by the one that it begins with."""
     again = loaded(folder, there_and_back)
     stored = len(again.submaps)
@@ -340,7 +340,7 @@ def test_the_old_map_goes_once_the_new_one_is_on_disk(folder, mapped, monkeypatc
     assert removed
 
 
-def test_a_reset_ends_localisation_so_that_a_new_map_can_grow(folder, there_and_back):  # noqa: F811
+def test_a_reset_ends_localisation_so_that_a_new_map_can_grow(folder, there_and_back):
     again = loaded(folder, there_and_back)
     again.localising = True
     again.reset()

@@ -8,14 +8,25 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import cv2
 import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 pytest.importorskip("scal3r_ros.msg", reason="the messages are not built: make setup")
 
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import Header
+
+from scal3r_ros.data.sequence import open_sequence
+from scal3r_ros.mapping.types import Frame
+from scal3r_ros.ros.conversions import ns_to_stamp, rgb_to_image
 from test.conftest import OFFICE, ROOT
 
 DEMO_IMAGES = 54
+START_NS = 1_700_000_000_000_000_000
+FAKE = "test.ros.fake_network_node"
+FAST = {"refinement": False, "loop_closure": False, "max_chunk_wait": 1.0}
 
 
 class Nodes:
@@ -58,6 +69,50 @@ class Nodes:
                 codes[name] = -9
         self.running.clear()
         return codes
+
+
+class Camera:
+    """Publishes images of the office as a driver would, with the stamps that a test wants."""
+
+    def __init__(self, node, *, reliable: bool = True) -> None:
+        policy = ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
+        qos = QoSProfile(depth=60, reliability=policy)
+        self.node = node
+        self.images = node.create_publisher(Image, "image", qos)
+        self.infos = node.create_publisher(CameraInfo, "camera_info", qos)
+
+    def wait_for(self, subscribers: int) -> None:
+        self.node.until(
+            lambda: self.images.get_subscription_count() >= subscribers, 60, "the nodes listen"
+        )
+
+    def send(self, message: Image, stamp_ns: int, pause_s: float = 0.03) -> None:
+        message.header.stamp = ns_to_stamp(stamp_ns)
+        message.header.frame_id = "camera_optical_frame"
+        self.images.publish(message)
+        end = time.monotonic() + pause_s
+        self.node.until(lambda: time.monotonic() > end, 60, "the pause")
+
+    def play_until(
+        self, reached: Callable[[], object], frames: list[Frame], start_ns: int, what: str
+    ) -> int:
+        """To and fro through the frames, in real time; returns the last stamp."""
+        there_and_back = [*frames, *frames[-2:0:-1]]
+        for index in range(400):
+            stamp_ns = start_ns + index * 100_000_000
+            frame = there_and_back[index % len(there_and_back)]
+            self.send(rgb_to_image(frame.image, Header()), stamp_ns, pause_s=0.1)
+            if reached():
+                return stamp_ns
+        raise AssertionError(f"{what} did not happen")
+
+    def play(
+        self, frames: list[Frame], start_ns: int = START_NS, *, scale: float = 1.0, **options
+    ) -> None:
+        """Ten images a second by their stamps."""
+        for index, frame in enumerate(frames):
+            image = cv2.resize(frame.image, None, fx=scale, fy=scale)
+            self.send(rgb_to_image(image, Header()), start_ns + index * 100_000_000, **options)
 
 
 @pytest.fixture(scope="session")
@@ -106,6 +161,16 @@ def node(domain) -> Iterator[object]:
     executor.shutdown()
     made.destroy_node()
     rclpy.shutdown(context=context)
+
+
+@pytest.fixture(scope="session")
+def office() -> list[Frame]:
+    return [frame for _, frame in zip(range(48), open_sequence(OFFICE), strict=False)]
+
+
+@pytest.fixture
+def camera(node) -> Camera:
+    return Camera(node)
 
 
 @pytest.fixture(scope="session")

@@ -1,84 +1,22 @@
 """What goes wrong on robots, row by row: over DDS, every node in a process of its own."""
 
 import signal
-import time
-from collections.abc import Callable
 
 import cv2
 import numpy as np
 import pytest
 from geometry_msgs.msg import TransformStamped
 from nav_msgs.msg import Odometry
-from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 
-from scal3r_ros.data.sequence import open_sequence
-from scal3r_ros.mapping.types import Frame
-from scal3r_ros.ros.conversions import ns_to_stamp, rgb_to_image, stamp_to_ns, to_ros_bytes
+from scal3r_ros.ros.conversions import rgb_to_image, stamp_to_ns, to_ros_bytes
 from scal3r_ros.ros.interfaces import Chunk, SaveMap, Status
-from test.conftest import OFFICE
+from test.ros.conftest import FAKE, FAST, START_NS, Camera
 from test.ros.test_nodes import call, latest
 
 pytestmark = [pytest.mark.ros, pytest.mark.slow]
-START_NS = 1_700_000_000_000_000_000
-FAKE = "test.ros.fake_network_node"
-FAST = {"refinement": False, "loop_closure": False, "max_chunk_wait": 1.0}
-
-
-class Camera:
-    """Publishes images of the office as a driver would, with the stamps that a test wants."""
-
-    def __init__(self, node, *, reliable: bool = True) -> None:
-        policy = ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
-        qos = QoSProfile(depth=60, reliability=policy)
-        self.node = node
-        self.images = node.create_publisher(Image, "image", qos)
-        self.infos = node.create_publisher(CameraInfo, "camera_info", qos)
-
-    def wait_for(self, subscribers: int) -> None:
-        self.node.until(
-            lambda: self.images.get_subscription_count() >= subscribers, 60, "the nodes listen"
-        )
-
-    def send(self, message: Image, stamp_ns: int, pause_s: float = 0.03) -> None:
-        message.header.stamp = ns_to_stamp(stamp_ns)
-        message.header.frame_id = "camera_optical_frame"
-        self.images.publish(message)
-        end = time.monotonic() + pause_s
-        self.node.until(lambda: time.monotonic() > end, 60, "the pause")
-
-    def play_until(
-        self, reached: Callable[[], object], frames: list[Frame], start_ns: int, what: str
-    ) -> int:
-        """To and fro through the frames, in real time; returns the last stamp."""
-        there_and_back = [*frames, *frames[-2:0:-1]]
-        for index in range(400):
-            stamp_ns = start_ns + index * 100_000_000
-            frame = there_and_back[index % len(there_and_back)]
-            self.send(rgb_to_image(frame.image, Header()), stamp_ns, pause_s=0.1)
-            if reached():
-                return stamp_ns
-        raise AssertionError(f"{what} did not happen")
-
-    def play(
-        self, frames: list[Frame], start_ns: int = START_NS, *, scale: float = 1.0, **options
-    ) -> None:
-        """Ten images a second by their stamps."""
-        for index, frame in enumerate(frames):
-            image = cv2.resize(frame.image, None, fx=scale, fy=scale)
-            self.send(rgb_to_image(image, Header()), start_ns + index * 100_000_000, **options)
-
-
-@pytest.fixture(scope="module")
-def office() -> list[Frame]:
-    return [frame for _, frame in zip(range(48), open_sequence(OFFICE), strict=False)]
-
-
-@pytest.fixture
-def camera(node) -> Camera:
-    return Camera(node)
 
 
 def test_a_bag_that_starts_again_starts_a_new_map(nodes, node, camera, office):

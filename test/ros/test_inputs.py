@@ -22,14 +22,14 @@ from scal3r_ros.ros.fallback.tf import STATIC
 from scal3r_ros.ros.imu import SENSOR
 from scal3r_ros.ros.interfaces import Chunk, Status
 from scal3r_ros.ros.map_publisher import CHUNKS, LATCHED
-from test.ros.test_failures import FAKE, FAST, START_NS, Camera, camera, office  # noqa: F401
+from test.ros.conftest import FAKE, FAST, START_NS, Camera
 from test.ros.test_nodes import latest
 
 pytestmark = [pytest.mark.ros, pytest.mark.slow]
 STEP_NS = 100_000_000
 
 
-def test_what_a_mask_hides_is_not_mapped(nodes, node, camera, office):  # noqa: F811
+def test_what_a_mask_hides_is_not_mapped(nodes, node, camera, office):
     depth = latest(node, Image, "depth/image", 10)
     mask = np.full((120, 160, 3), 255, np.uint8)
     mask[80:] = 0  # the robot's bumper
@@ -49,7 +49,7 @@ def test_what_a_mask_hides_is_not_mapped(nodes, node, camera, office):  # noqa: 
     assert nodes.stop() == {"mapping_node": 0}
 
 
-def test_a_clock_that_steps_back_begins_a_new_piece_of_the_same_map(nodes, node, camera, office):  # noqa: F811
+def test_a_clock_that_steps_back_begins_a_new_piece_of_the_same_map(nodes, node, camera, office):
     status, chunks = latest(node, Status, "status"), latest(node, Chunk, "chunk", 20)
     nodes.start("mapping_node", FAKE, **FAST)
     camera.wait_for(1)
@@ -65,8 +65,8 @@ def test_a_clock_that_steps_back_begins_a_new_piece_of_the_same_map(nodes, node,
     assert nodes.stop() == {"mapping_node": 0}
 
 
-def test_a_reliability_that_does_not_fit_is_named_with_the_remedy(nodes, node, office):  # noqa: F811
-    camera = Camera(node, reliable=False)  # noqa: F811
+def test_a_reliability_that_does_not_fit_is_named_with_the_remedy(nodes, node, office):
+    camera = Camera(node, reliable=False)
     nodes.start("mapping_node", FAKE, image_reliability="reliable", watchdog_period=1.0, **FAST)
     message = rgb_to_image(office[0].image, Header())
 
@@ -80,7 +80,7 @@ def test_a_reliability_that_does_not_fit_is_named_with_the_remedy(nodes, node, o
     assert nodes.stop() == {"mapping_node": 0}
 
 
-def test_who_listens_late_still_gets_the_map(nodes, node, camera, office):  # noqa: F811
+def test_who_listens_late_still_gets_the_map(nodes, node, camera, office):
     status, chunks = latest(node, Status, "status"), latest(node, Chunk, "chunk", 20)
     nodes.start("map_node", map_publish_period=0.5)
     nodes.start("mapping_node", FAKE, **FAST)
@@ -98,7 +98,7 @@ def test_who_listens_late_still_gets_the_map(nodes, node, camera, office):  # no
     assert nodes.stop() == {"map_node": 0, "mapping_node": 0}
 
 
-def test_malformed_messages_are_dropped_and_said_and_end_nothing(nodes, node, camera, office):  # noqa: F811
+def test_malformed_messages_are_dropped_and_said_and_end_nothing(nodes, node, camera, office):
     """A driver's odometry without orientation, a chunk of nonsense, corrections of wrong length."""
     sent = {
         "odom": (node.create_publisher(Odometry, "odom", 10), Odometry()),
@@ -142,7 +142,7 @@ def test_malformed_messages_are_dropped_and_said_and_end_nothing(nodes, node, ca
     assert nodes.stop() == {"map_node": 0, "mapping_node": 0}
 
 
-def test_heights_and_a_picture_of_the_depth_for_who_wants_them(nodes, node, camera, office):  # noqa: F811
+def test_heights_and_a_picture_of_the_depth_for_who_wants_them(nodes, node, camera, office):
     grid_map = pytest.importorskip("grid_map_msgs.msg", reason="grid_map_msgs is not built")
     maps = latest(node, grid_map.GridMap, "elevation", LATCHED)
     pictures = latest(node, CompressedImage, "depth/preview/compressed", 5)
@@ -165,7 +165,7 @@ def test_heights_and_a_picture_of_the_depth_for_who_wants_them(nodes, node, came
     assert picture.shape == (168, 224, 3)
 
 
-def test_a_gyroscope_is_listened_to_where_that_is_asked_for(nodes, node, camera, office):  # noqa: F811
+def test_a_gyroscope_is_listened_to_where_that_is_asked_for(nodes, node, camera, office):
     """Dark images, while the gyroscope says that the camera turns: odometry turns."""
     odometry = latest(node, Odometry, "odometry", 200)
     imu = node.create_publisher(Imu, "imu", SENSOR)

@@ -33,7 +33,7 @@ from scal3r_ros.ros.interfaces import (
     SetScale,
     Status,
 )
-from test.ros.test_failures import FAKE, FAST, START_NS, Camera, camera, office  # noqa: F401
+from test.ros.conftest import FAKE, FAST, START_NS
 from test.ros.test_nodes import LATCHED, call, latest
 
 pytestmark = [pytest.mark.ros, pytest.mark.slow]
@@ -67,7 +67,7 @@ def set_parameter(node, name: str, number: float | str):
     return call(node, SetParameters, "mapping_node/set_parameters", request).results[0]
 
 
-def test_a_map_is_saved_loaded_localised_in_and_gone_on_with(nodes, node, camera, office, tmp_path):  # noqa: F811
+def test_a_map_is_saved_loaded_localised_in_and_gone_on_with(nodes, node, camera, office, tmp_path):
     status, chunks = latest(node, Status, "status"), latest(node, Chunk, "chunk", 50)
     corrections = latest(node, Corrections, "corrections", LATCHED)
     nodes.start("map_node", map_folder=tmp_path / "clouds")
@@ -131,7 +131,7 @@ def test_a_map_is_saved_loaded_localised_in_and_gone_on_with(nodes, node, camera
     assert (tmp_path / "at_the_end" / "map.json").exists()
 
 
-def test_a_told_place_is_that_of_the_robot(nodes, node, camera, office):  # noqa: F811
+def test_a_told_place_is_that_of_the_robot(nodes, node, camera, office):
     """The camera looks ahead from a mast, the robot stands where it was told, looking left."""
     poses = latest(node, PoseWithCovarianceStamped, "pose", 5)
     T_base_cam = np.eye(4)
@@ -151,7 +151,7 @@ def test_a_told_place_is_that_of_the_robot(nodes, node, camera, office):  # noqa
     np.testing.assert_allclose(T_map_base[:3, 0], [0, 1, 0], atol=0.3)
 
 
-def test_a_told_scale_a_new_piece_and_a_pause(nodes, node, camera, office):  # noqa: F811
+def test_a_told_scale_a_new_piece_and_a_pause(nodes, node, camera, office):
     status, chunks = latest(node, Status, "status"), latest(node, Chunk, "chunk", 50)
     corrections = latest(node, Corrections, "corrections", LATCHED)
     points = latest(node, PointCloud2, "points", 10)
@@ -185,7 +185,7 @@ def test_a_told_scale_a_new_piece_and_a_pause(nodes, node, camera, office):  # n
     node.until(lambda: status[-1].state == Status.TRACKING, 10, "tracking")
 
 
-def test_parameters_are_checked_at_the_start_and_live(nodes, node, camera, office):  # noqa: F811
+def test_parameters_are_checked_at_the_start_and_live(nodes, node, camera, office):
     nodes.start("mapping_node", FAKE, scale_source="guess")
     assert nodes.running.pop("mapping_node").wait(timeout=60) == 2
     said = nodes.said("mapping_node")
@@ -229,7 +229,7 @@ def test_parameters_are_checked_at_the_start_and_live(nodes, node, camera, offic
 
 
 @pytest.mark.parametrize("source", ["tf", "topic"])
-def test_the_robots_own_odometry(nodes, node, camera, office, source):  # noqa: F811
+def test_the_robots_own_odometry(nodes, node, camera, office, source):
     """map -> odom from odometry with other stamps; metric, for the robot moves 3 m per unit."""
     status, chunks = latest(node, Status, "status"), latest(node, Chunk, "chunk", 50)
     transforms = latest(node, TFMessage, "/tf", DYNAMIC)
@@ -271,7 +271,7 @@ def test_the_robots_own_odometry(nodes, node, camera, office, source):  # noqa: 
     node.until(lambda: apart() < 0.4, 20, "map and odom agree")
 
 
-def test_a_depth_sensor_makes_the_map_metric(nodes, node, camera, office):  # noqa: F811
+def test_a_depth_sensor_makes_the_map_metric(nodes, node, camera, office):
     status = latest(node, Status, "status")
     depth = node.create_publisher(Image, "sensor_depth/image", 10)
     nodes.start(
@@ -296,7 +296,7 @@ def test_a_depth_sensor_makes_the_map_metric(nodes, node, camera, office):  # no
     assert abs(status[-1].scale / 3.5 - 1) < 0.02
 
 
-def test_another_publisher_of_our_frame_is_named_and_we_stop(nodes, node, camera, office):  # noqa: F811
+def test_another_publisher_of_our_frame_is_named_and_we_stop(nodes, node, camera, office):
     frames = diagnosis(node, "frames")
     chunks = latest(node, Chunk, "chunk", 50)
     nodes.start("mapping_node", FAKE, **FAST)
@@ -319,7 +319,7 @@ def test_another_publisher_of_our_frame_is_named_and_we_stop(nodes, node, camera
     assert not [t for m in heard for t in m.transforms if t.header.frame_id == "map"]
 
 
-def test_diagnostics_tell_silence_and_health(nodes, node, camera, office):  # noqa: F811
+def test_diagnostics_tell_silence_and_health(nodes, node, camera, office):
     told, inference = diagnosis(node, "input"), diagnosis(node, "inference")
     nodes.start("mapping_node", FAKE, watchdog_period=1.0, **FAST)
     camera.wait_for(1)
@@ -340,7 +340,7 @@ def camera_time(node) -> int:
     return node.get_clock().now().nanoseconds
 
 
-def test_required_camera_info_is_waited_for(nodes, node, camera, office):  # noqa: F811
+def test_required_camera_info_is_waited_for(nodes, node, camera, office):
     status = latest(node, Status, "status")
     nodes.start("mapping_node", FAKE, use_camera_info="required", camera_info_timeout=1.0, **FAST)
     camera.wait_for(1)
@@ -353,8 +353,8 @@ def test_required_camera_info_is_waited_for(nodes, node, camera, office):  # noq
 def test_the_focal_length_of_an_uncalibrated_camera_is_in_the_diagnostics(
     nodes,
     node,
-    camera,  # noqa: F811
-    office,  # noqa: F811
+    camera,
+    office,
 ):
     told = diagnosis(node, "input")
 
@@ -368,7 +368,7 @@ def test_the_focal_length_of_an_uncalibrated_camera_is_in_the_diagnostics(
     node.until(lambda: any(f.endswith("%, estimated") for f in focal()), 60, "an estimate")
 
 
-def test_a_node_goes_through_its_states_and_back(nodes, node, camera, office):  # noqa: F811
+def test_a_node_goes_through_its_states_and_back(nodes, node, camera, office):
     told, chunks = diagnosis(node, "input"), latest(node, Chunk, "chunk", 50)
     nodes.start("mapping_node", FAKE, **FAST)
     camera.wait_for(1)

@@ -22,7 +22,7 @@ from scal3r_ros.ros.fallback.filters import approximate_synchronizer, simple_fil
 from scal3r_ros.ros.fallback.tf import TransformTree
 from scal3r_ros.ros.interfaces import Status
 from scal3r_ros.ros.sensors import StampedFrame
-from test.ros.test_failures import FAKE, FAST, START_NS, Camera, camera, office  # noqa: F401
+from test.ros.conftest import FAKE, FAST, START_NS
 from test.ros.test_nodes import latest
 
 pytestmark = pytest.mark.ros
@@ -59,7 +59,7 @@ def test_our_tree_looks_up_what_tf2_looks_up(seed, share):
 
 
 @pytest.mark.slow
-def test_a_tf2_listener_follows_the_camera(nodes, node, camera, office):  # noqa: F811
+def test_a_tf2_listener_follows_the_camera(nodes, node, camera, office):
     tf2_ros = pytest.importorskip("tf2_ros", reason="tf2_ros is not installed")
     from nav_msgs.msg import Odometry
     from rclpy.time import Time
