@@ -13,7 +13,6 @@ from scal3r_ros.geometry.camera import (
     unproject,
     unproject_pixels,
 )
-from scal3r_ros.geometry.voxels import strongest_per_voxel
 
 
 def test_projection_is_opencvs_half_a_pixel_further(rng):
@@ -50,14 +49,6 @@ def test_unprojecting_and_projecting_gives_the_pixel_back(rng):
 
 def test_points_behind_the_camera_have_no_pixel():
     assert np.isnan(project(np.array([[0.0, 0, -1]]), intrinsics(1.0, 1.0, 0.0, 0.0))).all()
-
-
-def test_each_voxel_keeps_its_strongest_point(rng):
-    xyz, strength = rng.uniform(0, 1, (500, 3)), rng.uniform(0, 1, 500)
-    kept = set(strongest_per_voxel(xyz, 0.25, strength).tolist())
-    cells = [tuple(c) for c in np.floor(xyz / 0.25).astype(int)]
-    slow = {max((s, i) for i, s in enumerate(strength) if cells[i] == cell)[1] for cell in cells}
-    assert kept == slow
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,12 @@ from scipy.spatial import cKDTree
 from scal3r_ros.geometry.voxels import crowd, strongest_per_voxel
 
 
-def test_the_strongest_of_each_voxel_remains():
-    xyz = np.array([[0.1, 0.1, 0.1], [0.2, 0.2, 0.2], [1.1, 0, 0], [-0.1, 0, 0]])
-    kept = strongest_per_voxel(xyz, 1.0, np.array([1.0, 2.0, 1.0, 1.0]))
-    assert list(kept) == [1, 2, 3]
+def test_each_voxel_keeps_its_strongest_point(rng):
+    xyz, strength = rng.uniform(-0.5, 0.5, (500, 3)), rng.uniform(0, 1, 500)
+    kept = strongest_per_voxel(xyz, 0.25, strength)
+    cells = [tuple(c) for c in np.floor(xyz / 0.25).astype(int)]
+    slow = {max((s, i) for i, s in enumerate(strength) if cells[i] == cell)[1] for cell in cells}
+    assert list(kept) == sorted(slow)
 
 
 def test_crowd_counts_the_cube_of_cells_around(rng):
