@@ -15,6 +15,7 @@ from scal3r_ros.mapping.config import (
     profile,
     updated,
 )
+from scal3r_ros.mapping.continuity import Continuity
 from scal3r_ros.mapping.kept_keyframes import KeptKeyframes
 from scal3r_ros.mapping.keyframes import KeyframeGate
 from scal3r_ros.mapping.map_file import write_pcd, write_ply
@@ -151,3 +152,11 @@ def test_kept_keyframes_lie_on_disk_and_the_newest_can_be_dropped(tmp_path):
     assert len(list(shelf.path.iterdir())) == files - 2
     with pytest.raises(IndexError):
         kept[3]
+
+
+@pytest.mark.parametrize(("usual_s", "pause_s", "breaks"), [(0.1, 2.5, True), (1.0, 4.0, False)])
+def test_a_pause_is_long_by_what_is_usual(usual_s, pause_s, breaks):
+    continuity, image = Continuity(KeyframeConfig(max_gap_s=2.0)), np.zeros((2, 2, 3), np.uint8)
+    seconds = np.append(usual_s * np.arange(10), 9 * usual_s + pause_s)
+    said = [continuity.broken(Frame(i, int(s * 1e9), image)) for i, s in enumerate(seconds)]
+    assert [bool(text) for text in said] == [False] * 10 + [breaks]

@@ -64,6 +64,11 @@ def test_clean_submaps_are_joined(pair):
     assert np.sqrt(1 / edge.information[6, 6]) < 0.05
 
 
+def test_shared_cameras_that_agree_better_than_points_decide(pair):
+    edge = register(*pair, RegistrationConfig())
+    np.testing.assert_allclose(edge.T_target_source.R, TRUTH.R, atol=1e-9)  # points: 1e-4
+
+
 def test_submaps_of_other_image_sizes_are_joined(pair):
     """One holds every second pixel of its images, exactly; the other is brought to that size."""
     source, target = pair

@@ -1,6 +1,7 @@
 """Conversions, parameters, transforms, the frame queue: no node needed."""
 
 import array
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -45,12 +46,15 @@ from scal3r_ros.ros.frame_queue import FrameCounters, FrameQueue
 from scal3r_ros.ros.frames import RobotFrame
 from scal3r_ros.ros.interfaces import Chunk, Corrections
 from scal3r_ros.ros.listening import listen
+from scal3r_ros.ros.map_odom import GuardedBroadcaster, MapToOdom
+from scal3r_ros.ros.map_publisher import MapPublisher
 from scal3r_ros.ros.mask import painted_over
 from scal3r_ros.ros.odometry_source import OdometrySource
 from scal3r_ros.ros.offline_node import OfflineNode
 from scal3r_ros.ros.parameters import MAPPING, NODES
 from scal3r_ros.ros.sensors import ScaleSensors
 from scal3r_ros.ros.settings import mapper_config
+from scal3r_ros.ros.subscriptions import ImageInput
 from scal3r_ros.tracking.features import find_corners
 from test.conftest import ROOT, TruthPredictor, random_sim3
 
@@ -320,4 +324,38 @@ def test_metres_come_from_no_odometry_of_our_own(tmp_path, odometry):
     node = OfflineNode(MAPPING, told, tmp_path / "bag")
     with pytest.raises(ConfigError, match=f"needs odom_source topic or tf, got {odometry}"):
         mapper_config(node)
+    node.close()
+
+
+def test_points_are_published_as_far_and_as_sure_as_is_asked_for(tmp_path):
+    told = {"min_depth": 1.0, "max_depth": 5.0, "min_confidence": 0.5}
+    node = OfflineNode(MAPPING, told, tmp_path / "bag")
+    xyz = np.array([[0, 0, 0.5], [0, 0, 2], [0, 4, 4], [0, 0, 3]])
+    confidence = np.array([9, 9, 9, 1.5], np.float32)  # 1.5 is sure by a third
+    cloud = Cloud(xyz.astype(np.float32), np.zeros((4, 3), np.uint8), confidence)
+    assert MapPublisher._wanted(SimpleNamespace(node=node), xyz, cloud).tolist() == [1]
+    node.close()
+
+
+def test_a_correction_comes_in_gently(tmp_path, monkeypatch):
+    node = OfflineNode(MAPPING, {"correction_blend_time": 2.0}, tmp_path / "bag")
+    now_s = [100.0]
+    monkeypatch.setattr("scal3r_ros.ros.map_odom.time", SimpleNamespace(monotonic=lambda: now_s[0]))
+    moves, there = MapToOdom(node, GuardedBroadcaster(node)), np.eye(4)
+    there[0, 3] = 4.0
+    for T in (np.eye(4), there):
+        moves.set(T)
+    for now_s[0], x in ((100.0, 0.0), (100.5, 1.0), (102.0, 4.0), (109.0, 4.0)):
+        assert moves.now()[0, 3] == pytest.approx(x)
+    node.close()
+
+
+def test_images_beyond_the_rate_are_passed_over(tmp_path):
+    node, seen = OfflineNode(MAPPING, {"max_rate": 5.0}, tmp_path / "bag"), []
+    images = ImageInput(node, lambda frame, _: seen.append(frame.stamp_ns), FrameCounters())
+    for tenth in range(1, 8):
+        head = Header(frame_id="camera", stamp=ns_to_stamp(tenth * 10**8))
+        node.hear("/image", serialize_message(rgb_to_image(np.zeros((4, 6, 3), np.uint8), head)))
+    assert seen == [k * 10**8 for k in (1, 3, 5, 7)]
+    images.close()
     node.close()

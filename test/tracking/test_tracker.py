@@ -143,6 +143,26 @@ def test_nothing_before_the_first_keyframe_and_stamps_must_increase(walk):
         tracker.track(frame.image, frame.K, frame.stamp_ns)
 
 
+def test_the_very_same_image_has_the_very_same_pose(walk):
+    tracker = Tracker(TrackerConfig())
+    for index in range(3):
+        frame = walk.frames[index]
+        pose = tracker.track(frame.image, frame.K, frame.stamp_ns)
+        if index == 0:
+            tracker.set_keyframe(keyframe(walk, 0))
+    again = tracker.track(frame.image, frame.K, frame.stamp_ns + 1)
+    assert (again.state, again.stamp_ns) == ("tracking", frame.stamp_ns + 1)
+    np.testing.assert_array_equal(again.T_odom_cam, pose.T_odom_cam)
+
+
+def test_corners_at_others_are_left_out():
+    own, others = (
+        Points.born(np.array(uv, float), np.eye(4)) for uv in ([[0, 0], [9, 0]], [[0, 3]])
+    )
+    np.testing.assert_array_equal(own.apart_from(others, 5.0).uv, [[9, 0]])
+    assert len(own.apart_from(others, 2.0)) == len(own.apart_from(Points.none(), 5.0)) == 2
+
+
 def test_pose_from_points_with_a_third_wrong(rng):
     T = np.eye(4)
     T[:3, 3] = [0.3, -0.1, 0.2]
