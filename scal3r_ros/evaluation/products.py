@@ -52,15 +52,19 @@ def write_products(
 def draw_depth(path: Path, submaps: list[Submap]) -> None:
     """Evenly chosen keyframes."""
     picks = [(s, slot) for s in submaps for slot in range(s.overlap, len(s.depth))]
-    chosen = [
-        picks[i] for i in np.linspace(0, len(picks) - 1, min(DEPTH_ROWS, len(picks)), dtype=int)
-    ]
+    chosen = depth_rows(picks)
     render_depth(
         path,
         [s.thumbnails[i] for s, i in chosen],
         [s.depth[i].astype(np.float64) for s, i in chosen],
         [s.edge_certainty[i].astype(np.float64) for s, i in chosen],
     )
+
+
+def depth_rows(keyframes: list[Any]) -> list[Any]:
+    """Those that depth.png shows, evenly chosen."""
+    rows = min(DEPTH_ROWS, len(keyframes))
+    return [keyframes[i] for i in np.linspace(0, len(keyframes) - 1, rows, dtype=int)]
 
 
 def write_depth(folder: Path, mapper: Mapper) -> None:

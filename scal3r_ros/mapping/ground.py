@@ -27,7 +27,7 @@ class GroundPlane:
     spread: float  # relative, of the inliers about the plane
 
 
-def ground_plane(submap: Submap, seed: int = 0) -> GroundPlane | None:
+def ground_plane(submap: Submap) -> GroundPlane | None:
     """The largest nearly level plane below the camera (RANSAC, then least squares).
 
     None where too little of what is seen lies on one plane. Up is sought around the mean up of the
@@ -40,7 +40,7 @@ def ground_plane(submap: Submap, seed: int = 0) -> GroundPlane | None:
     below = xyz[(xyz - centre) @ up < 0]
     if len(below) < 300:
         return None
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     best: Float[ndarray, " n"] | None = None
     votes = 0
     for _ in range(ROUNDS):

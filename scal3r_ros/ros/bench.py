@@ -105,8 +105,8 @@ def _start(logs: Path, robot: str, node: str, load: Load) -> subprocess.Popen:
     return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
 
 
-def _camera(load: Load, robots: list[str], phase: list[int]) -> subprocess.Popen:
-    options = json.dumps({**asdict(load), "names": robots, "phase": phase})
+def _camera(load: Load, robots: list[str]) -> subprocess.Popen:
+    options = json.dumps({**asdict(load), "names": robots})
     return subprocess.Popen([sys.executable, "-m", "scal3r_ros.ros.bench_camera", options])
 
 
@@ -119,7 +119,7 @@ def _measure(load: Load, names: list[str], running: dict[str, subprocess.Popen])
     measuring = [False]
     for index, name in enumerate(names):
         _listen(node, name, index, seen[name], measuring)
-    camera = _camera(load, names, list(range(len(names))))
+    camera = _camera(load, names)
     end = time.monotonic() + 120
     while not all(r.odometry_status and r.odometry_status.frames_used for r in seen.values()):
         executor.spin_once(timeout_sec=0.1)

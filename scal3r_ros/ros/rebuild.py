@@ -11,6 +11,7 @@ from rosbags.rosbag2 import Reader
 
 from scal3r_ros.data.sequence import open_sequence
 from scal3r_ros.data.tum import write_trajectory
+from scal3r_ros.evaluation.products import depth_rows
 from scal3r_ros.evaluation.render import render_depth, render_map
 from scal3r_ros.mapping.map_file import write_ply
 from scal3r_ros.mapping.point_map import Cloud
@@ -25,8 +26,6 @@ from scal3r_ros.ros.conversions import (
 )
 from scal3r_ros.ros.recorder import typestore
 from scal3r_ros.ros.topics_picture import render_topics
-
-DEPTH_ROWS = 5
 
 
 @dataclass(eq=False)
@@ -96,7 +95,7 @@ def write_results(recording: Recording, sequence: Path, out: Path, images: int =
     cloud = recording.map.cloud()
     write_ply(out / "map.ply", cloud)
     frames = {}
-    wanted = _chosen(sorted(recording.depth))
+    wanted = depth_rows(sorted(recording.depth))
     last = recording.points[0] if recording.points else None
     stamps = []
     for frame in open_sequence(sequence):
@@ -132,8 +131,3 @@ def write_results(recording: Recording, sequence: Path, out: Path, images: int =
             grid=recording.grid,
         )
     return len(cloud)
-
-
-def _chosen(stamps: list[int]) -> list[int]:
-    rows = min(DEPTH_ROWS, len(stamps))
-    return [stamps[i] for i in np.linspace(0, len(stamps) - 1, rows, dtype=int)]
