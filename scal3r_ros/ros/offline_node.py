@@ -19,7 +19,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 
 from scal3r_ros.ros.conversions import ns_to_stamp
 from scal3r_ros.ros.launch_arguments import sections
-from scal3r_ros.ros.parameters import Parameter
+from scal3r_ros.ros.parameters import Parameter, refusal
 from scal3r_ros.ros.recorder import offered_qos, typestore
 
 logger = logging.getLogger(__name__)
@@ -171,10 +171,8 @@ def checked_parameters(
         if type(value) is not type(p.default):
             wanted = type(p.default).__name__
             raise ParameterError(f"{name} must be {wanted}, got {given!r}")
-        if p.choices and value not in p.choices:
-            raise ParameterError(f"{name} must be one of {', '.join(p.choices)}, got {value!r}")
-        if p.low is not None and p.high is not None and not p.low <= value <= p.high:
-            raise ParameterError(f"{name} must be in [{p.low:g}, {p.high:g}], got {value!r}")
+        if reason := refusal(p, value):
+            raise ParameterError(reason)
         values[name] = value
     return values
 

@@ -208,6 +208,32 @@ MAP = (
 NODES = {"mapping_node": MAPPING, "odometry_node": ODOMETRY, "map_node": MAP}
 
 
+# of mapping_node, that say nothing to a replay in lock-step
+ONLINE = (
+    "autosave_path",
+    "autostart",
+    "lost_reset_after",
+    "max_chunk_wait",
+    "max_pending_frames",
+    "overload_policy",
+    "tf_publish_rate",
+    "warmup",
+    "watchdog_period",
+)
+
+
+def refusal(p: Parameter, value: Any) -> str:
+    """Why a value of the right type does not fit; empty where it does."""
+    if p.choices and value not in p.choices:
+        return f"{p.name} must be one of {', '.join(p.choices)}, got {value!r}"
+    if p.low is not None and p.high is not None and not p.low <= value <= p.high:
+        return f"{p.name} must be in [{p.low:g}, {p.high:g}], got {value!r}"
+    if p.name == "intrinsics" and len(value) != 1 and (len(value) != 4 or min(value[:2]) <= 0):
+        told = "fx, fy, cx, cy with positive fx and fy, or [0]"
+        return f"{p.name} must be {told}, got {list(value)}"
+    return ""
+
+
 def declare(node: AnyNode, parameters: tuple[Parameter, ...]) -> None:
     """Declares with ranges and choices, checked at the start and at every later change."""
     known = {p.name: p for p in parameters}
@@ -215,8 +241,7 @@ def declare(node: AnyNode, parameters: tuple[Parameter, ...]) -> None:
     def check(changes: list[Any]) -> SetParametersResult:
         for change in changes:
             p = known.get(change.name)
-            if p is not None and p.choices and change.value not in p.choices:
-                reason = f"{p.name} must be one of {', '.join(p.choices)}, got {change.value!r}"
+            if p is not None and (reason := refusal(p, change.value)):
                 return SetParametersResult(successful=False, reason=reason)
         return SetParametersResult(successful=True)
 

@@ -4,6 +4,7 @@ Reads the bag with `rosbags`, runs the parts that the nodes are made of, and wri
 that they would have published, the trajectory of every image, and the map.
 """
 
+import logging
 import shutil
 from collections import deque
 from dataclasses import dataclass, field, replace
@@ -28,14 +29,16 @@ from scal3r_ros.ros.frames import RobotFrame
 from scal3r_ros.ros.map_odom import GuardedBroadcaster
 from scal3r_ros.ros.map_publisher import MapPublisher
 from scal3r_ros.ros.odometry_publisher import OdometryPublisher
-from scal3r_ros.ros.offline_node import OfflineNode, parameters_of
-from scal3r_ros.ros.parameters import MAPPING, value
+from scal3r_ros.ros.offline_node import OfflineNode, ParameterError, parameters_of
+from scal3r_ros.ros.parameters import MAPPING, ONLINE, value
 from scal3r_ros.ros.replay_topics import cast_roles, read_remaps
 from scal3r_ros.ros.robot_link import RobotLink
 from scal3r_ros.ros.settings import make_mapper
 from scal3r_ros.ros.subscriptions import ImageInput, resets_on_jump
 from scal3r_ros.tracking.tracker import Tracker
 from scal3r_ros.tracking.types import TrackerConfig
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -134,6 +137,9 @@ def replay(options: ReplayOptions) -> dict[str, Any]:
     topic = remaps.pop("/image", "") or remaps.pop("/image/compressed", "") or options.topic
     images = BagImages(options.bag, topic)
     given = parameters_of(options.params_file, "mapping_node", list(options.parameters))
+    for name in ONLINE:
+        if name in parameters_of(None, "mapping_node", list(options.parameters)):
+            raise ParameterError(f"{name} says nothing to a replay, which waits for every image")
     compressed = images.kind == COMPRESSED
     given["image_transport"] = "compressed" if compressed else "raw"
     claim_folder(options.out, options.bag, overwrite=options.overwrite)
@@ -158,6 +164,8 @@ def _run(
     if not len(run.result):
         why = "; ".join(node.errors[:3]) or "what they wait for never came"
         raise SequenceError(f"{images.name}: none of its {len(images)} images is used: {why}")
+    if not run.images.has_calibration:
+        logger.warning("%s: intrinsics are estimated: no camera_info is used", images.name)
     if not run.mapper.submaps:
         raise SequenceError(f"{images.name}: no chunk could be mapped, the camera never moved")
     return run

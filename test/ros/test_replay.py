@@ -94,13 +94,14 @@ def test_ros_users_find_the_usual_topics_with_the_images_own_stamps(replayed, of
         ("rgb8", StoragePlugin.SQLITE3),
     ],
 )
-def test_any_usual_camera_without_camera_info(office, tmp_path, encoding, plugin):
+def test_any_usual_camera_without_camera_info(office, tmp_path, encoding, plugin, caplog):
     topic = "/usb_cam/image_raw/compressed" if encoding == "jpeg" else "/usb_cam/image_raw"
     with BagOfACamera(tmp_path / "bag", plugin=plugin) as writer:
         writer.images(office[:12], encoding, topic, 33_333_333)
     done = replay(ReplayOptions(tmp_path / "bag", tmp_path / "out", parameters=QUICK))
     assert (done["images"], done["dropped"]) == (12, 0)
     assert done["chunks"] >= 1 and done["points"] > 0
+    assert "intrinsics are estimated: no camera_info is used" in caplog.text
 
 
 def test_wheel_odometry_makes_the_map_metric(office, tmp_path):
@@ -178,6 +179,9 @@ def test_odometry_of_somebody_else_is_not_taken_for_the_trackers(replayed, offic
         ((), ("image:=/wheels",), r"has no image topic /wheels"),
         ((), ("odom=/wheels",), r"remapped as ROLE:=TOPIC, got 'odom=/wheels'"),
         (("fixed_scale:=[",), (), r"fixed_scale:=\[: while parsing"),
+        (("intrinsics:=[9.0, 9.0]",), (), r"intrinsics must be fx, fy, cx, cy with positive"),
+        (("intrinsics:=[-9.0, 9.0, 1.0, 1.0]",), (), r"intrinsics must be fx, fy, cx, cy with pos"),
+        (("max_chunk_wait:=1.0",), (), r"max_chunk_wait says nothing to a replay"),
     ],
 )
 def test_what_would_do_nothing_is_refused_and_leaves_nothing(
