@@ -111,10 +111,16 @@ def files_beside(folder: Path, name: str) -> dict[int, Path]:
 
 
 def read_depth(path: Path) -> Float32[ndarray, "h w"]:
-    """Metres, 0 = none, of 16-bit millimetres."""
+    """Metres, 0 = none, of 16-bit millimetres or 32-bit floating-point metres."""
     image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if image is None or image.ndim != 2:
-        raise SequenceError(f"{path} must be a one-channel depth image")
+    if image is None or image.ndim != 2 or image.dtype not in (np.uint16, np.float32):
+        found = "no image" if image is None else f"{image.dtype} of shape {image.shape}"
+        raise SequenceError(
+            f"{path} must be a one-channel depth image, uint16 millimetres or float32 metres, "
+            f"got {found}"
+        )
+    if image.dtype == np.float32:
+        return np.nan_to_num(image, nan=0, posinf=0, neginf=0)
     return (np.asarray(image) / MILLIMETRES).astype(np.float32)
 
 
