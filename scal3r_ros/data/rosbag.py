@@ -84,14 +84,16 @@ class Bag:
 
 
 class BagImages:
-    """One image topic of a bag, with the first CameraInfo beside it."""
+    """One image topic of a bag, with its camera's first CameraInfo."""
 
     def __init__(self, path: Path, topic: str = "") -> None:
         self.path, self.name = path, str(path)
         with Bag(path) as bag:
-            topics = {c.topic: c.msgtype for c in bag.connections if c.msgtype in (RAW, COMPRESSED)}
-            self.topic = self._choose(topics, topic, [c.topic for c in bag.connections])
+            kinds = {c.topic: c.msgtype for c in bag.connections}
+            topics = {topic: kind for topic, kind in kinds.items() if kind in (RAW, COMPRESSED)}
+            self.topic = self._choose(topics, topic, list(kinds))
             self.kind = topics[self.topic]
+            self.info_topic = info_topic(self.topic, kinds)
             self._length = sum(c.msgcount for c in bag.connections if c.topic == self.topic)
             self.camera = self._camera(bag)
 
@@ -138,15 +140,29 @@ class BagImages:
         return next(iter(topics))
 
     def _camera(self, bag: Bag) -> Camera | None:
-        """The CameraInfo of the image's namespace, or the only one; uncalibrated ones are none."""
-        space = self.topic.removesuffix("/compressed").rpartition("/")[0]
-        infos = [c for c in bag.connections if c.msgtype == INFO]
-        beside = [c for c in infos if c.topic.rpartition("/")[0] == space] or infos
-        if not beside:
-            return None
-        for connection, _, data in bag.messages(beside[:1]):
+        """None without a CameraInfo, and of an uncalibrated one."""
+        infos = [c for c in bag.connections if c.topic == self.info_topic]
+        for connection, _, data in bag.messages(infos):
             return camera_of_info(bag.deserialize(data, connection.msgtype))
         return None
+
+
+def info_topic(image_topic: str, kinds: dict[str, str]) -> str:
+    """The CameraInfo of an image topic, among the topics and types of a bag: that of its namespace,
+    or the only one of a bag with one camera; camera_info in its namespace where there is none."""
+    infos = [topic for topic, kind in kinds.items() if kind == INFO]
+    cameras = {_space(topic) for topic, kind in kinds.items() if kind in (RAW, COMPRESSED)}
+    usual = f"{_space(image_topic)}/camera_info"
+    beside = [topic for topic in infos if _space(topic) == _space(image_topic)]
+    if usual in beside or not infos:
+        return usual
+    if beside:
+        return beside[0]
+    return infos[0] if len(infos) == len(cameras) == 1 else usual
+
+
+def _space(topic: str) -> str:
+    return topic.removesuffix("/compressed").rpartition("/")[0]
 
 
 def camera_of_info(info: Any) -> Camera | None:

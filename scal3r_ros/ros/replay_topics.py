@@ -4,7 +4,6 @@ from collections import defaultdict
 
 from scal3r_ros.data.rosbag import COMPRESSED, Bag, BagImages
 from scal3r_ros.data.sequence import SequenceError
-from scal3r_ros.ros.launch_arguments import beside
 from scal3r_ros.ros.offline_node import OfflineNode
 from scal3r_ros.ros.parameters import value
 
@@ -52,9 +51,8 @@ def cast_roles(
 
 
 def _of_camera(images: BagImages) -> dict[str, str]:
-    info = beside(images.topic.removesuffix("/compressed"), "camera_info")
     image = "/image/compressed" if images.kind == COMPRESSED else "/image"
-    return {image: images.topic, "/camera_info": info}
+    return {image: images.topic, "/camera_info": images.info_topic}
 
 
 def _optional(node: OfflineNode) -> set[str]:
