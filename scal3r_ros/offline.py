@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from scal3r_ros.data.sequence import Sequence, SequenceError, open_sequence
 from scal3r_ros.data.sequence_folder import SensorSequence
@@ -90,7 +91,8 @@ def run(options: OfflineRun) -> dict[str, Any]:
         if process is not None and process.rank > 0:
             return {}  # the memory is complete: the first process maps with it
     tracker = Tracker(TrackerConfig()) if options.track else None
-    with tqdm(total=len(sequence), unit="image", desc="mapping") as bar:
+    bar = tqdm(total=len(sequence), unit="image", desc="mapping")
+    with bar, logging_redirect_tqdm():
 
         def progress(frame: Frame, updates: list[MapUpdate]) -> None:
             bar.update()
@@ -113,6 +115,7 @@ def run(options: OfflineRun) -> dict[str, Any]:
         result,
         save_depth=options.save_depth,
         mesh=options.mesh,
+        invalid=len(sequence.left_out),
         input=sequence.name,
         model=options.model,
         schedule=options.schedule,

@@ -23,7 +23,7 @@ class ImageFolder:
         self.name = str(path)
         folder = path / "images" if (path / "images").is_dir() else path
         self.files = sorted(
-            (p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES), key=natural_order
+            (path for path in folder.iterdir() if is_image(path)), key=natural_order
         )
         if not self.files:
             raise SequenceError(f"{folder} holds no images ({', '.join(IMAGE_SUFFIXES)})")
@@ -33,12 +33,13 @@ class ImageFolder:
     def __len__(self) -> int:
         return len(self.files)
 
-    def images(self) -> Iterator[RawImage]:
+    def images(self) -> Iterator[RawImage | SequenceError]:
         for stamp_ns, file in zip(self.stamps_ns, self.files, strict=True):
             pixels = cv2.imread(str(file), cv2.IMREAD_COLOR)
             if pixels is None:
-                raise SequenceError(f"{file} cannot be read as an image")
-            yield RawImage(stamp_ns, np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)))
+                yield SequenceError(f"{file} cannot be read as an image")
+            else:
+                yield RawImage(stamp_ns, np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)))
 
     def _stamps(self, path: Path) -> list[int]:
         if not path.exists():
@@ -49,6 +50,11 @@ class ImageFolder:
                 f"{path} must have a line per image: {len(self.files)} images, {len(lines)} lines"
             )
         return [stamp_ns(text, str(path)) for text in lines]
+
+
+def is_image(path: Path) -> bool:
+    """By its name; macOS leaves hidden ._NAME.jpg beside NAME.jpg."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
 def stamp_ns(text: str, where: str) -> int:

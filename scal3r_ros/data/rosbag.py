@@ -100,16 +100,19 @@ class BagImages:
     def __len__(self) -> int:
         return self._length
 
-    def images(self) -> Iterator[RawImage]:
+    def images(self) -> Iterator[RawImage | SequenceError]:
         with Bag(self.path) as bag:
             connections = [c for c in bag.connections if c.topic == self.topic]
-            for connection, _, data in bag.messages(connections):
-                yield self._decode(bag.deserialize(data, connection.msgtype), connection.msgtype)
+            for _, _, data in bag.messages(connections):
+                try:
+                    yield self._decode(bag.deserialize(data, self.kind))
+                except SequenceError as error:
+                    yield error
 
-    def _decode(self, message: Any, kind: str) -> RawImage:
+    def _decode(self, message: Any) -> RawImage:
         stamp = message.header.stamp
         try:
-            if kind == COMPRESSED:
+            if self.kind == COMPRESSED:
                 image = decode_compressed(message.data)
             else:
                 image = decode_image(
@@ -121,7 +124,7 @@ class BagImages:
                     message.data,
                 )
         except EncodingError as error:
-            raise SequenceError(f"{self.name} {self.topic}: {error}") from error
+            raise SequenceError(f"{self.topic}: {error}") from error
         return RawImage(stamp.sec * 1_000_000_000 + stamp.nanosec, image)
 
     def _choose(self, topics: dict[str, str], wanted: str, everything: list[str]) -> str:

@@ -1,5 +1,6 @@
 """Image sequences on disk, all in one form: an iterator over undistorted frames."""
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from numpy import ndarray
 
 from scal3r_ros.geometry.camera import Camera
 from scal3r_ros.mapping.types import Frame
+
+logger = logging.getLogger(__name__)
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
 
@@ -37,41 +40,58 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
 
-    def images(self) -> Iterator[RawImage]: ...
+    def images(self) -> Iterator[RawImage | SequenceError]:
+        """Every image in its turn, or why it cannot be read."""
+        ...
 
 
 class Sequence:
-    """Frames of a source: undistorted, sizes and stamps checked."""
+    """Frames of a source: undistorted, sizes and stamps checked. As in the nodes, an image that
+    cannot be used is left out; how many were, and why, is said at the end."""
 
     def __init__(self, source: Source) -> None:
         if len(source) == 1:
             raise SequenceError(f"{source.name}: at least 2 images are needed, got 1")
         self.source = source
         self.name, self.camera = source.name, source.camera
+        self.left_out: list[str] = []  # why, of each image of the latest pass that was
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __iter__(self) -> Iterator[Frame]:
         undistort = Undistorter(self.camera) if self.camera is not None else None
-        size, last = None, None
+        self.left_out = []
+        used, last_ns = 0, None
         for index, raw in enumerate(self.source.images()):
-            size = size or raw.image.shape[:2]
-            if raw.image.shape[:2] != size:
-                raise SequenceError(
-                    f"{self.name}: images must have one size; image {index} is "
-                    f"{raw.image.shape[1]}x{raw.image.shape[0]}, the first {size[1]}x{size[0]}"
-                )
-            if last is not None and raw.stamp_ns <= last:
-                raise SequenceError(
-                    f"{self.name}: stamps must increase; image {index} has {raw.stamp_ns} ns "
-                    f"after {last} ns"
-                )
-            last = raw.stamp_ns
-            if undistort is None:
-                yield Frame(index, raw.stamp_ns, raw.image)
-            else:
-                yield Frame(index, raw.stamp_ns, undistort(raw.image), undistort.K)
+            try:
+                frame = _frame(index, raw, last_ns, undistort)
+            except SequenceError as error:
+                self.left_out.append(f"image {index}: {error}")
+                continue
+            used, last_ns = used + 1, frame.stamp_ns
+            yield frame
+        self._conclude(used)
+
+    def _conclude(self, used: int) -> None:
+        if not self.left_out:
+            return
+        count = f"{len(self.left_out)} of {len(self)} images cannot be used"
+        if used < 2:
+            raise SequenceError(f"{self.name}: {count}; {self.left_out[0]}")
+        logger.warning("%s: %s, they are left out; %s", self.name, count, self.left_out[0])
+
+
+def _frame(
+    index: int, raw: RawImage | SequenceError, last_ns: int | None, undistort: "Undistorter | None"
+) -> Frame:
+    if isinstance(raw, SequenceError):
+        raise raw
+    if last_ns is not None and raw.stamp_ns <= last_ns:
+        raise SequenceError(f"stamps must increase, got {raw.stamp_ns} ns after {last_ns} ns")
+    if undistort is None:
+        return Frame(index, raw.stamp_ns, raw.image)
+    return Frame(index, raw.stamp_ns, undistort(raw.image), undistort.K)
 
 
 class Undistorter:

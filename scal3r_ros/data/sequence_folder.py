@@ -11,7 +11,7 @@ import yaml
 from jaxtyping import Float, Float32, UInt8
 from numpy import ndarray
 
-from scal3r_ros.data.folder import IMAGE_SUFFIXES, ImageFolder
+from scal3r_ros.data.folder import ImageFolder, is_image
 from scal3r_ros.data.sequence import Sequence, SequenceError
 from scal3r_ros.data.tum import decimal_seconds, write_trajectory
 from scal3r_ros.mapping.types import Frame
@@ -81,16 +81,22 @@ class SensorSequence(Sequence):
         if sensor == "stereo" and len(self._files) < len(self):
             raise SequenceError(f"{beside} must have all images, has {len(self._files)}")
         self.baseline = read_baseline(folder) if sensor == "stereo" else 0.0
+        if sensor == "depth":
+            read_depth(self._files[min(self._files)])  # of another type, they all are
 
     def __iter__(self) -> Iterator[Frame]:
         for frame in super().__iter__():
             path = self._files.get(frame.index)
-            if path is None:
+            try:
+                yield frame if path is None else self._beside(frame, path)
+            except SequenceError as error:
+                self.left_out.append(f"image {frame.index}: {error}")
                 yield frame
-            elif self.sensor == "depth":
-                yield replace(frame, depth=read_depth(path))
-            else:
-                yield replace(frame, right=read_right(path), baseline=self.baseline)
+
+    def _beside(self, frame: Frame, path: Path) -> Frame:
+        if self.sensor == "depth":
+            return replace(frame, depth=read_depth(path))
+        return replace(frame, right=read_right(path), baseline=self.baseline)
 
 
 def files_beside(folder: Path, name: str) -> dict[int, Path]:
@@ -103,7 +109,7 @@ def files_beside(folder: Path, name: str) -> dict[int, Path]:
     found = {
         positions[file.stem]: file
         for file in beside.iterdir()
-        if file.suffix.lower() in IMAGE_SUFFIXES and file.stem in positions
+        if is_image(file) and file.stem in positions
     }
     if not found:
         raise SequenceError(f"{beside} holds no image of the same name as one of {folder}")

@@ -13,7 +13,9 @@ from scal3r_ros.mapping.mapper import Mapper
 PACKAGES = ("torch", "numpy", "scipy", "opencv-python-headless", "gtsam", "open3d", "rosbags")
 
 
-def build_report(mapper: Mapper, seconds: float, **more: Any) -> dict[str, Any]:
+def build_report(
+    mapper: Mapper, seconds: float, *, invalid: int = 0, **more: Any
+) -> dict[str, Any]:
     """Counts, speed, memory, versions; `more` is added as it is."""
     c = mapper.counters
     return {
@@ -30,7 +32,7 @@ def build_report(mapper: Mapper, seconds: float, **more: Any) -> dict[str, Any]:
         "network_seconds_per_chunk": _mean(c.predict_seconds),
         "peak_host_memory_mb": round(peak_host_memory_mb(), 1),
         "peak_gpu_memory_mb": peak_gpu_memory_mb(),
-        "drops": {"overload": 0, "invalid": 0, "chunks_discarded": c.chunks_discarded},
+        "drops": {"overload": 0, "invalid": invalid, "chunks_discarded": c.chunks_discarded},
         "scale": {
             "source": mapper.config.scale.source,
             "metric": mapper.metric.metric,

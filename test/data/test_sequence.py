@@ -163,14 +163,15 @@ def one_image(path: Path) -> None:
     cv2.imwrite(str(path / "a.png"), pictures()[0])
 
 
-def mixed_sizes(path: Path) -> None:
+def broken_images(path: Path) -> None:
     write_folder(path)
-    cv2.imwrite(str(path / "images" / "9.png"), np.zeros((10, 10, 3), np.uint8))
+    for file in (path / "images").iterdir():
+        file.write_bytes(b"no image at all")
 
 
-def broken_image(path: Path) -> None:
+def stopped_clock(path: Path) -> None:
     write_folder(path)
-    (path / "images" / "9.png").write_bytes(b"no image at all")
+    (path / "times.txt").write_text("1.5\n" * COUNT)
 
 
 def short_times(path: Path) -> None:
@@ -194,8 +195,8 @@ def text_file(path: Path) -> None:
     [
         (empty, "holds no images"),
         (one_image, "at least 2 images are needed, got 1"),
-        (mixed_sizes, "must have one size; image 5 is 10x10, the first 32x24"),
-        (broken_image, "cannot be read as an image"),
+        (broken_images, "5 of 5 images cannot be used; image 0: .*0.png cannot be read"),
+        (stopped_clock, "4 of 5 images cannot be used; image 1: stamps must increase, got 1500"),
         (short_times, "5 images, 2 lines"),
         (bag_without_images, "holds no images; its topics: /chatter"),
         (text_file, "must be a folder of images, a video"),
