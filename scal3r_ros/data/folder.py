@@ -7,10 +7,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import yaml
 
+from scal3r_ros.data.calibration import read_camera
 from scal3r_ros.data.sequence import RawImage, SequenceError
-from scal3r_ros.geometry.camera import Camera, intrinsics
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 NOMINAL_NS = 100_000_000  # 10 Hz where a folder has no stamps
@@ -69,23 +68,3 @@ def natural_order(path: Path) -> list[tuple[int, int | str]]:
     """image2 before image10."""
     parts = re.split(r"(\d+)", path.name)
     return [(0, int(part)) if part.isdigit() else (1, part) for part in parts]
-
-
-def read_camera(path: Path) -> Camera | None:
-    """Calibration in OpenCV's convention (integer pixel centres), None where there is no file."""
-    if not path.exists():
-        return None
-    try:
-        content = yaml.safe_load(path.read_text())
-        K = intrinsics(*(float(content[name]) for name in ("fx", "fy", "cx", "cy")))
-        width, height = int(content["width"]), int(content["height"])
-    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-        raise SequenceError(
-            f"{path} must give width, height, fx, fy, cx, cy as numbers: {error!r}"
-        ) from error
-    model = content.get("distortion_model") or "none"
-    if model not in ("none", "plumb_bob", "rational_polynomial"):
-        raise SequenceError(f"{path}: distortion_model must be none or plumb_bob, got {model}")
-    distortion = np.array(content.get("distortion_coefficients") or [], dtype=np.float64)
-    K[:2, 2] += 0.5
-    return Camera(width, height, K, distortion if model != "none" else np.zeros(0))

@@ -5,19 +5,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rosbags.highlevel import AnyReader
 from rosbags.interfaces import Connection
 from rosbags.typesys import Stores, get_typestore
 
+from scal3r_ros.data.calibration import camera_of_info
 from scal3r_ros.data.encodings import EncodingError, decode_compressed, decode_image
 from scal3r_ros.data.sequence import RawImage, SequenceError
 from scal3r_ros.geometry.camera import Camera
 
 RAW, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 INFO = "sensor_msgs/msg/CameraInfo"
-FISHEYE = ("equidistant", "fisheye")
-MODELS = ("plumb_bob", "rational_polynomial", *FISHEYE)
 
 
 METADATA = "rosbag2_bagfile_information"  # begins a bag's metadata.yaml, not that of others
@@ -166,19 +164,3 @@ def info_topic(image_topic: str, kinds: dict[str, str]) -> str:
 
 def _space(topic: str) -> str:
     return topic.removesuffix("/compressed").rpartition("/")[0]
-
-
-def camera_of_info(info: Any) -> Camera | None:
-    """A CameraInfo's calibration, None for an uncalibrated camera (K is zero); ROS pixel centres
-    are integers, ours half-integers. Raises EncodingError for a model that is not known."""
-    K = np.array(info.K if hasattr(info, "K") else info.k, dtype=np.float64).reshape(3, 3)
-    if K[0, 0] <= 0 or K[1, 1] <= 0:
-        return None
-    K[:2, 2] += 0.5
-    distortion = np.array(info.D if hasattr(info, "D") else info.d, dtype=np.float64)
-    model = info.distortion_model
-    if model not in MODELS and distortion.any():
-        raise EncodingError(f"distortion_model must be one of {', '.join(MODELS)}, got {model!r}")
-    fisheye = model in FISHEYE
-    distortion = distortion[:4] if fisheye else distortion
-    return Camera(int(info.width), int(info.height), K, distortion, fisheye)

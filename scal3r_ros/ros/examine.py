@@ -14,8 +14,9 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from tf2_msgs.msg import TFMessage
 
+from scal3r_ros.data.calibration import camera_of_info
 from scal3r_ros.data.encodings import EncodingError
-from scal3r_ros.data.rosbag import COMPRESSED, RAW, camera_of_info
+from scal3r_ros.data.rosbag import COMPRESSED, RAW
 from scal3r_ros.doctor import Finding, fast_dds_remedy
 from scal3r_ros.ros.conversions import image_to_rgb, stamp_to_ns
 from scal3r_ros.ros.fallback.tf import DYNAMIC, STATIC, TransformError, TransformTree

@@ -12,8 +12,8 @@ from numpy import ndarray
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
+from scal3r_ros.data.calibration import camera_of_info
 from scal3r_ros.data.encodings import EncodingError
-from scal3r_ros.data.rosbag import camera_of_info
 from scal3r_ros.data.sequence import SequenceError, Undistorter
 from scal3r_ros.doctor import fast_dds_remedy
 from scal3r_ros.geometry.camera import Camera, intrinsics

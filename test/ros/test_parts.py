@@ -15,7 +15,7 @@ from sensor_msgs.msg import Imu
 from std_msgs.msg import Header
 from tf2_msgs.msg import TFMessage
 
-from scal3r_ros.data.rosbag import camera_of_info
+from scal3r_ros.data.calibration import camera_of_info
 from scal3r_ros.geometry.sim3 import Sim3
 from scal3r_ros.mapping.config import ConfigError, MapperConfig
 from scal3r_ros.mapping.mapper import Mapper
