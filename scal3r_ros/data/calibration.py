@@ -14,20 +14,32 @@ FISHEYE = ("equidistant", "fisheye")
 MODELS = ("plumb_bob", "rational_polynomial", *FISHEYE)
 
 
-def camera_of_info(info: Any) -> Camera | None:
-    """A CameraInfo's calibration, None for an uncalibrated camera (K is zero); ROS pixel centres
-    are integers, ours half-integers. Raises EncodingError for a model that is not known."""
-    K = np.array(info.K if hasattr(info, "K") else info.k, dtype=np.float64).reshape(3, 3)
+def is_rectified(image_topic: str) -> bool:
+    """By the name that image_proc gives it; it shares the raw one's CameraInfo."""
+    name = image_topic.removesuffix("/compressed").rpartition("/")[2]
+    return name.startswith("image_rect")
+
+
+def camera_of_info(info: Any, *, rectified: bool = False) -> Camera | None:
+    """Calibration of the images that a CameraInfo comes with, None for an uncalibrated camera (K is
+    zero): by P and without distortion where they are rectified. ROS pixel centres are integers,
+    ours half-integers. Raises EncodingError for a model that is not known."""
+    field = str.upper if hasattr(info, "K") else str.lower
+    k, d, p = (np.array(getattr(info, field(name)), dtype=np.float64) for name in "KDP")
+    K = p.reshape(3, 4)[:, :3] if rectified else k.reshape(3, 3)
     if K[0, 0] <= 0 or K[1, 1] <= 0:
         return None
-    K[:2, 2] += 0.5
-    distortion = np.array(info.D if hasattr(info, "D") else info.d, dtype=np.float64)
-    model = info.distortion_model
+    model, distortion = info.distortion_model, np.zeros(0) if rectified else d
     if model not in MODELS and distortion.any():
         raise EncodingError(f"distortion_model must be one of {', '.join(MODELS)}, got {model!r}")
+    roi, binning = info.roi, np.maximum([info.binning_x, info.binning_y], 1)
+    # K is that of the whole sensor: the image begins at the region's corner, each pixel is a bin
+    K[:2, 2] += 0.5 - np.array([roi.x_offset, roi.y_offset])
+    K[:2] /= binning[:, None]
+    size = np.array([roi.width or info.width, roi.height or info.height]) // binning
     fisheye = model in FISHEYE
     distortion = distortion[:4] if fisheye else distortion
-    return Camera(int(info.width), int(info.height), K, distortion, fisheye)
+    return Camera(int(size[0]), int(size[1]), K, distortion, fisheye)
 
 
 def read_camera(path: Path) -> Camera | None:

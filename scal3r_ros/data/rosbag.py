@@ -9,7 +9,7 @@ from rosbags.highlevel import AnyReader
 from rosbags.interfaces import Connection
 from rosbags.typesys import Stores, get_typestore
 
-from scal3r_ros.data.calibration import camera_of_info
+from scal3r_ros.data.calibration import camera_of_info, is_rectified
 from scal3r_ros.data.encodings import EncodingError, decode_compressed, decode_image
 from scal3r_ros.data.sequence import RawImage, SequenceError
 from scal3r_ros.geometry.camera import Camera
@@ -144,7 +144,8 @@ class BagImages:
         """None without a CameraInfo, and of an uncalibrated one."""
         infos = [c for c in bag.connections if c.topic == self.info_topic]
         for connection, _, data in bag.messages(infos):
-            return camera_of_info(bag.deserialize(data, connection.msgtype))
+            info = bag.deserialize(data, connection.msgtype)
+            return camera_of_info(info, rectified=is_rectified(self.topic))
         return None
 
 

@@ -14,7 +14,7 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from tf2_msgs.msg import TFMessage
 
-from scal3r_ros.data.calibration import camera_of_info
+from scal3r_ros.data.calibration import camera_of_info, is_rectified
 from scal3r_ros.data.encodings import EncodingError
 from scal3r_ros.data.rosbag import COMPRESSED, RAW
 from scal3r_ros.doctor import Finding, fast_dds_remedy
@@ -127,7 +127,7 @@ class Examination:
             text = "no camera_info: intrinsics will be estimated; publish it for better maps"
             return [Finding(name, False, text)]
         try:
-            camera = camera_of_info(self.infos[-1])
+            camera = camera_of_info(self.infos[-1], rectified=is_rectified(self.image))
         except (EncodingError, ValueError) as error:
             return [Finding(name, False, str(error))]
         if camera is None:

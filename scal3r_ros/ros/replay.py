@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from scal3r_ros.data.calibration import is_rectified
 from scal3r_ros.data.rosbag import COMPRESSED, Bag, BagImages
 from scal3r_ros.data.sequence import SequenceError
 from scal3r_ros.data.tum import write_trajectory
@@ -59,6 +60,7 @@ class Replay:
 
     node: Any  # an OfflineNode, in the place of rclpy's
     tracker: Tracker | None
+    rectified: bool = False  # what the bag's image topic holds
     result: MappedSequence = field(default_factory=MappedSequence)
     waiting: deque[tuple[Frame, int]] = field(default_factory=deque)  # with their time in the bag
 
@@ -71,7 +73,13 @@ class Replay:
         self.broadcaster = GuardedBroadcaster(node, guard=False)
         self.link = RobotLink(node, self.mapper, self.robot, self.maps, self.broadcaster)
         self.odometry = OdometryPublisher(node, self.robot, self.broadcaster)
-        self.images = ImageInput(node, self._on_frame, self.counters, on_jump=self._back_in_time)
+        self.images = ImageInput(
+            node,
+            self._on_frame,
+            self.counters,
+            on_jump=self._back_in_time,
+            rectified=self.rectified,
+        )
 
     def _back_in_time(self) -> None:
         """As online, but what waits is mapped first; results are those of the last session."""
@@ -159,7 +167,9 @@ def _run(
 ) -> Replay:
     tracked = value(node, "odom_source") == "tracker"
     with Bag(options.bag) as bag:
-        run = Replay(node, Tracker(TrackerConfig()) if tracked else None)
+        run = Replay(
+            node, Tracker(TrackerConfig()) if tracked else None, is_rectified(images.topic)
+        )
         _pump(bag, cast_roles(bag, images, node, remaps), images, run, options.max_images)
     if not len(run.result):
         why = "; ".join(node.errors[:3]) or "what they wait for never came"

@@ -12,7 +12,7 @@ from numpy import ndarray
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from scal3r_ros.data.calibration import camera_of_info
+from scal3r_ros.data.calibration import camera_of_info, is_rectified
 from scal3r_ros.data.encodings import EncodingError
 from scal3r_ros.data.sequence import SequenceError, Undistorter
 from scal3r_ros.doctor import fast_dds_remedy
@@ -47,12 +47,16 @@ class ImageInput:
         counters: FrameCounters,
         *,
         on_jump: Callable[[], None] | None = None,
+        rectified: bool | None = None,
     ) -> None:
         self.node, self.on_frame, self.counters = node, on_frame, counters
         self.on_jump = on_jump  # time went back: a bag started again, a clock was set
         self.transport = value(node, "image_transport")
         self.depth = value(node, "image_queue_depth")
         self.topic = "image" if self.transport == "raw" else "image/compressed"
+        if rectified is None:
+            rectified = is_rectified(node.resolve_topic_name(self.topic))
+        self._rectified = rectified
         self.age_s = 0.0  # of the newest image when it arrived
         self._K = self._told_intrinsics()
         self._own_intrinsics = self._K is not None
@@ -162,7 +166,7 @@ class ImageInput:
         if value(self.node, "use_camera_info") == "never" or self._own_intrinsics:
             return
         try:
-            camera = camera_of_info(info)
+            camera = camera_of_info(info, rectified=self._rectified)
         except EncodingError as error:
             self._once(f"camera_info: {error}")
             return
