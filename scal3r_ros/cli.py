@@ -133,7 +133,11 @@ def map_command(
     from scal3r_ros.evaluation.report import summary
 
     typer.echo(summary(report))
-    typer.echo(f"  map: {out / 'map.ply'}   picture: {out / 'map.png'}")
+    picture = out / "map.png"
+    shown = f"   picture: {picture}" if picture.exists() else ""
+    typer.echo(f"  map: {out / 'map.ply'}{shown}")
+    if report["interrupted"]:
+        raise typer.Exit(130)
 
 
 @app.command()

@@ -1,7 +1,10 @@
 """`scal3r map`: a sequence on disk becomes a map, without ROS."""
 
+import logging
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,8 @@ from scal3r_ros.network.memory_file import load_context, save_context
 from scal3r_ros.network.parallel import Process, join_processes, own_device
 from scal3r_ros.tracking.tracker import Tracker
 from scal3r_ros.tracking.types import TrackerConfig
+
+logger = logging.getLogger(__name__)
 
 OWN_SCALES = ("none", "fixed", "camera_height")  # that images alone can feed
 SCHEDULES = ("causal", "offline", "parallel")
@@ -92,7 +97,7 @@ def run(options: OfflineRun) -> dict[str, Any]:
             return {}  # the memory is complete: the first process maps with it
     tracker = Tracker(TrackerConfig()) if options.track else None
     bar = tqdm(total=len(sequence), unit="image", desc="mapping")
-    with bar, logging_redirect_tqdm():
+    with bar, logging_redirect_tqdm(), Interrupt() as interrupt:
 
         def progress(frame: Frame, updates: list[MapUpdate]) -> None:
             bar.update()
@@ -101,15 +106,15 @@ def run(options: OfflineRun) -> dict[str, Any]:
                 if viewer is not None:
                     viewer.show(mapper)
 
-        result = map_sequence(sequence, mapper, tracker, progress)
+        frames = takewhile(lambda _: not interrupt.came, sequence)
+        result = map_sequence(frames, mapper, tracker, progress)
     if viewer is not None:
         viewer.show(mapper)  # the last, shorter chunk too
     if not mapper.submaps:
+        if interrupt.came:
+            raise KeyboardInterrupt
         raise SequenceError(f"{sequence.name}: no chunk could be mapped, the camera never moved")
-    if settings.network.memory:
-        assert isinstance(mapper.memory, GlobalContext)
-        save_context(options.out / "memory.safetensors", mapper.memory, predictor.model)
-    return write_products(
+    report = write_products(
         options.out,
         mapper,
         result,
@@ -122,8 +127,35 @@ def run(options: OfflineRun) -> dict[str, Any]:
         memory=settings.network.memory,
         depth_head=options.depth_head,
         device=str(predictor.device),
+        interrupted=interrupt.came,
         track_ms_per_image=round(1e3 * result.track_seconds / max(len(sequence), 1), 2),
     )
+    if settings.network.memory:
+        assert isinstance(mapper.memory, GlobalContext)
+        save_context(options.out / "memory.safetensors", mapper.memory, predictor.model)
+    if report["keyframes"] < 2:
+        logger.warning("%s: the camera never moved: one image is all of the map", sequence.name)
+    elif not report["points"]:
+        logger.warning("%s: no depth is sure enough for the map, it has no points", sequence.name)
+    return report
+
+
+class Interrupt:
+    """The first Ctrl-C ends the sequence, so that the map so far is written; the second, all."""
+
+    came = False
+
+    def __enter__(self) -> "Interrupt":
+        self._usual = signal.signal(signal.SIGINT, self._come)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self._usual)
+
+    def _come(self, *_: object) -> None:
+        self.came = True
+        signal.signal(signal.SIGINT, self._usual)
+        logger.warning("interrupted: the map so far is written, Ctrl-C again ends without it")
 
 
 def mapper_config(options: OfflineRun) -> MapperConfig:

@@ -1,5 +1,6 @@
 """What a mapping run leaves on disk: cloud, trajectories, depth, pictures, report."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 from scal3r_ros.data.tum import write_trajectory
 from scal3r_ros.evaluation.render import render_depth, render_map
 from scal3r_ros.evaluation.report import build_report, write_report
+from scal3r_ros.evaluation.results_folder import clear_results
 from scal3r_ros.mapping.map_file import write_ply
 from scal3r_ros.mapping.mapper import Mapper
 from scal3r_ros.mapping.mesh import write_mesh
@@ -27,26 +29,41 @@ def write_products(
     mesh: bool = False,
     **more: Any,
 ) -> dict[str, Any]:
-    """map.ply, trajectory.txt, keyframes.txt, odometry.txt, map.png, depth.png, report.json; on
-    request every keyframe's depth and mesh.ply."""
-    cloud = mapper.point_map.cloud()
-    write_ply(out / "map.ply", cloud)
-    trajectory = run.trajectory(mapper)
-    write_trajectory(out / "trajectory.txt", trajectory)
+    """trajectory.txt, keyframes.txt, odometry.txt, map.ply, report.json, map.png, depth.png; on
+    request every keyframe's depth and mesh.ply. What cost the run is written first, in place of
+    what an earlier run left; an OSError names the file that could not be written."""
+    cloud, trajectory = mapper.point_map.cloud(), run.trajectory(mapper)
     keyframes = dict(mapper.keyframe_stamped_poses())
-    write_trajectory(out / "keyframes.txt", keyframes)
-    if run.tracked:
-        write_trajectory(out / "odometry.txt", run.odometry())
-    if len(cloud):
-        render_map(out / "map.png", cloud, np.stack([keyframes[s] for s in sorted(keyframes)]))
-        draw_depth(out / "depth.png", mapper.submaps)
-    if mesh:
-        write_mesh(out / "mesh.ply", mapper.submaps, mapper.config.points)
-    if save_depth:
-        write_depth(out / "depth", mapper)
     report = build_report(mapper, run.seconds, **more)
-    write_report(out / "report.json", report)
+    path = np.stack([keyframes[s] for s in sorted(keyframes)])
+    writers: dict[str, Callable[[Path], object]] = {
+        "trajectory.txt": lambda file: write_trajectory(file, trajectory),
+        "keyframes.txt": lambda file: write_trajectory(file, keyframes),
+    }
+    if run.tracked:
+        writers["odometry.txt"] = lambda file: write_trajectory(file, run.odometry())
+    writers["map.ply"] = lambda file: write_ply(file, cloud)
+    writers["report.json"] = lambda file: write_report(file, report)
+    if len(cloud):
+        writers["map.png"] = lambda file: render_map(file, cloud, path)
+        writers["depth.png"] = lambda file: draw_depth(file, mapper.submaps)
+    if mesh:
+        writers["mesh.ply"] = lambda file: write_mesh(file, mapper.submaps, mapper.config.points)
+    if save_depth:
+        writers["depth"] = lambda folder: write_depth(folder, mapper)
+    clear_results(out)
+    for name, write in writers.items():
+        _write(out / name, write)
     return report
+
+
+def _write(path: Path, write: Callable[[Path], object]) -> None:
+    try:
+        write(path)
+    except OSError as error:
+        raise OSError(f"{path} cannot be written: {error}") from error
+    if not path.exists():  # OpenCV does not say why
+        raise OSError(f"{path} cannot be written")
 
 
 def draw_depth(path: Path, submaps: list[Submap]) -> None:
@@ -74,4 +91,6 @@ def write_depth(folder: Path, mapper: Mapper) -> None:
         for slot in range(submap.overlap, len(submap.depth)):
             depth = submap.depth[slot].astype(np.float64) * submap.T_map_submap.s * 1000
             pixels = np.clip(np.round(depth), 0, 65535).astype(np.uint16)
-            cv2.imwrite(str(folder / f"{submap.frame_indices[slot]:06d}.png"), pixels)
+            name = f"{submap.frame_indices[slot]:06d}.png"
+            if not cv2.imwrite(str(folder / name), pixels):
+                raise OSError(f"{name} is refused")

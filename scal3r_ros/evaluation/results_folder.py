@@ -39,6 +39,20 @@ def claim_folder(out: Path, source: Path, *, overwrite: bool = False) -> None:
     tempfile.TemporaryFile(dir=out).close()  # an OSError now, not after an hour of mapping
 
 
+def clear_results(out: Path) -> None:
+    """Removes what an earlier run left, of which the new one may not write all."""
+    for name in FILES:
+        (out / name).unlink(missing_ok=True)
+    for name, mark in FOLDERS.items():
+        if mark and (out / name / mark).is_file():
+            shutil.rmtree(out / name)
+    depth = out / "depth"
+    for path in depth.glob("[0-9]" * 6 + ".png"):
+        path.unlink()
+    if depth.is_dir() and not any(depth.iterdir()):
+        depth.rmdir()
+
+
 def _keep_apart(out: Path, source: Path) -> None:
     in_bag = is_bag(source) and out.is_relative_to(source)
     replaced = any(source.is_relative_to(out / name) for name in FOLDERS)

@@ -7,7 +7,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
@@ -157,7 +157,12 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
     """A .safetensors file that is replaced only when the new one is complete."""
     temporary = path.with_name(path.name + ".part")
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(ready, temporary, metadata=metadata)
+    try:
+        save_file(ready, temporary, metadata=metadata)
+    except SafetensorError as error:  # no room, say
+        temporary.unlink(missing_ok=True)
+        raise OSError(f"{path} cannot be written: {error}") from error
+    temporary.chmod(0o644)  # as all other results
     temporary.replace(path)
 
 

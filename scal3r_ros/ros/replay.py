@@ -5,7 +5,6 @@ that they would have published, the trajectory of every image, and the map.
 """
 
 import logging
-import shutil
 from collections import deque
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from scal3r_ros.data.calibration import is_rectified
 from scal3r_ros.data.rosbag import COMPRESSED, Bag, BagImages
 from scal3r_ros.data.sequence import SequenceError
 from scal3r_ros.data.tum import write_trajectory
-from scal3r_ros.evaluation.results_folder import claim_folder
+from scal3r_ros.evaluation.results_folder import claim_folder, clear_results
 from scal3r_ros.mapping.map_file import write_ply
 from scal3r_ros.mapping.map_folder import save_map
 from scal3r_ros.mapping.pipeline import MappedSequence
@@ -157,7 +156,7 @@ def replay(options: ReplayOptions) -> dict[str, Any]:
             run = _run(options, images, node, remaps)
         finally:
             node.close()
-        shutil.rmtree(options.out / "bag", ignore_errors=True)
+        clear_results(options.out)
         (Path(draft) / "bag").rename(options.out / "bag")
     return _results(options, run)
 

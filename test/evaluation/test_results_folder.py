@@ -5,7 +5,13 @@ from pathlib import Path
 import pytest
 
 from scal3r_ros.data.sequence import SequenceError
-from scal3r_ros.evaluation.results_folder import FILES, FOLDERS, claim_folder, empty_folder
+from scal3r_ros.evaluation.results_folder import (
+    FILES,
+    FOLDERS,
+    claim_folder,
+    clear_results,
+    empty_folder,
+)
 
 
 def test_a_folder_is_made_and_an_empty_one_is_taken(tmp_path):
@@ -90,3 +96,18 @@ def test_a_folder_is_emptied_only_if_all_of_it_is_our_own(tmp_path):
     (out / "run.log").write_text("again")
     with pytest.raises(SequenceError, match="is a file"):
         empty_folder(out / "run.log", own, mark="run.log")
+
+
+def test_nothing_of_an_earlier_run_is_left_beside_the_new_results_but_what_is_not_ours(tmp_path):
+    for name in FILES:
+        (tmp_path / name).touch()
+    for name, mark in FOLDERS.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / (mark or "000012.png")).touch()
+    (tmp_path / "notes.txt").touch()
+    clear_results(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    (tmp_path / "depth").mkdir()
+    (tmp_path / "depth" / "diary.txt").touch()
+    clear_results(tmp_path)
+    assert (tmp_path / "depth" / "diary.txt").exists()
