@@ -1,8 +1,10 @@
 """Pixels of sensor_msgs/Image and CompressedImage, without ROS: bytes in, RGB out."""
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import UInt8, UInt16
 from numpy import ndarray
 
 # encoding -> (channels, bytes per channel, OpenCV conversion to RGB or None)
@@ -17,11 +19,17 @@ PLAIN = {
     "8UC1": (1, 1, cv2.COLOR_GRAY2RGB),
     "mono16": (1, 2, cv2.COLOR_GRAY2RGB),
     "16UC1": (1, 2, cv2.COLOR_GRAY2RGB),
+    "rgb16": (3, 2, None),
+    "bgr16": (3, 2, cv2.COLOR_BGR2RGB),
     # OpenCV names a Bayer pattern by its second row's pixels, ROS by the first two
     "bayer_rggb8": (1, 1, cv2.COLOR_BayerBG2RGB),
     "bayer_bggr8": (1, 1, cv2.COLOR_BayerRG2RGB),
     "bayer_gbrg8": (1, 1, cv2.COLOR_BayerGR2RGB),
     "bayer_grbg8": (1, 1, cv2.COLOR_BayerGB2RGB),
+    "bayer_rggb16": (1, 2, cv2.COLOR_BayerBG2RGB),
+    "bayer_bggr16": (1, 2, cv2.COLOR_BayerRG2RGB),
+    "bayer_gbrg16": (1, 2, cv2.COLOR_BayerGR2RGB),
+    "bayer_grbg16": (1, 2, cv2.COLOR_BayerGB2RGB),
     "yuv422": (2, 1, cv2.COLOR_YUV2RGB_UYVY),
     "uyvy": (2, 1, cv2.COLOR_YUV2RGB_UYVY),
     "yuv422_yuy2": (2, 1, cv2.COLOR_YUV2RGB_YUY2),
@@ -30,7 +38,9 @@ PLAIN = {
 SUPPORTED = (*PLAIN, "nv12")
 
 
+SENSOR_BITS = (8, 10, 12, 14, 16)
 MAX_PIXELS = 1 << 27  # of a compressed image
+ANY_DEPTH = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
 MAX_HEADER = 1 << 20  # bytes in which a JPEG tells its size
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -39,19 +49,47 @@ class EncodingError(ValueError):
     """An image that cannot be decoded; the message says what was expected."""
 
 
+@dataclass
+class BitDepth:
+    """How many of 16 bits a stream of images fills: a camera's 10 or 12 are often the lower ones.
+    Found from the brightest pixel so far, so that all images share it and it changes seldom."""
+
+    filled: int = SENSOR_BITS[0]  # only grows
+
+    def upper_byte(self, pixels: UInt16[ndarray, "*shape"]) -> UInt8[ndarray, "*shape"]:
+        brightest = int(pixels.max(initial=0))
+        found = next(bits for bits in SENSOR_BITS if brightest < 1 << bits)
+        self.filled = max(self.filled, found)
+        return (pixels >> (self.filled - 8)).astype(np.uint8)
+
+
 def decode_image(
-    encoding: str, height: int, width: int, step: int, is_bigendian: bool, data: object
+    encoding: str,
+    height: int,
+    width: int,
+    step: int,
+    is_bigendian: bool,
+    data: object,
+    bits: BitDepth | None = None,
 ) -> UInt8[ndarray, "h w 3"]:
-    """RGB of a raw image message; rows may be padded (`step`), 16 bits keep the upper 8."""
+    """RGB of a raw image message; rows may be padded (`step`), of 16 bits the upper 8 are kept that
+    the stream's `bits` has, of all where it is not given."""
     try:
-        return _decoded(encoding, height, width, step, is_bigendian, data)
+        bits = bits or BitDepth(16)
+        return _decoded(encoding, height, width, step, is_bigendian, data, bits)
     except cv2.error as error:
         told = f"{width} x {height} as {encoding} cannot be decoded: {error.err or error}"
         raise EncodingError(told) from error
 
 
 def _decoded(
-    encoding: str, height: int, width: int, step: int, is_bigendian: bool, data: object
+    encoding: str,
+    height: int,
+    width: int,
+    step: int,
+    is_bigendian: bool,
+    data: object,
+    bits: BitDepth,
 ) -> UInt8[ndarray, "h w 3"]:
     buffer = np.frombuffer(data, np.uint8)
     if height <= 0 or width <= 0:
@@ -63,8 +101,9 @@ def _decoded(
         raise EncodingError(f"encoding must be one of {', '.join(SUPPORTED)}, got {encoding!r}")
     channels, size, conversion = PLAIN[encoding]
     rows = _rows(buffer, height, width * channels * size, step)
-    if size == 2:  # the more significant byte
-        rows = rows[:, 0::2] if is_bigendian else rows[:, 1::2]
+    if size == 2:
+        order = ">u2" if is_bigendian else "<u2"
+        rows = bits.upper_byte(np.ascontiguousarray(rows).view(order).astype(np.uint16))
     shape = (height, width) if channels == 1 else (height, width, channels)
     pixels = np.ascontiguousarray(rows).reshape(shape)
     return pixels if conversion is None else np.asarray(cv2.cvtColor(pixels, conversion))
@@ -84,20 +123,30 @@ def _rows(
     return padded.reshape(height, step)[:, :row_bytes]
 
 
-def decode_compressed(data: object) -> UInt8[ndarray, "h w 3"]:
-    """RGB of a JPEG or PNG. One that claims to be huge is refused before it is unpacked."""
+def decode_compressed(data: object, bits: BitDepth | None = None) -> UInt8[ndarray, "h w 3"]:
+    """RGB of a JPEG or PNG, of 16 bits as `decode_image`. One that claims to be huge is refused
+    before it is unpacked."""
     buffer = np.frombuffer(data, np.uint8)
     width, height = claimed_size(buffer[:MAX_HEADER].tobytes())
     if width * height > MAX_PIXELS:
         raise EncodingError(f"images have at most {MAX_PIXELS} pixels, got {width} x {height}")
     failed = EncodingError(f"compressed image of {len(buffer)} bytes cannot be decoded")
     try:
-        pixels = cv2.imdecode(buffer, cv2.IMREAD_COLOR) if len(buffer) else None
+        pixels = cv2.imdecode(buffer, ANY_DEPTH) if len(buffer) else None
     except cv2.error as error:
         raise failed from error
     if pixels is None:
         raise failed
-    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB))
+    return to_rgb(pixels, bits or BitDepth(16))
+
+
+def to_rgb(bgr: ndarray, bits: BitDepth) -> UInt8[ndarray, "h w 3"]:
+    """What OpenCV reads with ANY_DEPTH."""
+    if bgr.dtype == np.uint16:
+        bgr = bits.upper_byte(bgr)
+    if bgr.dtype != np.uint8:
+        raise EncodingError(f"an image must have 8 or 16 bits, got {bgr.dtype}")
+    return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))
 
 
 def claimed_size(head: bytes) -> tuple[int, int]:

@@ -6,9 +6,11 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
 import cv2
-import numpy as np
+from jaxtyping import UInt8
+from numpy import ndarray
 
 from scal3r_ros.data.calibration import read_camera
+from scal3r_ros.data.encodings import ANY_DEPTH, BitDepth, EncodingError, to_rgb
 from scal3r_ros.data.sequence import RawImage, SequenceError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
@@ -33,12 +35,12 @@ class ImageFolder:
         return len(self.files)
 
     def images(self) -> Iterator[RawImage | SequenceError]:
+        bits = BitDepth()
         for stamp_ns, file in zip(self.stamps_ns, self.files, strict=True):
-            pixels = cv2.imread(str(file), cv2.IMREAD_COLOR)
-            if pixels is None:
-                yield SequenceError(f"{file} cannot be read as an image")
-            else:
-                yield RawImage(stamp_ns, np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)))
+            try:
+                yield RawImage(stamp_ns, read_image(file, bits))
+            except SequenceError as error:
+                yield error
 
     def _stamps(self, path: Path) -> list[int]:
         if not path.exists():
@@ -54,6 +56,18 @@ class ImageFolder:
 def is_image(path: Path) -> bool:
     """By its name; macOS leaves hidden ._NAME.jpg beside NAME.jpg."""
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
+def read_image(path: Path, bits: BitDepth) -> UInt8[ndarray, "h w 3"]:
+    """RGB. Raises SequenceError for what is no image."""
+    try:
+        pixels = cv2.imread(str(path), ANY_DEPTH)
+        if pixels is not None:
+            return to_rgb(pixels, bits)
+        why = ""
+    except (cv2.error, EncodingError) as error:
+        why = f": {error}"
+    raise SequenceError(f"{path} cannot be read as an image{why}")
 
 
 def stamp_ns(text: str, where: str) -> int:

@@ -10,7 +10,7 @@ from rosbags.interfaces import Connection
 from rosbags.typesys import Stores, get_typestore
 
 from scal3r_ros.data.calibration import camera_of_info, is_rectified
-from scal3r_ros.data.encodings import EncodingError, decode_compressed, decode_image
+from scal3r_ros.data.encodings import BitDepth, EncodingError, decode_compressed, decode_image
 from scal3r_ros.data.sequence import RawImage, SequenceError
 from scal3r_ros.geometry.camera import Camera
 
@@ -99,19 +99,20 @@ class BagImages:
         return self._length
 
     def images(self) -> Iterator[RawImage | SequenceError]:
+        bits = BitDepth()
         with Bag(self.path) as bag:
             connections = [c for c in bag.connections if c.topic == self.topic]
             for _, _, data in bag.messages(connections):
                 try:
-                    yield self._decode(bag.deserialize(data, self.kind))
+                    yield self._decode(bag.deserialize(data, self.kind), bits)
                 except SequenceError as error:
                     yield error
 
-    def _decode(self, message: Any) -> RawImage:
+    def _decode(self, message: Any, bits: BitDepth) -> RawImage:
         stamp = message.header.stamp
         try:
             if self.kind == COMPRESSED:
-                image = decode_compressed(message.data)
+                image = decode_compressed(message.data, bits)
             else:
                 image = decode_image(
                     message.encoding,
@@ -120,6 +121,7 @@ class BagImages:
                     message.step,
                     bool(message.is_bigendian),
                     message.data,
+                    bits,
                 )
         except EncodingError as error:
             raise SequenceError(f"{self.topic}: {error}") from error

@@ -11,7 +11,8 @@ import yaml
 from jaxtyping import Float, Float32, UInt8
 from numpy import ndarray
 
-from scal3r_ros.data.folder import ImageFolder, is_image
+from scal3r_ros.data.encodings import BitDepth
+from scal3r_ros.data.folder import ImageFolder, is_image, read_image
 from scal3r_ros.data.sequence import Sequence, SequenceError
 from scal3r_ros.data.tum import decimal_seconds, write_trajectory
 from scal3r_ros.mapping.types import Frame
@@ -85,6 +86,7 @@ class SensorSequence(Sequence):
             read_depth(self._files[min(self._files)])  # of another type, they all are
 
     def __iter__(self) -> Iterator[Frame]:
+        self._bits = BitDepth()
         for frame in super().__iter__():
             path = self._files.get(frame.index)
             try:
@@ -96,7 +98,7 @@ class SensorSequence(Sequence):
     def _beside(self, frame: Frame, path: Path) -> Frame:
         if self.sensor == "depth":
             return replace(frame, depth=read_depth(path))
-        return replace(frame, right=read_right(path), baseline=self.baseline)
+        return replace(frame, right=read_image(path, self._bits), baseline=self.baseline)
 
 
 def files_beside(folder: Path, name: str) -> dict[int, Path]:
@@ -132,10 +134,7 @@ def read_depth(path: Path) -> Float32[ndarray, "h w"]:
 
 def read_right(path: Path) -> UInt8[ndarray, "h w 3"]:
     """What the right camera of a stereo pair saw."""
-    pixels = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if pixels is None:
-        raise SequenceError(f"{path} cannot be read as an image")
-    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB))
+    return read_image(path, BitDepth())
 
 
 def read_baseline(folder: Path) -> float:

@@ -18,7 +18,13 @@ from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, PointField
 from std_msgs.msg import Header
 
-from scal3r_ros.data.encodings import SUPPORTED, EncodingError, decode_compressed, decode_image
+from scal3r_ros.data.encodings import (
+    SUPPORTED,
+    BitDepth,
+    EncodingError,
+    decode_compressed,
+    decode_image,
+)
 from scal3r_ros.evaluation.render import colour_depth
 from scal3r_ros.geometry.sim3 import Sim3
 from scal3r_ros.mapping.point_map import Cloud
@@ -48,11 +54,12 @@ def header(stamp_ns: int, frame_id: str) -> Header:
     return Header(stamp=ns_to_stamp(stamp_ns), frame_id=frame_id)
 
 
-def image_to_rgb(message: Any) -> UInt8[ndarray, "h w 3"]:
-    """Pixels of an Image or a CompressedImage; raises EncodingError. Encodings that this package
-    does not know are left to cv_bridge, where that is installed."""
+def image_to_rgb(message: Any, bits: BitDepth | None = None) -> UInt8[ndarray, "h w 3"]:
+    """Pixels of an Image or a CompressedImage, of 16 bits those that the stream fills; raises
+    EncodingError. Encodings that this package does not know are left to cv_bridge, where that is
+    installed."""
     if hasattr(message, "format"):
-        return decode_compressed(message.data)
+        return decode_compressed(message.data, bits)
     if message.encoding not in SUPPORTED and (rare := bridged(message)) is not None:
         return rare
     return decode_image(
@@ -62,6 +69,7 @@ def image_to_rgb(message: Any) -> UInt8[ndarray, "h w 3"]:
         message.step,
         bool(message.is_bigendian),
         message.data,
+        bits,
     )
 
 

@@ -11,7 +11,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
-from scal3r_ros.data.encodings import EncodingError
+from scal3r_ros.data.encodings import BitDepth, EncodingError
 from scal3r_ros.mapping.mapper import Mapper
 from scal3r_ros.mapping.types import Frame
 from scal3r_ros.ros.conversions import (
@@ -44,6 +44,7 @@ class ScaleSensors:
         self._subscriptions: list[Any] = []
         self.imu: ImuInput | None = None
         self._baseline = 0.0
+        self._bits = BitDepth()  # of the right images
         self._heard, self._newest_ns = False, -1  # pairs come at all; stamp of the newest
         self._pairs: OrderedDict[int, Any] = OrderedDict()  # stamp of the image -> message
         self._once = cache(node.get_logger().error)  # each text
@@ -90,7 +91,7 @@ class ScaleSensors:
         try:
             if value(self.node, "scale_source") == "depth":
                 return replace(frame, depth=self._checked(image_to_depth(message), frame))
-            right = image_to_rgb(message)
+            right = image_to_rgb(message, self._bits)
         except EncodingError as error:
             self._once(str(error))
             return frame

@@ -13,7 +13,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from scal3r_ros.data.calibration import camera_of_info, is_rectified
-from scal3r_ros.data.encodings import EncodingError
+from scal3r_ros.data.encodings import BitDepth, EncodingError
 from scal3r_ros.data.sequence import SequenceError, Undistorter
 from scal3r_ros.doctor import fast_dds_remedy
 from scal3r_ros.geometry.camera import Camera, intrinsics
@@ -60,6 +60,7 @@ class ImageInput:
         self.age_s = 0.0  # of the newest image when it arrived
         self._K = self._told_intrinsics()
         self._own_intrinsics = self._K is not None
+        self._bits = BitDepth()  # of 16-bit images
         self._undistort: Undistorter | None = None
         self._camera: Camera | None = None
         self._began_s = time.monotonic()
@@ -188,7 +189,7 @@ class ImageInput:
         if self._waits_for_mask() or self._waits_for_calibration() or self._too_soon(stamp_ns):
             return
         try:
-            image, K = self._undistorted(self._mask.hide(image_to_rgb(message)))
+            image, K = self._undistorted(self._mask.hide(image_to_rgb(message, self._bits)))
         except (EncodingError, SequenceError) as error:
             self._refuse(str(error))
             return
