@@ -11,7 +11,7 @@ from numpy import ndarray
 
 from scal3r_ros.data.calibration import read_camera
 from scal3r_ros.data.encodings import ANY_DEPTH, BitDepth, EncodingError, to_rgb
-from scal3r_ros.data.sequence import RawImage, SequenceError
+from scal3r_ros.data.sequence import RawImage, SequenceError, reindex_hint
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 NOMINAL_NS = 100_000_000  # 10 Hz where a folder has no stamps
@@ -27,7 +27,8 @@ class ImageFolder:
             (path for path in folder.iterdir() if is_image(path)), key=natural_order
         )
         if not self.files:
-            raise SequenceError(f"{folder} holds no images ({', '.join(IMAGE_SUFFIXES)})")
+            kinds = ", ".join(IMAGE_SUFFIXES)
+            raise SequenceError(f"{folder} holds no images ({kinds}){reindex_hint(folder)}")
         self.stamps_ns = self._stamps(path / "times.txt")
         self.camera = read_camera(path / "camera.yaml")
 

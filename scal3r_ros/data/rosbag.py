@@ -11,7 +11,7 @@ from rosbags.typesys import Stores, get_typestore
 
 from scal3r_ros.data.calibration import camera_of_info, is_rectified
 from scal3r_ros.data.encodings import BitDepth, EncodingError, decode_compressed, decode_image
-from scal3r_ros.data.sequence import RawImage, SequenceError
+from scal3r_ros.data.sequence import BAG_SUFFIXES, RawImage, SequenceError, reindex_hint
 from scal3r_ros.geometry.camera import Camera
 
 RAW, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
@@ -25,7 +25,7 @@ def is_bag(path: Path) -> bool:
     told = path / "metadata.yaml"
     if told.is_file():
         return METADATA in told.read_text(errors="ignore")
-    return path.suffix in (".mcap", ".db3")
+    return path.suffix in BAG_SUFFIXES
 
 
 class Bag:
@@ -37,7 +37,7 @@ class Bag:
         if not is_bag(path):
             raise SequenceError(
                 f"{path} is no rosbag2 (a folder with its metadata.yaml, .mcap or .db3); "
-                "images and videos are for `scal3r map`"
+                f"images and videos are for `scal3r map`{reindex_hint(path)}"
             )
         self.path = path
         with self._readable():
@@ -78,7 +78,9 @@ class Bag:
             Exception
         ) as error:  # damage shows as whatever a decoder stumbles over: a dozen kinds
             why = " ".join(f"{type(error).__name__}: {error}".split())
-            raise SequenceError(f"{self.path} cannot be read as a rosbag2: {why}") from error
+            mcap = self.path.suffix == ".mcap" or any(self.path.glob("*.mcap"))
+            hint = "; `mcap recover` saves what is whole" if mcap else ""
+            raise SequenceError(f"{self.path} cannot be read as a rosbag2: {why}{hint}") from error
 
 
 class BagImages:
@@ -129,18 +131,22 @@ class BagImages:
 
     def _choose(self, topics: dict[str, str], wanted: str, everything: list[str]) -> str:
         if wanted:
+            wanted = f"/{wanted.lstrip('/')}"
             if wanted not in topics:
                 raise SequenceError(f"{self.name} has no image topic {wanted}; it has {topics}")
             return wanted
         if not topics:
             listed = ", ".join(everything) or "no topics at all"
             raise SequenceError(f"{self.name} holds no images; its topics: {listed}")
-        if len(topics) > 1:
+        # a camera's raw images go before the same, compressed
+        chosen = {topic for topic in topics if topic.removesuffix("/compressed") not in topics}
+        chosen |= {topic for topic, kind in topics.items() if kind == RAW}
+        if len(chosen) > 1:
             raise SequenceError(
                 f"{self.name} has several image topics, choose one with --topic: "
                 + ", ".join(topics)
             )
-        return next(iter(topics))
+        return chosen.pop()
 
     def _camera(self, bag: Bag) -> Camera | None:
         """None without a CameraInfo, and of an uncalibrated one."""

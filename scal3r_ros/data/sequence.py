@@ -17,10 +17,18 @@ from scal3r_ros.mapping.types import Frame
 logger = logging.getLogger(__name__)
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
+BAG_SUFFIXES = (".mcap", ".db3")
 
 
 class SequenceError(ValueError):
     """Input that cannot be read as a sequence, in one line."""
+
+
+def reindex_hint(folder: Path) -> str:
+    """What to do with a bag whose metadata.yaml is missing, as where recording was cut short."""
+    if not any(path.suffix in BAG_SUFFIXES for path in folder.glob("*")):
+        return ""
+    return f"; a bag without its metadata.yaml is made whole by `ros2 bag reindex {folder}`"
 
 
 @dataclass(frozen=True, eq=False)
