@@ -164,6 +164,10 @@ def mapper_config(options: OfflineRun) -> MapperConfig:
     network = replace(config.network, memory=options.memory and config.network.memory)
     if options.compile:
         network = replace(network, compile=options.compile)
+    if options.scale_source == "fixed" and not options.config:
+        raise ConfigError(
+            "metres per unit are needed: --config with scale: {source: fixed, fixed: 0.3}"
+        )
     source = options.scale_source or config.scale.source
     return replace(config, network=network, scale=replace(config.scale, source=source))
 

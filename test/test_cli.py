@@ -93,6 +93,8 @@ def one_image(path: Path) -> None:
         ("clip", ["--schedule", "offline", "--no-memory"], "--no-memory excludes it"),
         ("clip", ["--model", "huge"], "model must be nano or scal3r, got huge"),
         ("clip", ["--config", "/no/such.yaml"], "cannot be read"),
+        ("clip", ["--config", ROOT / "config" / "mapping.yaml"], "`scal3r replay --params-file`"),
+        ("clip", ["--scale-source", "fixed"], "metres per unit are needed"),
         ("clip", ["--model", "scal3r"], "checkpoint"),
         ("clip", ["--device", "tpu"], "tpu"),
         ("clip", ["--frobnicate"], "No such option"),

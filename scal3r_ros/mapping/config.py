@@ -221,6 +221,11 @@ def load_config(path: Path, base: MapperConfig | None = None) -> MapperConfig:
         content = yaml.safe_load(path.read_text()) or {}
     except (OSError, yaml.YAMLError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from error
+    _check(
+        "ros__parameters" not in str(content),
+        f"{path} is of the nodes and of `scal3r replay --params-file`; settings are written in "
+        "sections, as scale: {source: fixed, fixed: 0.3}",
+    )
     return updated(base or MapperConfig(), content, "")
 
 
