@@ -14,6 +14,7 @@ from scal3r_ros.data.encodings import ANY_DEPTH, BitDepth, EncodingError, to_rgb
 from scal3r_ros.data.sequence import RawImage, SequenceError, reindex_hint
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+MAX_STAMP_NS = 1 << 63  # the year 2262
 NOMINAL_NS = 100_000_000  # 10 Hz where a folder has no stamps
 
 
@@ -46,7 +47,8 @@ class ImageFolder:
     def _stamps(self, path: Path) -> list[int]:
         if not path.exists():
             return [i * NOMINAL_NS for i in range(len(self.files))]
-        lines = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
+        words = [line.split() for line in path.read_text(errors="replace").splitlines()]
+        lines = [line[0] for line in words if line and not line[0].startswith("#")]
         if len(lines) != len(self.files):
             raise SequenceError(
                 f"{path} must have a line per image: {len(self.files)} images, {len(lines)} lines"
@@ -74,9 +76,12 @@ def read_image(path: Path, bits: BitDepth) -> UInt8[ndarray, "h w 3"]:
 def stamp_ns(text: str, where: str) -> int:
     """Nanoseconds of a decimal number of seconds, exact: floats would lose 73 ns."""
     try:
-        return int((Decimal(text) * 1_000_000_000).to_integral_value())
-    except InvalidOperation as error:
-        raise SequenceError(f"{where}: a stamp in seconds was expected, got {text!r}") from error
+        nanoseconds = int((Decimal(text) * 1_000_000_000).to_integral_value())
+    except (InvalidOperation, ValueError, OverflowError):  # no number, NaN, infinity
+        nanoseconds = MAX_STAMP_NS
+    if abs(nanoseconds) >= MAX_STAMP_NS:
+        raise SequenceError(f"{where}: a stamp in seconds was expected, got {text!r}")
+    return nanoseconds
 
 
 def natural_order(path: Path) -> list[tuple[int, int | str]]:

@@ -24,7 +24,8 @@ def write_trajectory(path: Path, trajectory: Trajectory) -> None:
 
 def decimal_seconds(stamp_ns: int) -> str:
     """Exact to the nanosecond, which a float is not."""
-    return f"{stamp_ns // 1_000_000_000}.{stamp_ns % 1_000_000_000:09d}"
+    seconds, nanoseconds = divmod(abs(stamp_ns), 1_000_000_000)
+    return f"{'-' if stamp_ns < 0 else ''}{seconds}.{nanoseconds:09d}"
 
 
 def read_trajectory(path: Path) -> Trajectory:
