@@ -1,5 +1,6 @@
 """Sequences as folders that `data.folder` reads, with what a second sensor saw beside them."""
 
+import logging
 from collections.abc import Iterator
 from collections.abc import Sequence as Row
 from dataclasses import dataclass, replace
@@ -15,7 +16,10 @@ from scal3r_ros.data.encodings import BitDepth
 from scal3r_ros.data.folder import ImageFolder, is_image, read_image
 from scal3r_ros.data.sequence import Sequence, SequenceError
 from scal3r_ros.data.tum import decimal_seconds, write_trajectory
+from scal3r_ros.geometry.camera import same_aspect
 from scal3r_ros.mapping.types import Frame
+
+logger = logging.getLogger(__name__)
 
 MILLIMETRES = 1000  # of a depth image's unit
 
@@ -87,18 +91,29 @@ class SensorSequence(Sequence):
 
     def __iter__(self) -> Iterator[Frame]:
         self._bits = BitDepth()
+        alone: list[str] = []  # why, of each image
         for frame in super().__iter__():
             path = self._files.get(frame.index)
             try:
                 yield frame if path is None else self._beside(frame, path)
             except SequenceError as error:
-                self.left_out.append(f"image {frame.index}: {error}")
+                alone.append(str(error))
                 yield frame
+        if alone:
+            told = "%s: %d of %d images go without their %s; %s"
+            logger.warning(told, self.name, len(alone), len(self), self.sensor, alone[0])
 
     def _beside(self, frame: Frame, path: Path) -> Frame:
+        size = frame.image.shape[:2]
         if self.sensor == "depth":
-            return replace(frame, depth=read_depth(path))
-        return replace(frame, right=read_image(path, self._bits), baseline=self.baseline)
+            depth = read_depth(path)
+            if not same_aspect(depth.shape, size):
+                raise SequenceError(f"{path} {depth.shape} is not registered to an image {size}")
+            return replace(frame, depth=depth)
+        right = read_image(path, self._bits)
+        if right.shape[:2] != size:
+            raise SequenceError(f"{path} must be as large as the left image {size}")
+        return replace(frame, right=right, baseline=self.baseline)
 
 
 def files_beside(folder: Path, name: str) -> dict[int, Path]:

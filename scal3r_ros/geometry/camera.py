@@ -7,6 +7,7 @@ from jaxtyping import Float
 from numpy import ndarray
 
 DISTORTION_LENGTHS = (0, 4, 5, 8, 12, 14)  # that OpenCV knows
+ASPECT_TOLERANCE = 0.02  # sizes are rounded to whole pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +50,11 @@ def scale_intrinsics(
     """K of an image resized from (height, width) to (height, width), pixels."""
     scale = np.array([to_size[1] / from_size[1], to_size[0] / from_size[0], 1.0])
     return K * scale[:, None]  # half-integer centres: cx scales like fx
+
+
+def same_aspect(size: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether images of these (height, width) may be of one view, as registered depth is."""
+    return abs(size[1] * other[0] / (size[0] * other[1]) - 1) <= ASPECT_TOLERANCE
 
 
 def pixel_centres(height: int, width: int) -> Float[ndarray, "h w 2"]:

@@ -12,6 +12,7 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
 from scal3r_ros.data.encodings import BitDepth, EncodingError
+from scal3r_ros.geometry.camera import same_aspect
 from scal3r_ros.mapping.mapper import Mapper
 from scal3r_ros.mapping.types import Frame
 from scal3r_ros.ros.conversions import (
@@ -105,7 +106,7 @@ class ScaleSensors:
     ) -> Float32[ndarray, "h w"] | None:
         """Only of the same view: registered depth has the same aspect."""
         sizes = depth.shape, frame.image.shape[:2]
-        if abs(sizes[0][1] * sizes[1][0] / (sizes[0][0] * sizes[1][1]) - 1) > 0.02:
+        if not same_aspect(*sizes):
             self._once(f"sensor_depth/image {sizes[0]} is not registered to image {sizes[1]}")
             return None
         return depth

@@ -49,13 +49,31 @@ def test_a_message_that_makes_no_sense_is_left_out(tmp_path):
     assert "encoding must be one of" in sequence.left_out[0]
 
 
-def test_an_image_whose_depth_cannot_be_read_has_none(tmp_path):
+def test_an_image_whose_depth_cannot_be_read_or_is_of_another_view_has_none(tmp_path, caplog):
     write_folder(tmp_path)
     (tmp_path / "camera.yaml").write_text(CAMERA)
     (tmp_path / "depth").mkdir()
     for i in range(COUNT):
         cv2.imwrite(str(tmp_path / "depth" / f"{i}.png"), np.full((24, 32), 1000, np.uint16))
     (tmp_path / "depth" / "1.png").write_bytes(b"no image at all")
+    cv2.imwrite(str(tmp_path / "depth" / "2.png"), np.full((12, 16), 1000, np.uint16))
+    cv2.imwrite(str(tmp_path / "depth" / "3.png"), np.full((24, 24), 1000, np.uint16))
     sequence = SensorSequence(tmp_path, "depth")
-    assert [f.depth is not None for f in sequence] == [True, False, True, True, True]
-    assert "1.png must be a one-channel depth image" in sequence.left_out[0]
+    assert [f.depth is not None for f in sequence] == [True, False, True, False, True]
+    assert f"{tmp_path}: 2 of 5 images go without their depth; {tmp_path}/depth/1" in caplog.text
+    (tmp_path / "depth" / "1.png").unlink()
+    sequence = SensorSequence(tmp_path, "depth")
+    assert len(list(sequence)) == COUNT
+    assert "3.png (24, 24) is not registered to an image (24, 32)" in caplog.text
+
+
+def test_a_right_image_of_another_size_is_not_matched(tmp_path, caplog):
+    write_folder(tmp_path)
+    (tmp_path / "camera.yaml").write_text(CAMERA + "baseline: 0.1\n")
+    (tmp_path / "right").mkdir()
+    for i in range(COUNT):
+        cv2.imwrite(str(tmp_path / "right" / f"{i}.png"), np.zeros((24, 32 + i // 4), np.uint8))
+    sequence = SensorSequence(tmp_path, "stereo")
+    assert [f.right is not None for f in sequence] == [True, True, True, True, False]
+    assert "1 of 5 images go without their stereo; " in caplog.text
+    assert "4.png must be as large as the left image (24, 32)" in caplog.text
