@@ -39,9 +39,11 @@ def ros(
     json_path: Annotated[Path | None, typer.Option("--json", help="Write as JSON.")] = None,
 ) -> None:
     """The nodes under load over DDS: odometry per image, latency, memory, drops."""
+    from scal3r_ros.data.sequence import open_sequence
     from scal3r_ros.ros.bench import Load, run_load, table
 
     height, width = _size(size)
+    open_sequence(sequence)  # what is wrong with it is said before the nodes are started
     load = Load(seconds, rate, width, height, compressed, robots, str(sequence))
     result = run_load(load)
     typer.echo(table(result))
@@ -52,7 +54,7 @@ def ros(
 def _size(text: str) -> tuple[int, int]:
     """(height, width)"""
     width, _, height = text.partition("x")
-    if not (width.isdigit() and height.isdigit()):
+    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
         raise ValueError(f"size must be WIDTHxHEIGHT, got {text}")
     return int(height), int(width)
 
@@ -80,7 +82,7 @@ def tracker(
 
 @app.command()
 def memory(
-    frames: Annotated[int, typer.Option(help="Images, at 10 Hz.")] = 10000,
+    frames: Annotated[int, typer.Option(help="Images, at 10 Hz.", min=100)] = 10000,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write as JSON.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Write a picture.")] = None,
 ) -> None:

@@ -13,6 +13,16 @@ ROUNDS_SEED = 500_000  # worlds
 Json = Annotated[Path | None, typer.Option("--json", help="Write the result as JSON here.")]
 
 
+def _picture(path: Path | None) -> Path | None:
+    """Refuses what OpenCV cannot draw, before anything is computed."""
+    if path is not None and path.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        raise typer.BadParameter(f"{path} must end in .png or .jpg")
+    return path
+
+
+Drawing = Annotated[Path | None, typer.Option("--plot", help="A picture.", callback=_picture)]
+
+
 def _show(result: dict[str, Any], json_path: Path | None) -> None:
     for name, value in result.items():
         shown = f"{value:.5g}" if isinstance(value, float) else value
@@ -50,15 +60,17 @@ def depth(
 
 @app.command()
 def baselines(
-    sequence: Path, out: Annotated[Path, typer.Option(help="Folder for the trajectories.")]
+    sequence: Path,
+    out: Annotated[Path, typer.Option(help="Folder for the trajectories.")],
+    topic: Annotated[str, typer.Option(help="Image topic of a bag that has several.")] = "",
 ) -> None:
     """Trajectories of a constant-velocity guess and of five-point visual odometry."""
     from scal3r_ros.data.sequence import open_sequence
     from scal3r_ros.data.tum import write_trajectory
     from scal3r_ros.evaluation.baselines import constant_velocity, five_point_odometry
 
+    frames = open_sequence(sequence, topic)
     out.mkdir(parents=True, exist_ok=True)
-    frames = open_sequence(sequence)
     write_trajectory(out / "five_point.txt", five_point_odometry(frames))
     write_trajectory(out / "constant_velocity.txt", constant_velocity(frames))
     typer.echo(f"wrote {out}/five_point.txt and {out}/constant_velocity.txt")
@@ -122,9 +134,7 @@ def odometry(
 def loops(
     sequences: Annotated[list[Path], typer.Argument(help="Folders with a groundtruth.txt.")],
     radius: Annotated[float, typer.Option(help="Metres within which a place is the same.")] = 1.0,
-    strangers: Annotated[
-        Path | None, typer.Option(help="A sequence of another place, not to be recognised.")
-    ] = None,
+    strangers: Annotated[Path | None, typer.Option(help="A sequence of another place.")] = None,
     model: Annotated[str, typer.Option(help="nano or scal3r")] = "nano",
     checkpoint: Annotated[Path | None, typer.Option(help="Weights file.")] = None,
     json_path: Json = None,
@@ -195,7 +205,7 @@ def filters(
     model: Annotated[str, typer.Option(help="nano or scal3r")] = "nano",
     checkpoint: Annotated[Path | None, typer.Option(help="Weights file.")] = None,
     json_path: Json = None,
-    plot: Annotated[Path | None, typer.Option(help="Picture: map without and with them.")] = None,
+    plot: Drawing = None,
 ) -> None:
     """What the map's filters take away: wrong points, or right ones?"""
     from scal3r_ros.evaluation.filters import evaluate_filters
@@ -212,7 +222,7 @@ def grid(
     model: Annotated[str, typer.Option(help="nano or scal3r")] = "nano",
     checkpoint: Annotated[Path | None, typer.Option(help="Weights file.")] = None,
     json_path: Json = None,
-    plot: Annotated[Path | None, typer.Option(help="Picture: the sensor's grid, ours.")] = None,
+    plot: Drawing = None,
 ) -> None:
     """The occupancy grid, against the one that a depth sensor and the true poses give."""
     from scal3r_ros.evaluation.grid import evaluate_grid

@@ -120,6 +120,23 @@ def test_a_device_that_does_not_exist_is_one_line(command):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["eval", "filters", OFFICE, "--plot", "fi.xyz"], "fi.xyz must end in .png or .jpg"),
+        (["eval", "baselines", "/no/bag", "--out", "x", "--topic", "/a"], "/no/bag does not exist"),
+        (["bench", "tracker", "--sequence", OFFICE, "--size", "0x0"], "WIDTHxHEIGHT, got 0x0"),
+        (["bench", "memory", "--frames", "50"], "greater than or equal to 100"),
+        (["bench", "ros", "--size", "0x0"], "size must be WIDTHxHEIGHT, got 0x0"),
+        (["bench", "ros", "--sequence", "nope"], "nope does not exist"),
+    ],
+)
+def test_what_cannot_be_measured_is_one_line_at_once(arguments, said):
+    done = scal3r(*arguments, timeout=60)
+    assert (done.returncode, said in done.stderr) == (2, True), done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_folder_that_cannot_take_the_map_is_refused_before_mapping(clip, tmp_path):
     (tmp_path / "notes.txt").touch()
     (tmp_path / "replayed").mkdir()
