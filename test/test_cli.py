@@ -191,3 +191,14 @@ def test_a_scale_that_images_cannot_tell_is_refused(clip, tmp_path):
     done = scal3r("map", clip / "images", "--out", tmp_path / "out", "--scale-source", "depth")
     assert done.returncode == 2
     assert "scale source depth needs more than images" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_camera_that_never_moved_is_told_of(clip, tmp_path):
+    """One image is mapped as if it were a scene: rarely what was wanted."""
+    image = next(iter(sorted((clip / "images").iterdir())))
+    (tmp_path / "still").mkdir()
+    for i in range(12):
+        (tmp_path / "still" / f"{i}.jpg").write_bytes(image.read_bytes())
+    done = scal3r("map", tmp_path / "still", "--out", tmp_path / "out")
+    assert (done.returncode, "the camera never moved" in done.stderr) == (0, True), done.stderr

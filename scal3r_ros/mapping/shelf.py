@@ -34,7 +34,10 @@ class Shelved:
         self._shelf, self._number = shelf, next(shelf.numbers)
         self._names = shelf.names.setdefault(tuple(arrays), tuple(arrays))
         for name, array in arrays.items():
-            np.save(self._path(name), array, allow_pickle=False)
+            try:
+                np.save(self._path(name), array, allow_pickle=False)
+            except OSError as error:  # NumPy does not say where
+                raise OSError(f"{self._path(name)} cannot be written: {error}") from error
 
     def __getitem__(self, name: str) -> ndarray:
         return np.load(self._path(name), mmap_mode="r", allow_pickle=False)

@@ -69,3 +69,13 @@ def test_the_folder_of_an_ended_session_is_removed(walk, tmp_path):
     mapper.reset()
     gc.collect()
     assert not first.exists() and mapper.shelf.path.is_dir()
+
+
+def test_a_full_disk_is_told_with_the_file(tmp_path, monkeypatch):
+    def full(*_, **__) -> None:
+        raise OSError("64353 requested and 51168 written")
+
+    shelf = Shelf(str(tmp_path))
+    monkeypatch.setattr(np, "save", full)
+    with pytest.raises(OSError, match=r"00000000.depth.npy cannot be written: 64353 requested"):
+        shelf.put(depth=np.zeros(3))
