@@ -35,6 +35,8 @@ from scal3r_ros.training.train_log import TrainLog
 
 logger = logging.getLogger(__name__)
 
+JITTER = 0.01  # of the experts that take a single head's place, as a share of each tensor's own
+
 
 def warm_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
     """Exponential average that follows quickly at first, so that short runs forget their start."""
@@ -157,7 +159,7 @@ def _loaded_or_new(config: TrainConfig) -> Scal3R:
     if config.initial:
         model = load_model(Path(config.initial))
         if (config.depth_head, model.config.depth_head) == ("moe", "dpt"):
-            model.replace_depth_head(config.moe_design, model.config.moe_experts)
+            model.replace_depth_head(config.moe_design, model.config.moe_experts, JITTER)
         return model
     sizes = Scal3RConfig.nano().with_head(config.depth_head, config.moe_design)
     model = Scal3R(sizes)

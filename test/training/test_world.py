@@ -175,7 +175,8 @@ def test_harsh_effects_keep_depth_and_spoil_images():
 
 
 def test_a_head_learns_from_a_depth_sensor(tmp_path):
-    """Only the depth head changes, the single head becomes a mixture, and its error falls."""
+    """Only the depth head changes, the single head becomes a mixture of experts that
+    differ, and its error falls."""
     clip = render_clip(5, 6, 84, 112, family="room", degradation="none")
     rig = StereoRig(0.1, clip.images.numpy(), clip.depth.numpy())
     folder, stamps = tmp_path / "sequence", [(i + 1) * 10**8 for i in range(6)]
@@ -185,7 +186,7 @@ def test_a_head_learns_from_a_depth_sensor(tmp_path):
     before = Scal3R(Scal3RConfig.nano().with_head("dpt"))
     save_weights(tmp_path / "start.safetensors", before, torch.float32, {})
     samples = SampleConfig(patches=(48,), max_frames=2)
-    base = replace(TrainConfig(), samples=samples, steps=30, workers=0, learning_rate=1e-3)
+    base = replace(TrainConfig(), samples=samples, steps=60, workers=0, learning_rate=1e-3)
     config = with_options(
         finetuning(base), tmp_path / "out", None, tmp_path / "start.safetensors", [folder], "cpu"
     )
@@ -197,13 +198,15 @@ def test_a_head_learns_from_a_depth_sensor(tmp_path):
         torch.testing.assert_close(new[name], old[name], rtol=1e-3, atol=1e-3)  # half precision
     rows = RgbdSamples((str(folder),), samples, (9,))
     sample = rows.window(np.random.default_rng(0))
-    errors = []
+    errors, mixture = [], None
     for model in (before.eval(), after):
         with torch.no_grad():
             out, _ = model([ChunkImages(sample.images, sample.reference, 0)])
-        truth = in_unit_of(out[0].depth, sample).depth
+        truth, mixture = in_unit_of(out[0].depth, sample).depth, out[0].mixture
         errors.append(float((out[0].depth / truth).log().abs()[sample.valid].mean()))
     assert errors[1] < 0.7 * errors[0]
+    assert mixture.log_depth.std(dim=1).mean() > 0.01
+    assert mixture.certainty().mean() > 0.27  # and the gate tells them apart
     assert (tmp_path / "out" / "validation.png").is_file()
 
 
