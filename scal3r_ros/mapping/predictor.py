@@ -150,7 +150,8 @@ class NetworkPredictor:
         Raises ChunkTooLargeError where the GPU has no room for so many frames.
         """
         assert isinstance(memory, GlobalContext)
-        frames, fits = len(chunk.frames), self.budget.fits()
+        frames = len(chunk.frames)
+        fits = self.budget.fits(frames)
         if fits is not None and fits < frames:
             raise ChunkTooLargeError(f"{frames} keyframes do not fit the GPU, {fits} do", fits)
         try:

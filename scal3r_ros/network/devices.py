@@ -115,16 +115,19 @@ def _say_once(what: str) -> None:
 
 
 class MemoryBudget:
-    """Learns what a frame of a chunk costs on a GPU, from the chunks that ran: attention in blocks
-    makes it linear, so the first, short chunk tells how long the next may be."""
+    """Learns what a frame of a chunk costs on a GPU, from the longest chunk that ran: attention in
+    blocks makes it linear, but for a part that any chunk needs (heads, rows of the memory), so a
+    short one tells nothing of a long one."""
 
     def __init__(self, device: torch.device, fraction: float = 0.9) -> None:
         self.device, self.fraction = device, fraction
-        self.bytes_per_frame = 0.0
+        self.longest = 0  # frames that have passed together
+        self.bytes_per_frame = 0.0  # of that chunk
 
-    def fits(self) -> int | None:
-        """Frames that should pass together; None where nothing is known (yet, or on a CPU)."""
-        if not self.bytes_per_frame:
+    def fits(self, frames: int) -> int | None:
+        """How many of so many frames should pass together; None where only a try can tell: on a
+        CPU, and beyond twice what has passed."""
+        if frames > 2 * self.longest:
             return None
         return int(self.available() / self.bytes_per_frame)
 
@@ -144,5 +147,7 @@ class MemoryBudget:
         torch.cuda.reset_peak_memory_stats(self.device)
         before = torch.cuda.memory_allocated(self.device)
         yield
-        peak = torch.cuda.max_memory_allocated(self.device)
-        self.bytes_per_frame = max(self.bytes_per_frame, (peak - before) / frames)
+        cost = (torch.cuda.max_memory_allocated(self.device) - before) / frames
+        if frames >= self.longest:
+            known = self.bytes_per_frame if frames == self.longest else 0.0
+            self.longest, self.bytes_per_frame = frames, max(known, cost)

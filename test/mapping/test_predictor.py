@@ -101,7 +101,7 @@ def test_smaller_images_are_expected_to_cost_less(predictor):
 
 
 def test_a_chunk_beyond_the_learnt_budget_is_not_even_tried(predictor, chunk, monkeypatch):
-    predictor.budget.bytes_per_frame = 100e6
+    predictor.budget.longest, predictor.budget.bytes_per_frame = 4, 100e6
     monkeypatch.setattr(predictor.budget, "available", lambda: 350e6)
     with pytest.raises(ChunkTooLargeError, match="4 keyframes do not fit the GPU, 3 do"):
         predictor.predict(chunk, predictor.initial_memory())

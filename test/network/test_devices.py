@@ -3,7 +3,15 @@
 import pytest
 import torch
 
-from scal3r_ros.network.devices import board_temperature, choose_device, gpu_temperature
+from scal3r_ros.network.devices import (
+    MemoryBudget,
+    board_temperature,
+    choose_device,
+    gpu_temperature,
+)
+
+MIB = 2**20
+PEAKS = {1: 1665, 8: 3222, 16: 3479, 48: 4863, 60: 5410}  # MiB: full network, 518x294, blocks bf16
 
 
 @pytest.mark.parametrize(
@@ -42,3 +50,44 @@ def test_a_device_that_is_not_there_is_refused_by_name(name):
 
 def test_the_processor_is_always_there():
     assert choose_device("cpu").type == "cpu"
+
+
+class FakeGpu:
+    """Counts bytes as torch's allocator does; nothing is held between two chunks."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, total_mib: int) -> None:
+        self.total, self.peak = total_mib * MIB, 0
+        for name, answer in {
+            "mem_get_info": lambda _: (self.total, self.total),
+            "memory_reserved": lambda _: 0,
+            "memory_allocated": lambda _: 0,
+            "reset_peak_memory_stats": lambda _: None,
+            "max_memory_allocated": lambda _: self.peak,
+        }.items():
+            monkeypatch.setattr(torch.cuda, name, answer)
+        self.budget = MemoryBudget(torch.device("cuda"), fraction=1.0)
+
+    def run(self, frames: int) -> None:
+        with self.budget.watch(frames):
+            self.peak = PEAKS[frames] * MIB
+
+
+def test_a_short_chunk_refuses_no_long_one(monkeypatch):
+    """A frame of the first chunk costs 403 MiB, of a whole one 90."""
+    gpu = FakeGpu(monkeypatch, 8192)
+    assert gpu.budget.fits(60) is None  # nothing is known
+    gpu.run(8)
+    assert gpu.budget.fits(60) is None
+    gpu.run(48)
+    for closing in (8, 1):
+        gpu.run(closing)
+        assert gpu.budget.fits(60) >= 60
+
+
+def test_what_does_not_fit_is_told_from_a_chunk_as_long(monkeypatch):
+    gpu = FakeGpu(monkeypatch, 8192)
+    gpu.run(48)
+    gpu.total = 4096 * MIB  # others took the rest
+    assert 30 < gpu.budget.fits(48) < 48
+    gpu.run(60)
+    assert gpu.budget.fits(60) == int(4096 / (5410 / 60))
