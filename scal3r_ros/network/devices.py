@@ -37,7 +37,8 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
         raise ValueError(f"precision must be auto, fp32, fp16 or bf16, got {name}")
     if device.type != "cuda":
         return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    has_bfloat16 = torch.cuda.get_device_capability(device) >= (8, 0)  # before: emulated, slow
+    return torch.bfloat16 if has_bfloat16 else torch.float16
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from scal3r_ros.network.devices import (
     MemoryBudget,
     board_temperature,
     choose_device,
+    choose_precision,
     gpu_temperature,
 )
 
@@ -50,6 +51,14 @@ def test_a_device_that_is_not_there_is_refused_by_name(name):
 
 def test_the_processor_is_always_there():
     assert choose_device("cpu").type == "cpu"
+
+
+def test_a_gpu_without_bfloat16_of_its_own_takes_float16(monkeypatch):
+    capability = {0: (8, 6), 1: (7, 5)}
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda d: capability[d.index])
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_: True)  # it emulates
+    assert choose_precision("auto", torch.device("cuda:0")) == torch.bfloat16
+    assert choose_precision("auto", torch.device("cuda:1")) == torch.float16
 
 
 class FakeGpu:
