@@ -112,6 +112,23 @@ def random_size(rng: np.random.Generator, patches: int) -> tuple[int, int]:
     return rows * PATCH, max(2, round(rows * aspect)) * PATCH
 
 
+@dataclass(frozen=True, eq=False)
+class Clips:
+    """A training sequence as it was rendered: 7 bytes a pixel, samples have 17 or more."""
+
+    batch: list[WorldClip]
+    chunks: int
+    frames: int  # of a chunk
+    overlap: int
+
+    def samples(self) -> list[ChunkSample]:
+        step = self.frames - self.overlap
+        return [
+            chunk_sample(self.batch, i * step, self.frames, self.overlap if i else 0)
+            for i in range(self.chunks)
+        ]
+
+
 class WorldSamples(IterableDataset):
     """Endless, seeded training sequences: each item is the chunks of one sequence, in order."""
 
@@ -123,27 +140,26 @@ class WorldSamples(IterableDataset):
         lane = worker.id if worker else 0
         rng = np.random.default_rng([*self.seed, lane])
         torch.set_num_threads(1)
-        pool: list[list[ChunkSample]] = []
+        pool: list[Clips] = []  # no samples: a tensor that a worker sends keeps a file open
         while True:
-            fresh = self.sequence(rng)
-            yield fresh
-            pool = [*pool[-POOL + 1 :], fresh]
+            pool = [*pool[-POOL + 1 :], self.sequence(rng)]
+            yield pool[-1].samples()
             for index in rng.integers(len(pool), size=self.config.reuse):
-                yield pool[index]
+                yield pool[index].samples()
 
-    def sequence(self, rng: np.random.Generator) -> list[ChunkSample]:
+    def sequence(self, rng: np.random.Generator) -> Clips:
         config = self.config
         frames = int(rng.integers(config.min_frames, config.max_frames + 1))
         chunks = 1 if frames == 1 else int(rng.integers(1, config.max_chunks + 1))
         if rng.random() < 0.5:
             chunks = 1
         overlap = frames // 2
-        batch = max(1, round(config.frames_per_step / (frames * chunks)))
+        count = max(1, round(config.frames_per_step / (frames * chunks)))
         height, width = random_size(rng, int(rng.choice(config.patches)))
         families = [f for f in FAMILIES if f != config.held_out_family]
         total = frames + (chunks - 1) * (frames - overlap)
         stride = float(rng.uniform(0.5, 2.0))
-        clips = [
+        batch = [
             render_clip(
                 config.first_seed + int(rng.integers(2**31)),
                 total,
@@ -155,7 +171,6 @@ class WorldSamples(IterableDataset):
                 photographs=Path(config.photographs) if config.photographs else None,
                 device=config.render_device,
             )
-            for _ in range(batch)
+            for _ in range(count)
         ]
-        step = frames - overlap
-        return [chunk_sample(clips, i * step, frames, overlap if i else 0) for i in range(chunks)]
+        return Clips(batch, chunks, frames, overlap)

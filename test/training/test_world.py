@@ -2,11 +2,13 @@
 
 import csv
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from scal3r_ros.data.sequence_folder import StereoRig, write_sequence
 from scal3r_ros.geometry.camera import project, transform_points, unproject
@@ -85,11 +87,22 @@ def test_training_resumes_where_it_stopped_and_lowers_its_loss(tmp_path):
     assert all(np.isfinite(float(line["total"])) for line in lines)
 
 
+def test_a_worker_s_pool_keeps_no_files_open():
+    config = SampleConfig(patches=(4,), frames_per_step=1, max_frames=2, max_chunks=2)
+    batches = iter(DataLoader(WorldSamples(config, (3,)), batch_size=None, num_workers=1))
+    files, opened = Path(f"/proc/{batches._workers[0].pid}/fd"), []
+    for _ in range(2):
+        for _ in range(30):
+            next(batches)
+        opened.append(len(list(files.iterdir())))
+    assert opened[1] < opened[0] + 30  # of a chunk: four tensors, a file each
+
+
 def test_a_few_steps_on_one_sample_lower_the_loss():
     torch.manual_seed(0)
     model = Scal3R(Scal3RConfig.nano()).train()
     config = SampleConfig(patches=(12,), frames_per_step=4, max_frames=3, max_chunks=1)
-    sample = WorldSamples(config, (3,)).sequence(np.random.default_rng(1))[0]
+    sample = WorldSamples(config, (3,)).sequence(np.random.default_rng(1)).samples()[0]
     optimiser = torch.optim.AdamW(model.parameters(), 5e-4)
     totals = []
     for _ in range(20):
