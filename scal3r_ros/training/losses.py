@@ -87,10 +87,10 @@ def gradient_loss(
 
 def chunk_loss(output: ChunkOutput, sample: ChunkSample, config: LossConfig) -> Losses:
     """All terms of one chunk."""
-    total, parts = sample.depth.new_zeros(()), {}
+    total, parts = 0 * output.depth.sum(), {}  # a gradient, of zeros, where nothing is measured
     if config.camera > 0:
         camera = camera_loss(output.encodings, sample.encoding)
-        total, parts = config.camera * camera, {"camera": float(camera.detach())}
+        total, parts = total + config.camera * camera, {"camera": float(camera.detach())}
     valid = rearrange(sample.valid, "b s h w -> (b s) h w")
     if int(valid.sum()) >= MIN_PIXELS:
         truth = rearrange(sample.depth, "b s h w -> (b s) h w").clamp_min(1e-4).log()

@@ -223,6 +223,16 @@ def test_a_head_learns_from_a_depth_sensor(tmp_path):
     assert (tmp_path / "out" / "validation.png").is_file()
 
 
+def test_a_chunk_without_a_measured_pixel_teaches_nothing_and_stops_nothing():
+    model = Scal3R(Scal3RConfig.nano())
+    sample = chunk_sample([render_clip(5, 2, 42, 56)], 0, 2, 0)
+    empty = replace(sample, valid=torch.zeros_like(sample.valid))
+    outputs, _ = model([ChunkImages(empty.images, empty.reference)])
+    chunk_loss(outputs[0], empty, LossConfig(camera=0.0)).total.backward()
+    gradients = [p.grad for p in model.depth_head.parameters()]
+    assert all(g is not None and not g.any() for g in gradients)
+
+
 def test_settings_that_contradict_are_refused():
     with pytest.raises(ValueError, match=r"losses\.camera"):
         TrainConfig(data=("somewhere",))
