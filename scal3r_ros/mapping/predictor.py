@@ -168,7 +168,7 @@ class NetworkPredictor:
         self, chunk: Chunk, memory: GlobalContext, write: bool
     ) -> tuple[Prediction, GlobalContext]:
         settings = self.settings
-        if 0 < settings.reset_every <= memory.chunks:
+        if write and 0 < settings.reset_every <= memory.chunks:  # what is only read, is complete
             memory = GlobalContext()
         before = memory if settings.memory else None
         inputs = self.prepare(chunk, chunk.overlap if before else 0, keep=chunk.index >= 0)

@@ -137,7 +137,8 @@ class Aggregator(nn.Module):
         is the parallel one. Without memory layers the context stays empty.
         """
         context = context or GlobalContext()
-        recent = context.recent[1 - policy.window :] if policy.window > 1 else ()
+        recent = context.recent or ((context.gradients,) if context else ())  # no window so far
+        recent = recent[1 - policy.window :] if policy.window > 1 else ()
         own: list[FastWeights] = []
         gradients: list[FastWeights] = []
         layers = zip(self.frame_blocks, self.global_blocks, strict=True)

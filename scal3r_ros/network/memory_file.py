@@ -18,7 +18,7 @@ def save_context(path: Path, context: GlobalContext, model: Scal3R) -> None:
     """The summed gradients, in float32, with what they belong to; complete or not there at all."""
     sums = {"sum": context.gradients, **{f"recent{i}": g for i, g in enumerate(context.recent)}}
     tensors = {
-        f"{name}.{layer}.{part}": getattr(weights, part)
+        f"{name}.{layer}.{part}": getattr(weights, part).to("cpu", copy=True)  # some are the same
         for name, layers in sums.items()
         for layer, weights in enumerate(layers)
         for part in PARTS

@@ -137,6 +137,15 @@ def test_the_memory_begins_again_after_so_many_chunks(walk, chunk):
     assert counts == [1, 2, 1, 2, 1]
 
 
+def test_a_complete_memory_that_is_only_read_does_not_begin_again(chunk):
+    torch.manual_seed(0)
+    settings = NetworkConfig(reset_every=2)
+    predictor = NetworkPredictor(Scal3R(TINY), device=torch.device("cpu"), settings=settings)
+    inputs = [predictor.prepare(chunk, 0)] * 2
+    _, memory = predictor.predict(chunk, predictor.remember(inputs), write=False)
+    assert memory.chunks == 2
+
+
 def test_a_warm_up_leaves_nothing_behind(predictor, chunk):
     before, _ = predictor.predict(chunk, predictor.initial_memory())
     predictor.warm_up(3, size=(60, 80))

@@ -30,6 +30,25 @@ def test_stored_and_resumed_is_the_same_as_going_on(tmp_path, network, window):
     assert torch.equal(after.gradients[1].down, after_resumed.gradients[1].down)
 
 
+def test_a_window_of_one_chunk_is_stored_too(tmp_path, network):
+    _, context = network([chunk(2)], None, MemoryPolicy(window=2))
+    save_context(tmp_path / "memory.safetensors", context, network)
+    resumed = load_context(tmp_path / "memory.safetensors", network)
+    assert torch.equal(resumed.recent[0][1].down, context.gradients[1].down)
+
+
+def test_a_memory_without_a_window_goes_on_with_one(tmp_path, network):
+    """All that was written before counts as one write."""
+    context = None
+    for seed in (1, 2):
+        _, context = network([chunk(2, seed=seed)], context, MemoryPolicy())
+    expected, _ = network([chunk(2, seed=3)], context, MemoryPolicy())
+    windowed, after = network([chunk(2, seed=3)], context, MemoryPolicy(window=2))
+    assert torch.equal(windowed[0].depth, expected[0].depth)
+    _, later = network([chunk(2, seed=4)], after, MemoryPolicy(window=2))
+    assert len(later.recent) == 2  # and is forgotten as one
+
+
 def test_a_memory_of_other_weights_is_refused(tmp_path, network):
     _, context = network([chunk(2)], None, MemoryPolicy())
     save_context(tmp_path / "memory.safetensors", context, network)
