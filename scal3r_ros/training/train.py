@@ -35,6 +35,7 @@ from scal3r_ros.training.train_log import TrainLog
 
 logger = logging.getLogger(__name__)
 
+OF_NETWORK = ("initial", "depth_head", "moe_design", "trainable")  # settings that stay in a run
 JITTER = 0.01  # of the experts that take a single head's place, as a share of each tensor's own
 
 
@@ -87,7 +88,7 @@ def train(config: TrainConfig) -> Path:
     model = _initial_model(config).to(device).train()
     average = AveragedModel(model, avg_fn=warm_average(config.ema))
     optimiser = _optimiser(model, config)
-    progress = _resume(out, model, average, optimiser)
+    progress = _resume(config, model, average, optimiser)
     network = SequenceLoss(model, config.losses)
     if started_by_torchrun():
         network = DistributedDataParallel(network, find_unused_parameters=True)
@@ -96,7 +97,7 @@ def train(config: TrainConfig) -> Path:
     log = TrainLog(out / "log.csv", config, progress, silent=process.rank > 0)
     shown = validation_samples() if process.rank == 0 else []
     saved = clock = time.monotonic()
-    for chunks in loader:
+    for chunks in loader if progress.share(config) < 1 else ():
         losses = _step(network, [c.to(device) for c in chunks], optimiser, config, progress)
         average.update_parameters(model)
         progress.step += 1
@@ -200,15 +201,24 @@ def _optimiser(model: Scal3R, config: TrainConfig) -> torch.optim.AdamW:
 
 
 def _resume(
-    out: Path, model: Scal3R, average: AveragedModel, optimiser: torch.optim.Optimizer
+    config: TrainConfig, model: Scal3R, average: AveragedModel, optimiser: torch.optim.Optimizer
 ) -> Progress:
-    path = out / "resume.pt"
+    """What an earlier piece left, under the options of now; ValueError where it was of another
+    network."""
+    path = Path(config.out) / "resume.pt"
     if not path.exists():
         return Progress()
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    for name, held in state["network"].items():
+        if held != getattr(config, name):
+            raise ValueError(f"{path} has {name} {held!r}, asked for {getattr(config, name)!r}")
     model.load_state_dict(state["model"])
     average.load_state_dict(state["average"])
-    optimiser.load_state_dict(state["optimiser"])
+    moments = {"state": state["optimiser"]["state"]}
+    optimiser.load_state_dict(optimiser.state_dict() | moments)  # rates are those of now
     logger.info("resumed %s at step %d", path, state["step"])
     return Progress(state["step"], state["seconds"])
 
@@ -221,18 +231,19 @@ def _save(
     progress: Progress,
     config: TrainConfig,
 ) -> None:
-    """Resume state and averaged half-precision weights, each replaced atomically."""
-    state = {
-        "model": model.state_dict(),
-        "average": average.state_dict(),
-        "optimiser": optimiser.state_dict(),
-        "step": progress.step,
-        "seconds": progress.seconds,
-    }
-    torch.save(state, out / "resume.tmp")
-    os.replace(out / "resume.tmp", out / "resume.pt")
+    """Averaged half-precision weights and resume state, each replaced atomically."""
     facts = {"step": str(progress.step), "seconds": f"{progress.seconds:.0f}"}
     recipe = {k: v for k, v in asdict(config).items() if k not in ("out", "initial")}  # no paths
     metadata = facts | {"training": json.dumps(recipe)}
     save_weights(out / "ema.tmp", average.module, torch.float16, metadata)
     os.replace(out / "ema.tmp", out / "ema.safetensors")
+    state = {
+        "model": model.state_dict(),
+        "average": average.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "network": {name: getattr(config, name) for name in OF_NETWORK},
+        "step": progress.step,
+        "seconds": progress.seconds,
+    }
+    torch.save(state, out / "resume.tmp")
+    os.replace(out / "resume.tmp", out / "resume.pt")

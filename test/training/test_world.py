@@ -87,6 +87,25 @@ def test_training_resumes_where_it_stopped_and_lowers_its_loss(tmp_path):
     assert all(np.isfinite(float(line["total"])) for line in lines)
 
 
+def test_a_run_goes_on_as_what_it_is_and_ends_once(tmp_path):
+    samples = SampleConfig(patches=(4,), frames_per_step=1, max_frames=1, max_chunks=1)
+    config = TrainConfig(out=str(tmp_path), steps=1, workers=0, samples=samples)
+    saved = train(config).stat().st_mtime_ns
+    assert train(config).stat().st_mtime_ns == saved  # no step more
+    train(replace(config, steps=2, memory_rate=3.0, weight_decay=0.01))
+    groups = torch.load(tmp_path / "resume.pt", weights_only=True)["optimiser"]["param_groups"]
+    assert {g["relative_rate"] for g in groups} == {1.0, 3.0}
+    assert {g["weight_decay"] for g in groups} == {0.0, 0.01}
+    with pytest.raises(ValueError, match="has moe_design 'Z', asked for 'C'"):
+        train(replace(config, moe_design="C"))
+    train(replace(config, out=str(tmp_path / "first")))
+    with pytest.raises(ValueError, match="has initial ''"):
+        train(replace(config, initial=str(tmp_path / "first" / "ema.safetensors")))
+    (tmp_path / "resume.pt").write_bytes((tmp_path / "resume.pt").read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"resume.pt cannot be read"):
+        train(config)
+
+
 def test_a_worker_s_pool_keeps_no_files_open():
     config = SampleConfig(patches=(4,), frames_per_step=1, max_frames=2, max_chunks=2)
     batches = iter(DataLoader(WorldSamples(config, (3,)), batch_size=None, num_workers=1))
