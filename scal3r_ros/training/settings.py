@@ -40,8 +40,13 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.trainable not in TRAINABLE:
             raise ValueError(f"trainable must be one of {TRAINABLE}, got {self.trainable}")
-        if self.data and self.losses.camera > 0:
-            raise ValueError("folders of images and depth teach no poses: losses.camera must be 0")
+        if self.data and (self.losses.camera > 0 or self.losses.correspondence > 0):
+            raise ValueError(
+                "folders of images and depth teach no poses: losses.camera and "
+                "losses.correspondence must be 0"
+            )
+        if self.data and not self.losses.own_unit:
+            raise ValueError("metres are not asked of a network: losses.own_unit must be true")
         if self.workers and self.samples.render_device != "cpu":
             raise ValueError(
                 "rendering on a GPU happens in the training process: workers must be 0"
@@ -50,7 +55,7 @@ class TrainConfig:
 
 def finetuning(config: TrainConfig) -> TrainConfig:
     """The depth head alone, as a mixture of experts, of a network that knows its poses."""
-    losses = replace(config.losses, camera=0.0, own_unit=True)
+    losses = replace(config.losses, camera=0.0, correspondence=0.0, own_unit=True)
     return replace(
         config, trainable="depth_head", moe_design="C", learning_rate=1e-4, losses=losses
     )

@@ -255,6 +255,12 @@ def test_a_chunk_without_a_measured_pixel_teaches_nothing_and_stops_nothing():
 def test_settings_that_contradict_are_refused():
     with pytest.raises(ValueError, match=r"losses\.camera"):
         TrainConfig(data=("somewhere",))
+    with pytest.raises(ValueError, match=r"losses\.correspondence"):
+        TrainConfig(data=("somewhere",), losses=LossConfig(camera=0.0, correspondence=0.1))
+    with pytest.raises(ValueError, match=r"losses\.own_unit"):
+        TrainConfig(data=("somewhere",), losses=LossConfig(camera=0.0))
+    poses = TrainConfig(losses=LossConfig(correspondence=0.1))
+    assert replace(finetuning(poses), data=("somewhere",)).losses.correspondence == 0
     with pytest.raises(ValueError, match="trainable"):
         TrainConfig(trainable="camera")
     with pytest.raises(ValueError, match="workers"):
