@@ -4,14 +4,12 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
 from scal3r_ros.network.aggregator import MemoryPolicy
@@ -25,6 +23,7 @@ from scal3r_ros.network.parallel import (
     started_by_torchrun,
 )
 from scal3r_ros.network.scal3r import ChunkImages, Scal3R, Scal3RConfig
+from scal3r_ros.training.average import WarmAverage, learnt, put
 from scal3r_ros.training.correspondence import AttentionProbe
 from scal3r_ros.training.losses import LossConfig, Losses, chunk_loss
 from scal3r_ros.training.pictures import validation_samples, write_validation_picture
@@ -37,17 +36,6 @@ logger = logging.getLogger(__name__)
 
 OF_NETWORK = ("initial", "depth_head", "moe_design", "trainable")  # settings that stay in a run
 JITTER = 0.01  # of the experts that take a single head's place, as a share of each tensor's own
-
-
-def warm_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
-    """Exponential average that follows quickly at first, so that short runs forget their start."""
-
-    def update(average: Tensor, current: Tensor, seen: Tensor | int) -> Tensor:
-        steps = float(seen)
-        keep = min(decay, (1 + steps) / (10 + steps))
-        return torch.lerp(average, current, 1 - keep) if average.is_floating_point() else current
-
-    return update
 
 
 class SequenceLoss(nn.Module):
@@ -86,7 +74,7 @@ def train(config: TrainConfig) -> Path:
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     model = _initial_model(config).to(device).train()
-    average = AveragedModel(model, avg_fn=warm_average(config.ema))
+    average = WarmAverage(model, config.ema)
     optimiser = _optimiser(model, config)
     progress = _resume(config, model, average, optimiser)
     network = SequenceLoss(model, config.losses)
@@ -99,7 +87,7 @@ def train(config: TrainConfig) -> Path:
     saved = clock = time.monotonic()
     for chunks in loader if progress.share(config) < 1 else ():
         losses = _step(network, [c.to(device) for c in chunks], optimiser, config, progress)
-        average.update_parameters(model)
+        average.update(progress.step)
         progress.step += 1
         now = time.monotonic()
         progress.seconds, clock = progress.seconds + now - clock, now
@@ -108,8 +96,10 @@ def train(config: TrainConfig) -> Path:
         log.add(losses, sum(c.images.shape[0] * c.images.shape[1] for c in chunks))
         done = progress.share(config) >= 1
         if process.rank == 0 and (done or time.monotonic() - saved > config.save_every_s):
+            with average.shown():
+                _save_weights(out, model, progress, config)
+                write_validation_picture(model, shown, out / "validation.png")
             _save(out, model, average, optimiser, progress, config)
-            write_validation_picture(average.module, shown, out / "validation.png")
             saved = time.monotonic()
         if done:
             break
@@ -201,7 +191,7 @@ def _optimiser(model: Scal3R, config: TrainConfig) -> torch.optim.AdamW:
 
 
 def _resume(
-    config: TrainConfig, model: Scal3R, average: AveragedModel, optimiser: torch.optim.Optimizer
+    config: TrainConfig, model: Scal3R, average: WarmAverage, optimiser: torch.optim.Optimizer
 ) -> Progress:
     """What an earlier piece left, under the options of now; ValueError where it was of another
     network."""
@@ -215,31 +205,34 @@ def _resume(
     for name, held in state["network"].items():
         if held != getattr(config, name):
             raise ValueError(f"{path} has {name} {held!r}, asked for {getattr(config, name)!r}")
-    model.load_state_dict(state["model"])
-    average.load_state_dict(state["average"])
+    put(learnt(model), state["model"])
+    put(average.values, state["average"])
     moments = {"state": state["optimiser"]["state"]}
     optimiser.load_state_dict(optimiser.state_dict() | moments)  # rates are those of now
     logger.info("resumed %s at step %d", path, state["step"])
     return Progress(state["step"], state["seconds"])
 
 
+def _save_weights(out: Path, model: Scal3R, progress: Progress, config: TrainConfig) -> None:
+    """In half precision, with where they come from; replaced atomically."""
+    facts = {"step": str(progress.step), "seconds": f"{progress.seconds:.0f}"}
+    recipe = {k: v for k, v in asdict(config).items() if k not in ("out", "initial")}  # no paths
+    metadata = facts | {"training": json.dumps(recipe)}
+    save_weights(out / "ema.safetensors", model, torch.float16, metadata)
+
+
 def _save(
     out: Path,
     model: Scal3R,
-    average: AveragedModel,
+    average: WarmAverage,
     optimiser: torch.optim.Optimizer,
     progress: Progress,
     config: TrainConfig,
 ) -> None:
-    """Averaged half-precision weights and resume state, each replaced atomically."""
-    facts = {"step": str(progress.step), "seconds": f"{progress.seconds:.0f}"}
-    recipe = {k: v for k, v in asdict(config).items() if k not in ("out", "initial")}  # no paths
-    metadata = facts | {"training": json.dumps(recipe)}
-    save_weights(out / "ema.tmp", average.module, torch.float16, metadata)
-    os.replace(out / "ema.tmp", out / "ema.safetensors")
+    """What the next piece goes on from; replaced atomically."""
     state = {
-        "model": model.state_dict(),
-        "average": average.state_dict(),
+        "model": learnt(model),
+        "average": average.values,
         "optimiser": optimiser.state_dict(),
         "network": {name: getattr(config, name) for name in OF_NETWORK},
         "step": progress.step,

@@ -16,6 +16,7 @@ from scal3r_ros.geometry.sim3 import invert_pose
 from scal3r_ros.network.checkpoint import load_model, save_weights
 from scal3r_ros.network.scal3r import ChunkImages, Scal3R, Scal3RConfig
 from scal3r_ros.training import casting
+from scal3r_ros.training.average import WarmAverage
 from scal3r_ros.training.camera_effects import degrade_harshly
 from scal3r_ros.training.losses import LossConfig, chunk_loss, mixture_nll
 from scal3r_ros.training.paths import camera_path
@@ -85,6 +86,20 @@ def test_training_resumes_where_it_stopped_and_lowers_its_loss(tmp_path):
     assert weights.is_file()
     assert [line["step"] for line in lines] == ["3", "6"]  # the last of either piece
     assert all(np.isfinite(float(line["total"])) for line in lines)
+
+
+def test_the_average_follows_quickly_and_is_only_shown():
+    layer = torch.nn.Linear(1, 1, bias=False)
+    layer.weight.data.fill_(0.0)
+    average, slow = WarmAverage(layer, 0.5), 0.0
+    for step, weight in enumerate((1.0, 2.0, 4.0, 8.0, 3.0, 5.0, 7.0, 9.0, 1.0, 2.0)):
+        layer.weight.data.fill_(weight)
+        average.update(step)
+        keep = min(0.5, (1 + step) / (10 + step))
+        slow = keep * slow + (1 - keep) * weight
+    with average.shown():
+        assert layer.weight.item() == pytest.approx(slow)
+    assert layer.weight.item() == 2.0
 
 
 def test_a_run_goes_on_as_what_it_is_and_ends_once(tmp_path):
@@ -228,6 +243,8 @@ def test_a_head_learns_from_a_depth_sensor(tmp_path):
     old, new = before.state_dict(), after.state_dict()
     for name in (n for n in old if not n.startswith("depth_head")):
         torch.testing.assert_close(new[name], old[name], rtol=1e-3, atol=1e-3)  # half precision
+    state = torch.load(tmp_path / "out" / "resume.pt", weights_only=True)
+    assert {n.split(".")[0] for n in (*state["model"], *state["average"])} == {"depth_head"}
     rows = RgbdSamples((str(folder),), samples, (9,))
     sample = rows.window(np.random.default_rng(0))
     errors, mixture = [], None
