@@ -1,7 +1,7 @@
 """Clips of the procedural world as training samples: sizes, chunks, normalised targets."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from scal3r_ros.training.scenes import FAMILIES
 from scal3r_ros.training.world import WorldClip, render_clip
 
 PATCH = 14
+SIZES = 0.45, 0.65, 1.0  # of images, as shares of the patches that a network is for
 POOL = 300  # sequences that are kept to be shown again
 
 
@@ -22,7 +23,7 @@ POOL = 300  # sequences that are kept to be shown again
 class SampleConfig:
     """What one training sequence looks like."""
 
-    patches: tuple[int, ...] = (48, 70, 108)  # per frame, about; 108 is 12 x 9
+    patches: tuple[int, ...] = ()  # per frame, about; none: as the network's image width asks
     frames_per_step: int = 8  # frames that pass the network in one step, about
     min_frames: int = 1  # of one chunk
     max_frames: int = 6
@@ -32,6 +33,11 @@ class SampleConfig:
     first_seed: int = 1_000_000  # evaluation worlds lie below
     photographs: str = ""  # folder of pictures that surfaces may show
     render_device: str = "cpu"  # cuda: with no workers beside
+
+    def for_width(self, image_width: int) -> "SampleConfig":
+        """Where no sizes are given: up to 4:3 images as wide as the network is for [pixels]."""
+        most = 0.75 * (image_width / PATCH) ** 2
+        return replace(self, patches=self.patches or tuple(round(s * most) for s in SIZES))
 
 
 @dataclass(frozen=True, eq=False)

@@ -57,7 +57,12 @@ def finetuning(config: TrainConfig) -> TrainConfig:
     """The depth head alone, as a mixture of experts, of a network that knows its poses."""
     losses = replace(config.losses, camera=0.0, correspondence=0.0, own_unit=True)
     return replace(
-        config, trainable="depth_head", moe_design="C", learning_rate=1e-4, losses=losses
+        config,
+        trainable="depth_head",
+        moe_design="C",
+        learning_rate=1e-4,
+        mixed_precision=True,
+        losses=losses,
     )
 
 

@@ -80,7 +80,7 @@ def train(config: TrainConfig) -> Path:
     network = SequenceLoss(model, config.losses)
     if started_by_torchrun():
         network = DistributedDataParallel(network, find_unused_parameters=True)
-    samples = _samples(config, (config.seed, process.rank, progress.step))
+    samples = _samples(config, model.config.image_width, (config.seed, process.rank, progress.step))
     loader = DataLoader(samples, batch_size=None, num_workers=config.workers)
     log = TrainLog(out / "log.csv", config, progress, silent=process.rank > 0)
     shown = validation_samples() if process.rank == 0 else []
@@ -132,10 +132,11 @@ def _step(
     return losses
 
 
-def _samples(config: TrainConfig, seed: tuple[int, ...]) -> WorldSamples | RgbdSamples:
-    if config.data:
-        return RgbdSamples(config.data, config.samples, seed)
-    return WorldSamples(config.samples, seed)
+def _samples(
+    config: TrainConfig, image_width: int, seed: tuple[int, ...]
+) -> WorldSamples | RgbdSamples:
+    samples = config.samples.for_width(image_width)
+    return RgbdSamples(config.data, samples, seed) if config.data else WorldSamples(samples, seed)
 
 
 def _initial_model(config: TrainConfig) -> Scal3R:

@@ -269,6 +269,14 @@ def test_a_chunk_without_a_measured_pixel_teaches_nothing_and_stops_nothing():
     assert all(g is not None and not g.any() for g in gradients)
 
 
+@pytest.mark.parametrize(("width", "most"), [(168, 12 * 9), (518, 37 * 28)])
+def test_images_are_as_large_as_the_network_is_for(width, most):
+    sizes = finetuning(TrainConfig()).samples.for_width(width).patches
+    assert sizes[-1] == pytest.approx(most, rel=0.01)
+    assert sizes[0] < 0.5 * most
+    assert SampleConfig(patches=(48,)).for_width(width).patches == (48,)  # where it is asked for
+
+
 def test_settings_that_contradict_are_refused():
     with pytest.raises(ValueError, match=r"losses\.camera"):
         TrainConfig(data=("somewhere",))
