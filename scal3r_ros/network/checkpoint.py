@@ -154,12 +154,16 @@ def load_weights(model: Scal3R, state: dict[str, Tensor]) -> None:
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """A .safetensors file that is replaced only when the new one is complete."""
+    """As `read_tensors` reads it by its suffix (without metadata in a .pt); a file is replaced only
+    when the new one is complete."""
     temporary = path.with_name(path.name + ".part")
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
-        save_file(ready, temporary, metadata=metadata)
-    except SafetensorError as error:  # no room, say
+        if path.suffix == ".safetensors":
+            save_file(ready, temporary, metadata=metadata)
+        else:
+            torch.save(ready, temporary)
+    except (SafetensorError, RuntimeError) as error:  # no room, say
         temporary.unlink(missing_ok=True)
         raise OSError(f"{path} cannot be written: {error}") from error
     temporary.chmod(0o644)  # as all other results
@@ -256,7 +260,11 @@ def convert(source: Path, target: Path, dtype: str, official: bool) -> None:
     """Rewrites a checkpoint; the target is replaced only when it is complete."""
     if dtype not in PRECISIONS:
         raise CheckpointError(f"dtype must be one of {list(PRECISIONS)}, got {dtype}")
+    if not official and target.suffix != ".safetensors":
+        raise CheckpointError(f"our own form holds its sizes: expected .safetensors, got {target}")
     model = load_model(source, progress=True)
+    if official and model.config.depth_head != "dpt":
+        raise CheckpointError(f"the official form has no mixture, {source} has one")
     if official:
         state = {n: t.to(PRECISIONS[dtype]) for n, t in to_official(model.state_dict()).items()}
         write_tensors(target, state, {})

@@ -107,11 +107,23 @@ def test_an_official_file_loads_converts_and_comes_back(tmp_path):
     path, state = official_file(tmp_path)
     model = load_model(path, seeded.SIZE)
     save_weights(tmp_path / "ours.safetensors", model, torch.float32, {})
-    convert(tmp_path / "ours.safetensors", tmp_path / "back.safetensors", "fp32", official=True)
-    back, _ = read_tensors(tmp_path / "back.safetensors")
-    assert back.keys() == state.keys()
-    assert all(torch.equal(back[name], state[name]) for name in state)
+    for target in ("back.safetensors", "back.pt"):
+        convert(tmp_path / "ours.safetensors", tmp_path / target, "fp32", official=True)
+        back, _ = read_tensors(tmp_path / target)
+        assert back.keys() == state.keys()
+        assert all(torch.equal(back[name], state[name]) for name in state)
     assert not list(tmp_path.glob("*.part"))
+
+
+def test_what_a_form_cannot_hold_is_not_written(tmp_path):
+    path, _ = official_file(tmp_path)
+    model = load_model(path, seeded.SIZE, depth_head="moe")
+    save_weights(tmp_path / "moe.safetensors", model, torch.float32, {})
+    with pytest.raises(CheckpointError, match="official form has no mixture"):
+        convert(tmp_path / "moe.safetensors", tmp_path / "back.pt", "fp32", official=True)
+    with pytest.raises(CheckpointError, match=r"expected .safetensors, got .*ours.pt"):
+        convert(tmp_path / "moe.safetensors", tmp_path / "ours.pt", "fp32", official=False)
+    assert not list(tmp_path.glob("[bo]*.pt"))
 
 
 def test_vggt_loads_with_an_untrained_memory_and_says_so(tmp_path, caplog):
