@@ -13,10 +13,14 @@ from pathlib import Path
 
 import torch
 from einops import rearrange
-from safetensors.torch import load_file
 from torch import Tensor
 
-from scal3r_ros.network.checkpoint import CheckpointError, from_official, load_weights
+from scal3r_ros.network.checkpoint import (
+    CheckpointError,
+    from_official,
+    load_weights,
+    read_tensors,
+)
 from scal3r_ros.network.scal3r import ChunkImages, ChunkOutput, Scal3R, Scal3RConfig
 
 TOLERANCE = 1e-4  # relative to the largest value of an output
@@ -29,10 +33,13 @@ def verify(folder: Path) -> dict[str, float]:
     for name in FILES:
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder} must hold {', '.join(FILES)}; {name} is missing")
-    model = Scal3R(official_config(json.loads((folder / "config.json").read_text()))).eval()
-    load_weights(model, from_official(load_file(folder / "weights.safetensors"), model))
-    chunks = read_chunks(load_file(folder / "inputs.safetensors"))
-    expected = load_file(folder / "outputs.safetensors")
+    try:
+        model = Scal3R(official_config(json.loads((folder / "config.json").read_text()))).eval()
+    except KeyError as error:
+        raise CheckpointError(f"{folder}/config.json lacks {error}") from error
+    weights, inputs, expected = (read_tensors(folder / name)[0] for name in FILES[1:])
+    load_weights(model, from_official(weights, model))
+    chunks = read_chunks(inputs)
     errors: dict[str, float] = {}
     for schedule, count in SCHEDULES.items():
         stored = {n: t for n, t in expected.items() if n.startswith(f"{schedule}.")}

@@ -75,8 +75,10 @@ class AttentionProbe:
     _qkv: Tensor | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        attention = self._attention
-        attention.qkv.register_forward_hook(self._hear)
+        layers = range(len(self.model.aggregator.global_blocks))
+        if self.layer not in layers:
+            raise ValueError(f"correspondence_layers must be in {layers}, got {self.layer}")
+        self._attention.qkv.register_forward_hook(self._hear)
 
     @property
     def _attention(self) -> Attention:

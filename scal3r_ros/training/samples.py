@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from scal3r_ros.training.scenes import FAMILIES
+from scal3r_ros.training.textures import photographs_in
 from scal3r_ros.training.world import WorldClip, render_clip
 
 PATCH = 14
@@ -33,6 +34,14 @@ class SampleConfig:
     first_seed: int = 1_000_000  # evaluation worlds lie below
     photographs: str = ""  # folder of pictures that surfaces may show
     render_device: str = "cpu"  # cuda: with no workers beside
+
+    def __post_init__(self) -> None:
+        if self.held_out_family and self.held_out_family not in FAMILIES:
+            raise ValueError(
+                f"samples.held_out_family must be one of {FAMILIES}, got {self.held_out_family}"
+            )
+        if self.photographs:
+            photographs_in(Path(self.photographs))
 
     def for_width(self, image_width: int) -> "SampleConfig":
         """Where no sizes are given: up to 4:3 images as wide as the network is for [pixels]."""

@@ -8,6 +8,7 @@ from scal3r_ros.training.losses import LossConfig
 from scal3r_ros.training.samples import SampleConfig
 
 TRAINABLE = ("all", "depth_head")
+DEPTH_HEADS = ("dpt", "moe")
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,10 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.trainable not in TRAINABLE:
             raise ValueError(f"trainable must be one of {TRAINABLE}, got {self.trainable}")
+        if self.depth_head not in DEPTH_HEADS:
+            raise ValueError(f"depth_head must be one of {DEPTH_HEADS}, got {self.depth_head}")
+        if self.minutes <= 0 or self.steps <= 0:
+            raise ValueError(f"a run needs minutes and steps, got {self.minutes} and {self.steps}")
         if self.data and (self.losses.camera > 0 or self.losses.correspondence > 0):
             raise ValueError(
                 "folders of images and depth teach no poses: losses.camera and "

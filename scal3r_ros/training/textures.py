@@ -54,15 +54,20 @@ def texture_tiles(seed: int, photographs: Path | None = None) -> Tiles:
     return Tiles(torch.cat(rows), torch.tensor(first))
 
 
+def photographs_in(folder: Path) -> list[Path]:
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+    if not files:
+        raise ValueError(f"no photograph ({', '.join(SUFFIXES)}) in {folder}")
+    return files
+
+
 def tile_images(seed: int, photographs: Path | None = None) -> Float[Tensor, "t 128 128 3"]:
     """How much of either tone of a surface is seen, 0..1; of photographs colour by colour."""
     rng = np.random.default_rng(seed)
     makers = list(PATTERNS.values())
     tiles = [np.repeat(makers[i % len(makers)](rng)[..., None], 3, -1) for i in range(TILES)]
     if photographs is not None:
-        files = sorted(p for p in photographs.rglob("*") if p.suffix.lower() in SUFFIXES)
-        if not files:
-            raise ValueError(f"no photograph ({', '.join(SUFFIXES)}) in {photographs}")
+        files = photographs_in(photographs)
         for slot in rng.choice(TILES, PHOTOGRAPHS, replace=False):
             tiles[slot] = _photograph(files[int(rng.integers(len(files)))], rng)
     return torch.tensor(np.stack(tiles), dtype=torch.float32).clamp(0, 1)

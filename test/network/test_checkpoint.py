@@ -19,7 +19,7 @@ from scal3r_ros.network.checkpoint import (
     to_official,
 )
 from scal3r_ros.network.scal3r import ChunkImages, Scal3R, Scal3RConfig
-from scal3r_ros.network.verify import verify
+from scal3r_ros.network.verify import FILES, verify
 from test.network import seeded
 
 MANIFEST = Path(__file__).parents[3] / "shared" / "scal3r_manifest.json"
@@ -173,3 +173,13 @@ def test_verify_reads_the_layout_and_compares(tmp_path):
     outputs["offline.c1.dpt_map"] = 1.001 * outputs["offline.c1.dpt_map"]
     save_file(outputs, tmp_path / "outputs.safetensors")
     assert verify(tmp_path)["offline.c1.dpt_map"] > 1e-4
+
+
+def test_verify_says_which_file_is_damaged(tmp_path):
+    for name in FILES:
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(CheckpointError, match=r"config.json lacks 'cfg'"):
+        verify(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(seeded.official_settings()))
+    with pytest.raises(CheckpointError, match=r"weights.safetensors cannot be read"):
+        verify(tmp_path)

@@ -18,6 +18,7 @@ from scal3r_ros.network.scal3r import ChunkImages, Scal3R, Scal3RConfig
 from scal3r_ros.training import casting
 from scal3r_ros.training.average import WarmAverage
 from scal3r_ros.training.camera_effects import degrade_harshly
+from scal3r_ros.training.correspondence import AttentionProbe
 from scal3r_ros.training.losses import LossConfig, chunk_loss, mixture_nll
 from scal3r_ros.training.paths import camera_path
 from scal3r_ros.training.rgbd import RgbdSamples, in_unit_of
@@ -288,6 +289,17 @@ def test_settings_that_contradict_are_refused():
     assert replace(finetuning(poses), data=("somewhere",)).losses.correspondence == 0
     with pytest.raises(ValueError, match="trainable"):
         TrainConfig(trainable="camera")
+    for wrong in ({"minutes": 0.0}, {"steps": 0}):
+        with pytest.raises(ValueError, match="a run needs minutes and steps"):
+            TrainConfig(**wrong)
+    with pytest.raises(ValueError, match="depth_head must be one of"):
+        TrainConfig(depth_head="mo")
+    with pytest.raises(ValueError, match="held_out_family must be one of"):
+        SampleConfig(held_out_family="rooms")
+    with pytest.raises(ValueError, match="no photograph"):
+        SampleConfig(photographs="nowhere")
+    with pytest.raises(ValueError, match=r"correspondence_layers must be in range\(0, 4\), got 7"):
+        AttentionProbe(Scal3R(Scal3RConfig.nano()), 7)
     with pytest.raises(ValueError, match="workers"):
         TrainConfig(workers=1, samples=SampleConfig(render_device="cuda"))
 
