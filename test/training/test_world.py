@@ -13,9 +13,11 @@ from torch.utils.data import DataLoader
 from scal3r_ros.data.sequence_folder import StereoRig, write_sequence
 from scal3r_ros.geometry.camera import project, transform_points, unproject
 from scal3r_ros.geometry.sim3 import invert_pose
+from scal3r_ros.network.camera_head import decode_camera
 from scal3r_ros.network.checkpoint import load_model, save_weights
 from scal3r_ros.network.scal3r import ChunkImages, Scal3R, Scal3RConfig
 from scal3r_ros.training import casting
+from scal3r_ros.training import train as loop
 from scal3r_ros.training.average import WarmAverage
 from scal3r_ros.training.camera_effects import degrade_harshly
 from scal3r_ros.training.correspondence import AttentionProbe
@@ -57,11 +59,17 @@ def test_the_same_seed_is_the_same_world():
 
 
 def test_targets_have_unit_mean_distance():
+    """Of the points that depth and encoded cameras tell, from the reference camera."""
     clip = render_clip(9, 5, 42, 56, family="room")
     sample = chunk_sample([clip], 0, 5, 0)
     reference = sample.encoding[0, sample.reference]
     torch.testing.assert_close(reference[:7], torch.tensor([0.0, 0, 0, 0, 0, 0, 1]))
     assert 0.2 < float(sample.depth[sample.valid].mean()) < 1.5
+    T, K = decode_camera(sample.encoding[0].double(), 42, 56)
+    xyz = unproject(sample.depth[0].double().numpy(), K.numpy())
+    R, t = T[:, None, None, :, :3].numpy(), T[:, None, None, :, 3].numpy()
+    distance = np.linalg.norm((xyz - t)[..., None, :] @ R, axis=-1)[..., 0]
+    assert distance[sample.valid[0].numpy()].mean() == pytest.approx(1, abs=1e-3)
 
 
 def test_mixture_likelihood_against_the_slow_sum():
@@ -76,17 +84,34 @@ def test_mixture_likelihood_against_the_slow_sum():
     torch.testing.assert_close(loss, -density.log().clamp_min(-10).mean(), rtol=1e-3, atol=1e-3)
 
 
-def test_training_resumes_where_it_stopped_and_lowers_its_loss(tmp_path):
-    samples = SampleConfig(patches=(12,), frames_per_step=4, max_frames=3, max_chunks=2)
+def test_training_resumes_where_it_stopped_and_lowers_its_loss(tmp_path, monkeypatch):
+    """On the same images at the same rate two pieces are as one."""
+    samples = SampleConfig(patches=(12,), frames_per_step=2, max_frames=2, max_chunks=2)
     config = TrainConfig(out=str(tmp_path), steps=6, minutes=5.0, workers=0, samples=samples)
+    chunks = WorldSamples(samples, (3,)).sequence(np.random.default_rng(1)).samples()
+    monkeypatch.setattr(loop, "_samples", lambda *_: 6 * [chunks])
+    monkeypatch.setattr(loop, "learning_rate", lambda *_: 3e-4)
     train(replace(config, steps=3))
     weights = train(config)
+    train(replace(config, out=str(tmp_path / "whole")))
     lines = list(csv.DictReader((tmp_path / "log.csv").open()))
-    state = torch.load(tmp_path / "resume.pt", weights_only=True)
+    state, whole = (
+        torch.load(folder / "resume.pt", weights_only=True)
+        for folder in (tmp_path, tmp_path / "whole")
+    )
+    for part in ("model", "average", "optimiser"):
+        torch.testing.assert_close(state[part], whole[part], rtol=1e-4, atol=1e-6)
     assert state["step"] == 6
     assert weights.is_file()
     assert [line["step"] for line in lines] == ["3", "6"]  # the last of either piece
     assert all(np.isfinite(float(line["total"])) for line in lines)
+    torch.manual_seed(config.seed)
+    losses = []
+    for model in (loop._initial_model(config), load_model(weights)):
+        with torch.no_grad():
+            passed = loop.SequenceLoss(model, config.losses)(chunks)
+        losses.append(float(sum(loss.total for loss in passed)))
+    assert losses[1] < 0.97 * losses[0]
 
 
 def test_the_average_follows_quickly_and_is_only_shown():
