@@ -217,14 +217,16 @@ def load_model(
 
 
 def initial_memory_weights(model: Scal3R) -> dict[str, Tensor]:
-    """What untrained memory layers start from."""
+    """What untrained memory layers start from: the same whenever it is asked for."""
     memories = model.aggregator.memories
     dim = model.config.dim
-    return {
-        f"aggregator.memories.{layer}.{name}": tensor
-        for layer in memories
-        for name, tensor in AdaptiveMemoryUnit(dim).state_dict().items()
-    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return {
+            f"aggregator.memories.{layer}.{name}": tensor
+            for layer in memories
+            for name, tensor in AdaptiveMemoryUnit(dim).state_dict().items()
+        }
 
 
 def describe(state: dict[str, Tensor], metadata: dict[str, str]) -> dict[str, object]:

@@ -132,8 +132,12 @@ def test_vggt_loads_with_an_untrained_memory_and_says_so(tmp_path, caplog):
     assert "the memory is untrained" in caplog.text
     token = state["aggregator.camera_token"]
     torch.testing.assert_close(model.state_dict()["aggregator.camera_token"], token)
-    depth = model([ChunkImages(seeded.chunks()[0], 0)])[0][0].depth
+    state = torch.get_rng_state()
+    again = load_model(path, seeded.SIZE)
+    assert torch.equal(torch.get_rng_state(), state)  # and nobody else's numbers change
+    depth, same = (m([ChunkImages(seeded.chunks()[0], 0)])[0][0].depth for m in (model, again))
     assert torch.isfinite(depth).all()
+    assert torch.equal(depth, same)
 
 
 def test_a_mixture_takes_the_place_of_the_single_head_without_changing_depth(tmp_path, caplog):
