@@ -88,7 +88,7 @@ def map_command(
         Path | None, typer.Option(help="Go on with the memory.safetensors of an earlier map.")
     ] = None,
     compile: Annotated[
-        str | None, typer.Option(help="torch.compile: off, on, graphs, auto (the fastest here).")
+        str | None, typer.Option(help="torch.compile: off, on, auto (the faster here).")
     ] = None,
     depth_head: Annotated[str, typer.Option(help="auto (as the file has), moe, dpt")] = "auto",
     config: Annotated[Path | None, typer.Option(help="YAML settings of the mapper.")] = None,

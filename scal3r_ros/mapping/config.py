@@ -171,10 +171,10 @@ class NetworkConfig:
     reset_every: int = 0  # chunks after which the memory begins again; 0: never
     image_width: int = 0  # pixels; 0: what the weights were trained at
     max_gpu_memory: float = 0.9  # share of the GPU that chunks may fill
-    compile: str = "off"  # torch.compile: off, on, graphs (CUDA graphs), auto (the fastest)
+    compile: str = "off"  # torch.compile: off, on, auto (the faster)
 
     def __post_init__(self) -> None:
-        known = ("off", "on", "graphs", "auto")
+        known = ("off", "on", "auto")
         _check(self.compile in known, f"compile must be one of {known}, got {self.compile}")
         _check(0 < self.forget <= 1, f"forget must be in (0, 1], got {self.forget}")
         _check(self.memory_window >= 0, f"memory_window must be >= 0, got {self.memory_window}")

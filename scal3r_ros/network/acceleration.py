@@ -1,4 +1,4 @@
-"""Which way of compiling the blocks helps on this machine: measured, not assumed."""
+"""Whether compiling the blocks helps on this machine: measured, not assumed."""
 
 import logging
 import time
@@ -16,31 +16,33 @@ GAIN = 0.97  # of the time without it, below which compilation is worth having
 TOLERANCE = 0.02  # relative, at half precision: fused kernels round elsewhere
 
 
-def choose_compile(
-    model: Scal3R, run: Callable[[], Tensor], modes: tuple[str, ...] = ("on", "graphs")
-) -> str:
-    """Leaves the model compiled in the mode that is fastest, or not at all, and returns it.
+def choose_compile(model: Scal3R, run: Callable[[], Tensor]) -> str:
+    """Leaves the blocks compiled where that is faster, or not at all; returns on or off.
 
-    `run` passes a chunk and returns its depth, which has to stay the same. A mode that fails
-    (no compiler, no Triton for this device) is named in the log and not taken.
+    `run` passes a chunk and returns its depth, which has to stay the same. Where compiling fails
+    (no compiler, no Triton for this device) the log names the cause.
     """
     model.compile_blocks("off")
-    chosen, (best, expected) = "off", _timed(run)
-    for mode in modes:
-        model.compile_blocks(mode)
-        try:
-            seconds, depth = _timed(run)
-        except Exception as error:  # torch's compilers raise what their compilers raise
-            logger.warning("compile=%s does not work here: %s", mode, _first_line(error))
-            continue
-        difference = float(((depth - expected).abs().median() / expected.abs().median()).cpu())
-        if not difference < TOLERANCE:
-            logger.warning("compile=%s changes depth by %.1f %%", mode, 100 * difference)
-        elif seconds < GAIN * best:
-            chosen, best = mode, seconds
+    before, expected = _timed(run)
+    model.compile_blocks("on")
+    chosen = "on" if _helps(run, before, expected) else "off"
     model.compile_blocks(chosen)
-    logger.info("compile=%s: %.0f ms a chunk", chosen, 1e3 * best)
     return chosen
+
+
+def _helps(run: Callable[[], Tensor], before: float, expected: Tensor) -> bool:
+    """Against the seconds and the depth without it."""
+    try:
+        seconds, depth = _timed(run)
+    except Exception as error:  # torch's compilers raise what their compilers raise
+        logger.warning("compile=on does not work here: %s", _first_line(error))
+        return False
+    logger.info("compile=on: %.0f instead of %.0f ms a chunk", 1e3 * seconds, 1e3 * before)
+    difference = float(((depth - expected).abs().median() / expected.abs().median()).cpu())
+    if not difference < TOLERANCE:
+        logger.warning("compile=on changes depth by %.1f %%", 100 * difference)
+        return False
+    return seconds < GAIN * before
 
 
 def _timed(run: Callable[[], Tensor]) -> tuple[float, Tensor]:

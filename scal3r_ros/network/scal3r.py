@@ -21,7 +21,7 @@ from scal3r_ros.network.memory import GlobalContext
 from scal3r_ros.network.moe_head import Mixture, MoeHead, from_dense
 from scal3r_ros.network.shapes import Float
 
-COMPILE = ("off", "on", "graphs")
+COMPILE = ("off", "on")
 HEAD_FRAMES = 8  # frames that pass a dense head at a time, to bound its memory
 
 
@@ -197,13 +197,14 @@ class Scal3R(nn.Module):
         return self
 
     def compile_blocks(self, mode: str) -> "Scal3R":
-        """torch.compile for the blocks, where the time goes: off, on, or graphs (CUDA graphs)."""
+        """torch.compile for the blocks, where the time goes: off or on. No CUDA graphs: blocks take
+        long, and a graph's output is overwritten while the next block reads it."""
         if mode not in COMPILE:
             raise ValueError(f"compile must be one of {COMPILE}, got {mode}")
         for block in self._blocks():
             block._compiled_call_impl = None
-            if mode != "off":
-                block.compile(mode="reduce-overhead" if mode == "graphs" else "default")
+            if mode == "on":
+                block.compile()
         return self
 
     def _blocks(self) -> Iterator[nn.Module]:

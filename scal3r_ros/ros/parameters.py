@@ -94,8 +94,8 @@ NETWORK = (
     Parameter(
         "compile",
         "off",
-        "torch.compile: off, on, graphs, or auto (the fastest, measured)",
-        choices=("off", "on", "graphs", "auto"),
+        "torch.compile: off, on, or auto (the faster, measured)",
+        choices=("off", "on", "auto"),
     ),
 )
 KEYFRAMES = (

@@ -24,11 +24,11 @@ def main() -> None:
         plain = depth()
         network.compile_blocks("on")
         compiled = depth()
-        chosen = choose_compile(network, depth, ("on",))
+        chosen = choose_compile(network, depth)
         torch._dynamo.reset()
         torch._inductor.config.cpp.cxx = ("/no/such/compiler",)
         torch._inductor.config.force_disable_caches = True
-        without_compiler = choose_compile(network, depth, ("on",))
+        without_compiler = choose_compile(network, depth)
         after = depth()
     found = {
         "difference": float((compiled / plain - 1).abs().max()),

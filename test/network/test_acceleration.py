@@ -21,6 +21,7 @@ def test_compiled_blocks_agree_and_a_missing_compiler_is_named():
     assert found["equal_after"]
 
 
-def test_an_unknown_mode_is_refused():
+@pytest.mark.parametrize("mode", ["fast", "graphs"])
+def test_an_unknown_mode_is_refused(mode):
     with pytest.raises(ValueError, match="compile must be one of"):
-        Scal3R(TINY).compile_blocks("fast")
+        Scal3R(TINY).compile_blocks(mode)
