@@ -31,7 +31,8 @@ class CameraHead(nn.Module):
         normed = functional.layer_norm(tokens, tokens.shape[-1:], eps=1e-6)
         encoding, rounds = None, []
         for _ in range(self.iterations):
-            guess = self.empty_pose if encoding is None else encoding.detach()
+            encoding = None if encoding is None else encoding.detach()  # each round for itself
+            guess = self.empty_pose if encoding is None else encoding
             condition = functional.silu(self.embed_pose(guess))
             shift, scale, gate = self.modulation(condition).chunk(3, dim=-1)
             x = tokens + gate * (normed * (1 + scale) + shift)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from scal3r_ros.network.camera_head import decode_camera
+from scal3r_ros.network.camera_head import CameraHead, decode_camera
 from scal3r_ros.network.dense_head import DenseHead, DenseTrunk, activate_depth
 from scal3r_ros.network.moe_head import DESIGNS, Mixture, from_dense
 
@@ -57,6 +57,17 @@ def test_pick_takes_a_surface_where_soft_lies_between_them():
     assert 2.0 < mixture.decode("soft").item() < 3.0
     assert mixture.decode("hybrid").item() == pytest.approx(1.0)
     assert mixture.certainty().item() == pytest.approx(0.525, abs=1e-3)
+
+
+def test_a_round_of_the_camera_head_learns_only_from_its_own_correction():
+    """As in VGGT: the encoding so far is a given, not only where it modulates the tokens."""
+    torch.manual_seed(0)
+    head = CameraHead(16, 1, 2)
+    first, *_, last = head(torch.randn(1, 3, 16))
+    before = torch.autograd.grad(first[..., :7].sum(), head.empty_pose, retain_graph=True)[0]
+    after = torch.autograd.grad(last[..., :7].sum(), head.empty_pose, allow_unused=True)[0]
+    assert before.abs().max() > 0
+    assert after is None
 
 
 def test_decoded_cameras_have_rotations_and_the_field_of_view_in_its_order():
