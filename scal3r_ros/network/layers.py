@@ -39,10 +39,10 @@ def rotate(
     x: Float[Tensor, "*batch tokens d"], table: RotaryTable
 ) -> Float[Tensor, "*batch tokens d"]:
     """Rotary embedding within each axis' half of the channels ("rotate half"); x holds the tokens
-    of one frame or of several, one after another."""
+    of one frame or of several, one after another. In float32, or more, as the table is."""
     frames = x.unflatten(-2, (-1, table.cos.shape[0]))
     first, second = frames.unflatten(-1, (2, 2, -1)).unbind(-2)
-    cos, sin = table.cos.to(x.dtype), table.sin.to(x.dtype)
+    cos, sin = table.cos, table.sin
     turned = torch.stack([first * cos - second * sin, second * cos + first * sin], dim=-2)
     return turned.reshape(x.shape)
 
@@ -64,9 +64,10 @@ class Attention(nn.Module):
         q, k, v = rearrange(
             self.qkv(x), "b n (three heads d) -> three b heads n d", three=3, heads=self.heads
         )
-        q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
+        q, k = self.q_norm(q), self.k_norm(k)
         if table is not None:
             q, k = rotate(q, table), rotate(k, table)
+        q, k = q.to(v.dtype), k.to(v.dtype)
         out = functional.scaled_dot_product_attention(q, k, v)
         return self.proj(rearrange(out, "b heads n d -> b n (heads d)"))
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from scal3r_ros.network import layers
 from scal3r_ros.network.aggregator import MemoryPolicy
 from scal3r_ros.network.devices import inference
 from scal3r_ros.network.layers import Attention, patch_positions, rotary_table, rotate
@@ -120,6 +121,21 @@ def test_nan_in_is_nan_out_and_the_memory_before_is_untouched(model):
     outputs, _ = model([broken], context, MemoryPolicy())
     assert not torch.isfinite(outputs[0].encodings[-1]).any()
     assert torch.equal(context.gradients[0].gate, before)
+
+
+@torch.no_grad()
+def test_positions_turn_in_float32_where_blocks_run_in_half_precision(model, monkeypatch):
+    seen, rotate = [], layers.rotate
+
+    def listening(x: torch.Tensor, table: layers.RotaryTable) -> torch.Tensor:
+        turned = rotate(x, table)
+        seen.append(turned.dtype)
+        return turned
+
+    monkeypatch.setattr(layers, "rotate", listening)
+    with inference(torch.device("cpu"), torch.bfloat16):
+        model([chunk(2)])
+    assert set(seen) == {torch.float32}
 
 
 @torch.no_grad()
