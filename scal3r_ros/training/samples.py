@@ -154,7 +154,6 @@ class WorldSamples(IterableDataset):
         worker = torch.utils.data.get_worker_info()
         lane = worker.id if worker else 0
         rng = np.random.default_rng([*self.seed, lane])
-        torch.set_num_threads(1)
         pool: list[Clips] = []  # no samples: a tensor that a worker sends keeps a file open
         while True:
             pool = [*pool[-POOL + 1 :], self.sequence(rng)]

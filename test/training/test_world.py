@@ -147,6 +147,14 @@ def test_a_run_goes_on_as_what_it_is_and_ends_once(tmp_path):
         train(config)
 
 
+def test_samples_leave_the_threads_of_the_training_process_alone():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    next(iter(WorldSamples(SampleConfig(patches=(4,), frames_per_step=1, max_frames=1), (3,))))
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(before)
+
+
 def test_a_worker_s_pool_keeps_no_files_open():
     config = SampleConfig(patches=(4,), frames_per_step=1, max_frames=2, max_chunks=2)
     batches = iter(DataLoader(WorldSamples(config, (3,)), batch_size=None, num_workers=1))
