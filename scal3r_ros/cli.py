@@ -179,7 +179,7 @@ def train(
     ] = False,
     checkpoint: Annotated[Path | None, typer.Option(help="Weights to start from.")] = None,
     data: Annotated[
-        list[Path] | None, typer.Option(help="Folder with images/ and depth/; may be repeated.")
+        list[Path] | None, typer.Option(help="Sequence folder with depth/; may be repeated.")
     ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda:N; empty: as the settings say")] = "",
 ) -> None:

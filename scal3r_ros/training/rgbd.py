@@ -58,7 +58,7 @@ class RgbdSamples(IterableDataset):
 
 
 def measured_images(folder: Path) -> list[MeasuredImage]:
-    """Those of a sequence that have enough depth, small enough to be held."""
+    """Those of a sequence that have enough depth; all of them are held, as large as they are."""
     kept = []
     for frame in SensorSequence(folder, "depth"):
         if frame.depth is None or (frame.depth > 0).mean() < MIN_MEASURED:
