@@ -180,8 +180,9 @@ class Scal3R(nn.Module):
         return context
 
     def replace_depth_head(self, design: str, experts: int, jitter: float = 0.0) -> None:
-        """A mixture in place of the single depth head: equal output before any training. To be
-        trained, its experts need a `jitter`: equal ones get equal gradients for ever."""
+        """A mixture in place of the single depth head: equal depth before any training, and
+        confidence within the bounds of a mixture's scales. To be trained, its experts need a
+        `jitter`: equal ones get equal gradients for ever."""
         if not isinstance(self.depth_head, DenseHead):
             raise ValueError("the depth head is a mixture already")
         self.depth_head = from_dense(self.depth_head, design=design, experts=experts, jitter=jitter)
