@@ -208,11 +208,18 @@ class NetworkPredictor:
 
     def remember(self, chunks: list[ChunkImages], *, parallel: bool = False) -> GlobalContext:
         """The memory of a whole sequence, every frame counted once: of the chunks of this process
-        or, in parallel, of all processes."""
-        with inference(self.device, self.precision):
-            return (
-                remember_parallel(self.model, chunks) if parallel else self.model.remember(chunks)
-            )
+        or, in parallel, of all processes. All of them lie on the device at once: raises
+        PredictionError where it has no room."""
+        remember = remember_parallel if parallel else Scal3R.remember
+        try:
+            with inference(self.device, self.precision):
+                return remember(self.model, chunks)
+        except torch.OutOfMemoryError as error:
+            cause = str(error).splitlines()[0]
+            raise PredictionError(
+                f"{len(chunks)} chunks at once do not fit the GPU, the causal schedule takes one: "
+                f"{cause}"
+            ) from error
 
     def crop(self, frame: Frame) -> Crop:
         height, width = frame.image.shape[:2]

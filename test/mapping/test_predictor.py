@@ -83,6 +83,16 @@ def test_out_of_memory_says_how_many_may_fit(predictor, chunk):
     predictor.predict(chunk, predictor.initial_memory())
 
 
+def test_a_sequence_too_long_for_the_offline_schedule_is_told(predictor, chunk):
+    def exhausted(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 7 GiB.")
+
+    inputs = [predictor.prepare(chunk, 0)] * 3
+    predictor.model.aggregator.register_forward_pre_hook(exhausted)
+    with pytest.raises(PredictionError, match=r"3 chunks at once do not fit .* allocate 7 GiB"):
+        predictor.remember(inputs)
+
+
 def test_images_become_smaller_but_not_tiny(predictor, chunk):
     whole, memory = predictor.predict(chunk, predictor.initial_memory())
     sizes = [whole.depth.shape[1:]]
