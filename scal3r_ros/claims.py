@@ -1,7 +1,7 @@
 """`scal3r eval claims`: what the two papers claim, measured with our own means.
 
-Every finished run leaves a file in `out`: an interrupted evaluation goes on, and several processes
-may share the work. The rules by which the claims are judged stand in `claims_report`.
+Every finished run leaves a file in `out`: an interrupted evaluation goes on. The rules by which the
+claims are judged stand in `claims_report`.
 """
 
 import json
