@@ -201,9 +201,10 @@ def _resume(
         return Progress()
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a damaged file
+        network = state["network"]
+    except Exception as error:  # torch raises many kinds for a damaged or older file
         raise ValueError(f"{path} cannot be read: {error}") from error
-    for name, held in state["network"].items():
+    for name, held in network.items():
         if held != getattr(config, name):
             raise ValueError(f"{path} has {name} {held!r}, asked for {getattr(config, name)!r}")
     put(learnt(model), state["model"])
