@@ -74,39 +74,32 @@ def decode_image(
 ) -> UInt8[ndarray, "h w 3"]:
     """RGB of a raw image message; rows may be padded (`step`), of 16 bits the upper 8 are kept that
     the stream's `bits` has, of all where it is not given."""
-    try:
-        bits = bits or BitDepth(16)
-        return _decoded(encoding, height, width, step, is_bigendian, data, bits)
-    except cv2.error as error:
-        told = f"{width} x {height} as {encoding} cannot be decoded: {error.err or error}"
-        raise EncodingError(told) from error
-
-
-def _decoded(
-    encoding: str,
-    height: int,
-    width: int,
-    step: int,
-    is_bigendian: bool,
-    data: object,
-    bits: BitDepth,
-) -> UInt8[ndarray, "h w 3"]:
     buffer = np.frombuffer(data, np.uint8)
     if height <= 0 or width <= 0:
         raise EncodingError(f"image size must be positive, got {width} x {height}")
     if encoding == "nv12":
         rows = _rows(buffer, height * 3 // 2, width, step)
-        return np.asarray(cv2.cvtColor(np.ascontiguousarray(rows), cv2.COLOR_YUV2RGB_NV12))
+        return _converted(np.ascontiguousarray(rows), cv2.COLOR_YUV2RGB_NV12, encoding)
     if encoding not in PLAIN:
         raise EncodingError(f"encoding must be one of {', '.join(SUPPORTED)}, got {encoding!r}")
     channels, size, conversion = PLAIN[encoding]
     rows = _rows(buffer, height, width * channels * size, step)
     if size == 2:
         order = ">u2" if is_bigendian else "<u2"
+        bits = bits or BitDepth(16)
         rows = bits.upper_byte(np.ascontiguousarray(rows).view(order).astype(np.uint16))
     shape = (height, width) if channels == 1 else (height, width, channels)
     pixels = np.ascontiguousarray(rows).reshape(shape)
-    return pixels if conversion is None else np.asarray(cv2.cvtColor(pixels, conversion))
+    return pixels if conversion is None else _converted(pixels, conversion, encoding)
+
+
+def _converted(pixels: ndarray, conversion: int, encoding: str) -> UInt8[ndarray, "h w 3"]:
+    try:
+        return np.asarray(cv2.cvtColor(pixels, conversion))
+    except cv2.error as error:
+        size = f"{pixels.shape[1]} x {pixels.shape[0]}"
+        told = f"{size} as {encoding} cannot be decoded: {error.err or error}"
+        raise EncodingError(told) from error
 
 
 def _rows(

@@ -147,11 +147,6 @@ def read_depth(path: Path) -> Float32[ndarray, "h w"]:
     return (np.asarray(image) / MILLIMETRES).astype(np.float32)
 
 
-def read_right(path: Path) -> UInt8[ndarray, "h w 3"]:
-    """What the right camera of a stereo pair saw."""
-    return read_image(path, BitDepth())
-
-
 def read_baseline(folder: Path) -> float:
     """Metres between the cameras of a stereo pair."""
     path = folder / "camera.yaml"

@@ -1,7 +1,7 @@
 """ROS messages to our values and back. Pure functions; stamps stay integers.
 
 Messages have pixel centres at integers, we have them at half-integers: 0.5 is subtracted here on
-the way out, and added on the way in, of a CameraInfo by `data.rosbag.camera_of_info`.
+the way out, and added on the way in, of a CameraInfo by `data.calibration.camera_of_info`.
 """
 
 import array

@@ -8,7 +8,8 @@ import pytest
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
-from scal3r_ros.data.folder import natural_order, stamp_ns
+from scal3r_ros.data.encodings import BitDepth
+from scal3r_ros.data.folder import natural_order, read_image, stamp_ns
 from scal3r_ros.data.rosbag import Bag
 from scal3r_ros.data.sequence import SequenceError, open_sequence
 from scal3r_ros.data.sequence_folder import (
@@ -16,7 +17,6 @@ from scal3r_ros.data.sequence_folder import (
     StereoRig,
     files_beside,
     read_depth,
-    read_right,
     write_sequence,
 )
 from scal3r_ros.data.tum import read_trajectory
@@ -265,7 +265,7 @@ def test_a_written_sequence_is_read_back_to_the_nanosecond_and_the_half_pixel(tm
     for i, frame in enumerate(frames):
         np.testing.assert_allclose(frame.K, K, atol=1e-9)
         np.testing.assert_array_equal(frame.image, images[i])
-        np.testing.assert_array_equal(read_right(rights[i]), rig.right[i])
+        np.testing.assert_array_equal(read_image(rights[i], BitDepth()), rig.right[i])
         np.testing.assert_allclose(read_depth(depths[i]), depth[i])
 
 

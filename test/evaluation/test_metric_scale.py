@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from scal3r_ros.data.encodings import BitDepth
+from scal3r_ros.data.folder import read_image
 from scal3r_ros.data.sequence import SequenceError, open_sequence
-from scal3r_ros.data.sequence_folder import files_beside, read_baseline, read_depth, read_right
+from scal3r_ros.data.sequence_folder import files_beside, read_baseline, read_depth
 from scal3r_ros.data.tum import read_trajectory
 from scal3r_ros.evaluation.metric_scale import evaluate_scale, inertial_samples, wheel_odometry
 from scal3r_ros.evaluation.trajectory import evaluate
@@ -42,14 +44,14 @@ def test_what_was_written_is_what_is_read(pairs):
     depths, rights, ratios = files_beside(pairs, "depth"), files_beside(pairs, "right"), []
     for frame in frames[::4]:
         depth = read_depth(depths[frame.index])
-        right = read_right(rights[frame.index])
+        right = read_image(rights[frame.index], BitDepth())
         found = stereo_depth(replace(frame, right=right, baseline=BASELINE))
         both = (found > 0) & (depth > 0)
         assert both.mean() > 0.2
         ratios.append(np.median(found[both] / depth[both]))
     assert abs(np.median(ratios) - 1) < 0.02  # of 6 pixels of disparity, a tenth is noise
     with pytest.raises(SequenceError, match="right/000099.png cannot be read"):
-        read_right(pairs / "right" / "000099.png")
+        read_image(pairs / "right" / "000099.png", BitDepth())
 
 
 def test_every_source_makes_the_map_metric(pairs):
