@@ -1,5 +1,7 @@
 """Images of a rosbag2 (sqlite3 or MCAP), read without ROS."""
 
+import itertools
+import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,10 +16,10 @@ from scal3r_ros.data.encodings import BitDepth, EncodingError, decode_compressed
 from scal3r_ros.data.sequence import BAG_SUFFIXES, RawImage, SequenceError, reindex_hint
 from scal3r_ros.geometry.camera import Camera
 
+logger = logging.getLogger(__name__)
+
 RAW, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 INFO = "sensor_msgs/msg/CameraInfo"
-
-
 METADATA = "rosbag2_bagfile_information"  # begins a bag's metadata.yaml, not that of others
 
 
@@ -54,12 +56,19 @@ class Bag:
         self._reader.close()
 
     def messages(self, connections: Iterable[Connection]) -> Iterator[tuple[Connection, int, Any]]:
-        """Connection, time in ns and serialised message; none where there are no connections."""
+        """Connection, time in ns and serialised message; none where there are no connections.
+        Where the bag is damaged midway they end, which is said."""
         wanted = list(connections)
         messages = self._reader.messages(wanted) if wanted else iter(())
-        while True:
-            with self._readable():
-                message = next(messages, None)
+        for count in itertools.count():
+            try:
+                with self._readable():
+                    message = next(messages, None)
+            except SequenceError as error:
+                if not count:
+                    raise
+                logger.warning("%s; the %d messages before it are used", error, count)
+                return
             if message is None:
                 return
             yield message

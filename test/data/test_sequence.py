@@ -35,7 +35,9 @@ def pictures() -> list[np.ndarray]:
     ]
 
 
-def write_bag(path: Path, plugin: StoragePlugin, *, compressed: bool, calibrated: bool) -> None:
+def write_bag(
+    path: Path, plugin: StoragePlugin, *, compressed: bool, calibrated: bool, enlarged: int = 1
+) -> None:
     kinds = STORE.types
     header, time = kinds["std_msgs/msg/Header"], kinds["builtin_interfaces/msg/Time"]
     with Writer(path, version=8, storage_plugin=plugin) as bag:
@@ -51,13 +53,14 @@ def write_bag(path: Path, plugin: StoragePlugin, *, compressed: bool, calibrated
         bag.write(other, 1, STORE.serialize_cdr(text, "std_msgs/msg/String"))
         for stamp, rgb in zip(STAMPS, pictures(), strict=True):
             head = header(time(stamp // 10**9, stamp % 10**9), "cam")
-            bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
+            bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR).repeat(enlarged, 0).repeat(enlarged, 1)
+            height, width = bgr.shape[:2]
             if compressed:
                 data = cv2.imencode(".png", bgr)[1].ravel()
                 message = kinds["sensor_msgs/msg/CompressedImage"](head, "png", data)
             else:
                 message = kinds["sensor_msgs/msg/Image"](
-                    head, HEIGHT, WIDTH, "bgr8", 0, 3 * WIDTH, bgr.ravel()
+                    head, height, width, "bgr8", 0, 3 * width, bgr.ravel()
                 )
             kind_name = f"sensor_msgs/msg/{kind}"
             bag.write(images, stamp, STORE.serialize_cdr(message, kind_name))
@@ -236,6 +239,21 @@ def test_a_damaged_bag_is_named_with_what_is_wrong_in_one_line(tmp_path, plugin,
     with pytest.raises(SequenceError, match=r"bag.* cannot be read as a rosbag2: \w+") as raised:
         list(open_sequence(file if alone else bag))
     assert "\n" not in str(raised.value)
+
+
+def test_of_a_bag_that_is_damaged_midway_the_images_before_are_read(tmp_path, caplog):
+    bag = tmp_path / "bag"
+    write_bag(bag, StoragePlugin.SQLITE3, compressed=False, calibrated=False, enlarged=5)
+    file = next(bag.glob("*.db3"))
+    data = bytearray(file.read_bytes())
+    page = int.from_bytes(data[16:18], "big")
+    middle = len(data) // page * 7 // 10 * page  # of the fourth image
+    data[middle : middle + page] = b"\xff" * page
+    file.write_bytes(data)
+    assert [f.stamp_ns for f in open_sequence(bag)] == list(STAMPS[:3])
+    assert len(caplog.messages) == 1
+    assert caplog.messages[0].startswith(f"{bag} cannot be read as a rosbag2: ")
+    assert caplog.messages[0].endswith("malformed; the 3 messages before it are used")
 
 
 def test_a_metadata_file_of_somebody_else_does_not_make_a_bag(tmp_path):
