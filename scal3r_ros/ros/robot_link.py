@@ -39,7 +39,8 @@ class RobotLink:
         self.map_odom = MapToOdom(node, broadcaster)
         self.chain = OdometryChain()  # where nobody else gives odometry
         self.without_odometry = 0  # frames
-        self._start: Float[ndarray, "4 4"] | None = None  # T_map_base of the next piece
+        self._start: tuple[Float[ndarray, "4 4"], float] | None = None  # T_map_base of the next
+        # piece, and the map's unit when it was told
 
     def close(self) -> None:
         self.odometry.close()
@@ -57,7 +58,7 @@ class RobotLink:
 
     def begin_at(self, T_map_base: Float[ndarray, "4 4"]) -> None:
         """Where the robot is when the next image comes; the camera's place on it may come later."""
-        self._start = T_map_base
+        self._start = T_map_base, self.mapper.unit
 
     def see(self, frame: Frame, frame_id: str) -> None:
         """Tells of an image that arrived."""
@@ -71,7 +72,9 @@ class RobotLink:
         if T_base_cam is None and wait:
             return None
         if self._start is not None and T_base_cam is not None:
-            self.mapper.start, self._start = self._start @ T_base_cam, None
+            (T_map_base, unit), self._start = self._start, None
+            T_map_base[:3, 3] *= self.mapper.unit / unit
+            self.mapper.start = T_map_base @ T_base_cam
         if value(self.node, "base_frame") and T_base_cam is not None and not self.mapper.submaps:
             self.mapper.R_map_first = T_base_cam[:3, :3]  # the map's axes are those of the robot
         if self.kind in ("topic", "tf"):

@@ -52,6 +52,7 @@ from scal3r_ros.ros.mask import painted_over
 from scal3r_ros.ros.odometry_source import OdometrySource
 from scal3r_ros.ros.offline_node import OfflineNode
 from scal3r_ros.ros.parameters import MAPPING, NODES
+from scal3r_ros.ros.robot_link import RobotLink
 from scal3r_ros.ros.sensors import ScaleSensors
 from scal3r_ros.ros.settings import mapper_config
 from scal3r_ros.ros.subscriptions import ImageInput
@@ -224,6 +225,28 @@ def test_heights_lie_in_grid_maps_order():
     info = message.info
     assert (info.length_x, info.length_y) == (1.5, 1.0)
     assert (info.pose.position.x, info.pose.position.y) == (10.75, 20.5)
+
+
+def test_a_told_place_waits_for_the_cameras_in_the_maps_unit(walk, tmp_path):
+    """Told in a map that becomes five times as large before TF says where the camera is."""
+    node = OfflineNode(MAPPING, {"base_frame": "base_link"}, tmp_path / "bag")
+    mapper = Mapper(TruthPredictor(walk.clip), MapperConfig())
+    robot = RobotFrame(node, "base_link")
+    maps, broadcaster = MapPublisher(node, mapper, robot), GuardedBroadcaster(node, guard=False)
+    link = RobotLink(node, mapper, robot, maps, broadcaster)
+    frame = walk.frames[0]
+    link.see(frame, "camera")
+    place = np.eye(4)
+    place[:3, 3] = 1.0, 2.0, 0.0
+    link.begin_at(place)
+    assert link.complete(frame, wait=True) is None and mapper.start is None
+    mapper.rescale(5.0)
+    mast = TransformStamped(header=Header(frame_id="base_link"), child_frame_id="camera")
+    mast.transform.translation.z, mast.transform.rotation.w = 0.5, 1.0
+    node.hear("/tf_static", serialize_message(TFMessage(transforms=[mast])))
+    assert link.complete(frame, wait=True) is not None
+    np.testing.assert_allclose(mapper.start[:3, 3], [5.0, 10.0, 0.5])
+    node.close()
 
 
 def test_an_imu_is_heard_after_a_reset_too(walk, tmp_path):
