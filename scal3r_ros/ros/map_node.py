@@ -13,7 +13,7 @@ from sensor_msgs.msg import PointCloud2
 
 from scal3r_ros.geometry.voxels import strongest_per_voxel
 from scal3r_ros.mapping.map_file import write_npz, write_pcd, write_ply
-from scal3r_ros.mapping.occupancy import UNKNOWN, Grid, height_field, occupancy_grid
+from scal3r_ros.mapping.occupancy import UNKNOWN, Grid, HeightField, height_field, occupancy_grid
 from scal3r_ros.mapping.point_map import Cloud
 from scal3r_ros.ros.chunk_map import ChunkMap
 from scal3r_ros.ros.conversions import (
@@ -84,9 +84,15 @@ class MapNode(Node):
             self._cloud.publish(cloud_to_message(self._thinned(cloud), head))
         if self._grid in due:
             self._grid.publish(self._grid_message(head))
-        if self._elevation in due and len(cloud):
-            field = height_field(cloud.xyz, resolution=value(self, "grid_resolution"))
-            self._elevation.publish(elevation_message(field, head))
+        if self._elevation in due:
+            self._elevation.publish(elevation_message(self._heights(cloud), head))
+
+    def _heights(self, cloud: Cloud) -> HeightField:
+        """One unknown cell where there is no map."""
+        resolution = value(self, "grid_resolution")
+        if not len(cloud):
+            return HeightField(np.full((1, 1), np.nan, np.float32), (0.0, 0.0), resolution)
+        return height_field(cloud.xyz, resolution=resolution)
 
     def _thinned(self, cloud: Cloud) -> Cloud:
         """One point a voxel, and no more than viewers bear."""

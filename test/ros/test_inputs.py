@@ -7,6 +7,7 @@ from nav_msgs.msg import Odometry
 from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, Imu, PointCloud2
 from std_msgs.msg import Header
+from std_srvs.srv import Trigger
 from tf2_msgs.msg import TFMessage
 
 from scal3r_ros.data.encodings import decode_compressed
@@ -23,7 +24,7 @@ from scal3r_ros.ros.imu import SENSOR
 from scal3r_ros.ros.interfaces import Chunk, Status
 from scal3r_ros.ros.map_publisher import CHUNKS, LATCHED
 from test.ros.conftest import FAKE, FAST, START_NS, Camera
-from test.ros.test_nodes import latest
+from test.ros.test_nodes import call, latest
 
 pytestmark = [pytest.mark.ros, pytest.mark.slow]
 STEP_NS = 100_000_000
@@ -163,6 +164,8 @@ def test_heights_and_a_picture_of_the_depth_for_who_wants_them(nodes, node, came
     assert 0.3 < np.nanmax(heights) < 1.0
     picture = decode_compressed(pictures[-1].data)
     assert picture.shape == (168, 224, 3)
+    assert call(node, Trigger, "mapping_node/reset", Trigger.Request()).success
+    node.until(lambda: np.isnan(maps[-1].data[0].data).all(), 30, "nothing of the old map is left")
 
 
 def test_a_gyroscope_is_listened_to_where_that_is_asked_for(nodes, node, camera, office):
