@@ -106,7 +106,10 @@ def _tell(result: dict, json_path: Path | None) -> None:
 
 @app.command()
 def backend(
-    poses: Annotated[Path, typer.Option(help="Folder of KITTI or TUM pose files.")],
+    poses: Annotated[Path | None, typer.Option(help="Folder of KITTI or TUM pose files.")] = None,
+    stored: Annotated[
+        Path | None, typer.Option(help="Folder of graphs that the official program solved.")
+    ] = None,
     levels: Annotated[str, typer.Option(help="Errors of the chunks, times the usual.")] = "0.5,1,2",
     false_loops: Annotated[str, typer.Option(help="Shares of all loops.")] = "0,0.1,0.2,0.4",
     seed: Annotated[int, typer.Option(help="Of the simulation.")] = 0,
@@ -116,7 +119,14 @@ def backend(
     """Kilometres, simulated: our back end beside the published ways, on identical chunks."""
     from scal3r_ros.evaluation.backend import sweep, table
     from scal3r_ros.evaluation.plots import draw_backend
+    from scal3r_ros.evaluation.stored_graphs import stored_graphs
 
+    if (poses is None) == (stored is None):
+        raise ValueError("either --poses or --stored is needed")
+    if poses is None:
+        assert stored is not None
+        _tell(stored_graphs(stored), json_path)
+        return
     result = sweep(poses, _numbers(levels), _numbers(false_loops), seed)
     typer.echo(table(result))
     if json_path is not None:
