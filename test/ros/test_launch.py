@@ -92,10 +92,12 @@ def test_mapping_with_every_argument():
 
 def parameters(node) -> dict:
     """What the launch file itself sets, beside the file of parameters."""
+    from launch_ros.utilities.evaluate_parameters import evaluate_parameter_dict
+
     context = launch.LaunchContext()
     found = {}
     for given in node._Node__parameters[1:]:
-        found |= launch_ros.utilities.evaluate_parameter_dict(context, given)
+        found |= evaluate_parameter_dict(context, given)
     return found
 
 
