@@ -32,6 +32,7 @@ SHARED = {
     "base_frame": str,
     "camera_frame": str,
     "publish_tf": yes,
+    "require_metric": yes,
     "autostart": yes,
 }
 MAPPING = {
@@ -47,6 +48,7 @@ MAPPING = {
     "autosave_path": str,
 }
 ODOMETRY = {"use_imu": yes}
+MAP = {"map_folder": str, "require_metric": yes}
 ARGUMENTS = {
     "params_file": (str(CONFIG / "mapping.yaml"), "parameters of all nodes"),
     "image_topic": ("/camera/image_raw", "topic of the images, without /compressed"),
@@ -64,6 +66,7 @@ ARGUMENTS = {
     "odometry": ("auto", "start odometry_node; auto: where odom_source is tracker"),
     "use_imu": ("", "true: odometry_node takes turns from the gyroscope on imu_topic"),
     "scale_source": ("", "none, fixed, odometry, camera_height, depth, stereo or imu"),
+    "require_metric": ("", "true: poses, odometry, points and maps only once in metres"),
     "fixed_scale": ("", "metres per map unit, with scale_source:=fixed"),
     "camera_height": ("", "m above the ground, with scale_source:=camera_height"),
     "depth_topic": (SENSORS["sensor_depth/image"], "with scale_source:=depth"),
@@ -118,7 +121,7 @@ def start(context) -> list:
             odometry["publish_tf"] = False
         nodes.append(_node("odometry_node", get, odometry, [*images, ("imu", sensors["imu"]), *tf]))
     if yes(get["map"]):
-        clouds = given(get, {"map_folder": str}) | dict(*clock)
+        clouds = given(get, MAP) | dict(*clock)
         nodes.append(_node("map_node", get, clouds, []))
     if yes(get["rviz"]):
         nodes.append(

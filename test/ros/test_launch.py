@@ -120,6 +120,23 @@ def test_the_tracker_may_run_beside_another_source_of_odometry():
     assert remapped(nodes[1])["imu"] == "/gyro"
 
 
+def test_every_node_is_told_to_wait_for_metres():
+    found = entities("mapping.launch.py", {"require_metric": "true"})
+    nodes = [a for a in found if isinstance(a, launch_ros.actions.Node)]
+    assert [parameters(node) for node in nodes] == [{"require_metric": True}] * 3
+
+
+def test_the_filters_header_asks_for_metres_of_both_nodes():
+    header = (ROOT / "config" / "ekf_scal3r.yaml").read_text().split("ekf_filter_node:")[0]
+    given = dict(word.rstrip(".").split(":=") for word in header.split() if ":=" in word)
+    assert set(given) <= set(description("mapping.launch.py").ARGUMENTS)
+    found = entities("mapping.launch.py", given)
+    mapping, odometry = [a for a in found if isinstance(a, launch_ros.actions.Node)][:2]
+    assert parameters(mapping)["scale_source"] == "odometry"
+    assert parameters(mapping)["require_metric"] and parameters(odometry)["require_metric"]
+    assert not parameters(odometry)["publish_tf"]  # that is the filter's
+
+
 def test_record_knows_its_profiles_and_replay_needs_a_bag():
     command = entities("record.launch.py", {"profile": "outputs", "namespace": "robot"})[0]
     context = launch.LaunchContext()
