@@ -6,7 +6,7 @@ An example to copy: the robot publishes odom -> base_link; the map becomes metri
 from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
-from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription
+from launch.actions import DeclareLaunchArgument, GroupAction, IncludeLaunchDescription
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 
@@ -23,6 +23,7 @@ def generate_launch_description() -> LaunchDescription:
             "base_frame": "base_link",
             "odom_source": "tf",
             "scale_source": "odometry",
+            "require_metric": "true",
             "namespace": "scal3r",
         }.items(),
     )
@@ -34,7 +35,7 @@ def generate_launch_description() -> LaunchDescription:
     return LaunchDescription(
         [
             DeclareLaunchArgument("image_topic", default_value="/camera/image_raw"),
-            mapping,
+            GroupAction([mapping]),  # its arguments have the names of Nav2's: they end here
             navigation,
         ]
     )
