@@ -2,7 +2,8 @@
 
 Nav2 cannot be installed here, so its rule is written down: the origin of an observation is where
 the frame of the cloud (or `sensor_frame`) is at its stamp; points farther from it than
-`obstacle_max_range`, or outside the heights, mark nothing.
+`obstacle_max_range`, or outside the heights, mark nothing. An observation whose stamp is older
+than a positive `observation_persistence` is gone before it is used; with 0 the newest is kept.
 """
 
 import numpy as np
@@ -29,8 +30,15 @@ from test.conftest import ROOT, TruthPredictor
 pytestmark = pytest.mark.ros
 
 
-def marked(cloud: Cloud, T_global_sensor: np.ndarray, source: dict) -> np.ndarray:
+LATE_S = 10.0  # between an image and its cloud: a chunk long, and its time in the network
+
+
+def marked(
+    cloud: Cloud, T_global_sensor: np.ndarray, source: dict, age_s: float = LATE_S
+) -> np.ndarray:
     """Points in the global frame that an obstacle layer marks."""
+    if 0 < source["observation_persistence"] < age_s:
+        return np.empty((0, 3))
     xyz = cloud.xyz @ T_global_sensor[:3, :3].T + T_global_sensor[:3, 3]
     far = np.linalg.norm(xyz - T_global_sensor[:3, 3], axis=1)
     keep = (far >= source["obstacle_min_range"]) & (far <= source["obstacle_max_range"])
@@ -68,6 +76,9 @@ def test_the_observation_buffers_rule_finds_the_walls(walk, tmp_path):
     cloud = message_to_cloud(points[-1])
     found = marked(cloud, T_global_cam, source)
     assert len(found) > 200
+    kept = source | {"observation_persistence": 2.0}  # s
+    assert len(marked(cloud, T_global_cam, kept)) == 0
+    assert len(marked(cloud, T_global_cam, kept, age_s=1.0)) == len(found)
     # and where it says so there are walls: the map's own points, within a voxel or two
     walls = mapper.point_map.cloud().xyz - [0, 0, ground]
     from scipy.spatial import cKDTree
