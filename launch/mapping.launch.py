@@ -19,6 +19,7 @@ from scal3r_ros.ros.launch_arguments import (
     camera_topics,
     given,
     in_file,
+    played_topics,
     sensor_topics,
     yes,
 )
@@ -85,7 +86,11 @@ ARGUMENTS = {
     "autostart": ("", "configure and activate the lifecycle nodes at once"),
     "respawn": ("false", "start a node again when it dies"),
     "log_level": ("info", "debug, info, warn or error"),
-    "bag": ("", "rosbag2 to play with /clock once the nodes are up; sets use_sim_time"),
+    "bag": ("", "rosbag2 whose inputs are played once the nodes are up; sets use_sim_time"),
+    "bag_topics": (
+        "",
+        "more of it to play, with blanks between, e.g. '/scan /joint_states'",
+    ),
 }
 
 
@@ -137,7 +142,8 @@ def start(context) -> list:
         bridge = Node(package="foxglove_bridge", executable="foxglove_bridge", parameters=clock)
         nodes.append(bridge)
     if get["bag"]:
-        play = ["ros2", "bag", "play", get["bag"], "--clock", "100"]
+        played = played_topics(get, dict([*images, *sensors.items(), *tf]))
+        play = ["ros2", "bag", "play", get["bag"], "--clock", "100", "--topics", *played]
         nodes.append(
             Node(package="scal3r_ros", executable="when_ready", arguments=play, output="screen")
         )

@@ -68,6 +68,34 @@ def camera_topics(image_topic: str, camera_info_topic: str = "") -> dict[str, st
     }
 
 
+def played_topics(arguments: Mapping[str, str], remapped: Mapping[str, str]) -> list[str]:
+    """What of a bag is played: the inputs that the settings ask for. Our own outputs, which a
+    recording may hold too, would meet those of the nodes."""
+
+    def setting(name: str, node: str = "mapping_node") -> Any:
+        return arguments.get(name) or in_file(arguments["params_file"], node, name)
+
+    odom, scale, up = map(setting, ("odom_source", "scale_source", "map_orientation"))
+    asked = {
+        "image": True,
+        "image/compressed": True,
+        "camera_info": True,
+        "odom": odom == "topic",
+        "sensor_depth/image": scale == "depth",
+        "right/image": scale == "stereo",
+        "right/camera_info": scale == "stereo",
+        "imu": "imu" in (scale, up) or yes(str(setting("use_imu", "odometry_node") or "no")),
+    }
+    names = [remapped[role] for role, is_asked in asked.items() if is_asked]
+    names += [setting("mask_topic", node) for node in ("mapping_node", "odometry_node")]
+    transforms = ("/tf_static", "/tf") if odom == "tf" else ("/tf_static",)
+    names += [remapped.get(name, name) for name in transforms]
+    names += arguments["bag_topics"].split()
+    prefix = f"/{arguments['namespace'].strip('/')}".rstrip("/")
+    found = (name if name.startswith("/") else f"{prefix}/{name}" for name in names if name)
+    return list(dict.fromkeys(found))
+
+
 def sensor_topics(odom: str, depth: str, right: str, imu: str) -> dict[str, str]:
     """What mapping_node may listen to beside images, on the robot."""
     return {

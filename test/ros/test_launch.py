@@ -137,6 +137,22 @@ def test_the_filters_header_asks_for_metres_of_both_nodes():
     assert not parameters(odometry)["publish_tf"]  # that is the filter's
 
 
+def test_a_bags_own_map_does_not_meet_ours():
+    recorded = entities("record.launch.py", {"profile": "outputs", "namespace": "robot"})[0]
+    outputs = {w for w in performed(recorded.cmd) if w[0] == "/" and "tf_static" not in w}
+    found = entities("mapping.launch.py", OTHERS)
+    play = next(a for a in found if getattr(a, "node_executable", "") == "when_ready")
+    words = performed(play.cmd[1:])
+    assert words[:7] == ["ros2", "bag", "play", "some_bag", "--clock", "100", "--topics"]
+    assert {"/front/image_rect/compressed", "/front/camera_info", "/odom"} <= set(words)
+    assert not outputs & set(words[7:])
+
+
+def performed(words: list) -> list[str]:
+    context = launch.LaunchContext()
+    return [launch.utilities.perform_substitutions(context, word) for word in words]
+
+
 def test_record_knows_its_profiles_and_replay_needs_a_bag():
     command = entities("record.launch.py", {"profile": "outputs", "namespace": "robot"})[0]
     context = launch.LaunchContext()

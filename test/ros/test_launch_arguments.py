@@ -2,7 +2,16 @@
 
 import pytest
 
-from scal3r_ros.ros.launch_arguments import beside, camera_topics, given, in_file, yes
+from scal3r_ros.ros.launch_arguments import (
+    SENSORS,
+    beside,
+    camera_topics,
+    given,
+    in_file,
+    played_topics,
+    sensor_topics,
+    yes,
+)
 from test.conftest import ROOT
 
 
@@ -48,3 +57,46 @@ def test_calibration_lies_beside_the_images():
     assert beside("/image_raw", "camera_info") == "/camera_info"
     assert beside("image_raw", "camera_info") == "camera_info"
     assert camera_topics("a/image", "b/info")["camera_info"] == "b/info"
+
+
+IMAGES = ["/front/image", "/front/image/compressed", "/front/camera_info"]
+REMAPPED = camera_topics("/front/image") | sensor_topics(*SENSORS.values())
+
+
+@pytest.mark.parametrize(
+    ("given", "file", "others"),
+    [
+        ({}, "", []),
+        ({"odom_source": "topic"}, "", ["/odom"]),
+        ({"odom_source": "tf"}, "", ["/tf"]),
+        ({"odom_source": "tracker"}, "odom_source: tf", []),
+        ({}, "scale_source: depth", [SENSORS["sensor_depth/image"]]),
+        (
+            {"scale_source": "stereo"},
+            "map_orientation: imu",
+            ["/camera/right/image_rect", "/camera/right/camera_info", "/imu/data"],
+        ),
+        ({"scale_source": "imu"}, "", ["/imu/data"]),
+        ({"use_imu": "true"}, "", ["/imu/data"]),
+        ({"use_imu": "false"}, "use_imu: true", []),
+        ({}, "use_imu: true", ["/imu/data"]),
+        ({}, "mask_topic: mask", ["/robot/mask"]),
+        ({"bag_topics": "/scan joints"}, "", ["/scan", "/robot/joints"]),
+    ],
+)
+def test_of_a_bag_what_the_nodes_listen_to_is_played(tmp_path, given, file, others):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(f"/**:\n  ros__parameters:\n    model: nano\n    {file}\n")
+    names = ("odom_source", "scale_source", "map_orientation", "use_imu", "bag_topics")
+    arguments = dict.fromkeys(names, "") | {"params_file": str(mine), "namespace": "/robot"}
+    played = played_topics(arguments | given, REMAPPED)
+    assert sorted(played) == sorted([*IMAGES, *others, "/tf_static"])
+
+
+def test_transforms_of_a_bag_are_the_robots_own_where_they_lie_below_its_namespace():
+    tf = {"/tf": "tf", "/tf_static": "tf_static", "image": "camera/image"}
+    arguments = {"namespace": "robot", "odom_source": "tf", "use_imu": "no", "bag_topics": ""}
+    arguments |= {"params_file": str(ROOT / "config" / "mapping.yaml")}
+    played = played_topics(arguments, REMAPPED | tf)
+    assert {"/robot/camera/image", "/robot/tf", "/robot/tf_static"} <= set(played)
+    assert not {"/tf", "/tf_static"} & set(played)
