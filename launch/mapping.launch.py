@@ -163,6 +163,8 @@ def _node(name: str, get: dict[str, str], parameters: dict, remappings: list) ->
         remappings=remappings,
         arguments=["--ros-args", "--log-level", f"{logger}:={get['log_level']}"],
         respawn=yes(get["respawn"]),
+        sigterm_timeout="60",  # s: a long chunk is finished and the map saved (autosave_path)
+        sigkill_timeout="30",
         output="screen",
     )
 

@@ -120,6 +120,13 @@ def test_the_tracker_may_run_beside_another_source_of_odometry():
     assert remapped(nodes[1])["imu"] == "/gyro"
 
 
+def test_nodes_have_time_to_finish_a_chunk_and_save():
+    found = entities("mapping.launch.py", {})
+    for node in (a for a in found if isinstance(a, launch_ros.actions.Node)):
+        timeouts = [node._ExecuteLocal__sigterm_timeout, node._ExecuteLocal__sigkill_timeout]
+        assert performed(timeouts) == ["60", "30"]
+
+
 def test_every_node_is_told_to_wait_for_metres():
     found = entities("mapping.launch.py", {"require_metric": "true"})
     nodes = [a for a in found if isinstance(a, launch_ros.actions.Node)]
