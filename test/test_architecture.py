@@ -107,6 +107,8 @@ def test_versions_agree_and_the_package_lists_what_the_card_asks_for():
     text = (ROOT / "package.xml").read_text()
     for name in ("rclpy", "cv_bridge", "sensor_msgs_py", "tf_transformations", "message_filters"):
         assert f"<exec_depend>{name}</exec_depend>" in text
+    for name in ("rviz2", "ros2bag", "rosbag2_storage_mcap"):  # of the README's first commands
+        assert f"<exec_depend>{name}</exec_depend>" in text
     for name in ("torch", "numpy", "open3d"):
         assert name in text
         assert name in (ROOT / "requirements" / "base.txt").read_text()
