@@ -1,6 +1,7 @@
 """What launch files make of their arguments, without the launch system."""
 
 import pytest
+import yaml
 
 from scal3r_ros.ros.launch_arguments import (
     SENSORS,
@@ -50,6 +51,13 @@ def test_files_that_are_shipped_can_be_read():
         if "ros__parameters" in file.read_text():
             in_file(str(file), "mapping_node", "odom_source")
     assert in_file(str(ROOT / "config" / "mapping.yaml"), "mapping_node", "model") == "nano"
+
+
+def test_rviz_tells_the_nodes_where_the_robot_is():
+    content = yaml.safe_load((ROOT / "config" / "scal3r.rviz").read_text())
+    tools = {tool["Class"]: tool for tool in content["Visualization Manager"]["Tools"]}
+    pose = tools["rviz_default_plugins/SetInitialPose"]
+    assert pose["Topic"]["Value"] == "initialpose"  # relative: below the namespace, as the node's
 
 
 def test_calibration_lies_beside_the_images():
