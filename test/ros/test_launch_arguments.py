@@ -1,5 +1,7 @@
 """What launch files make of their arguments, without the launch system."""
 
+from xml.etree import ElementTree
+
 import pytest
 import yaml
 
@@ -65,6 +67,18 @@ def test_calibration_lies_beside_the_images():
     assert beside("/image_raw", "camera_info") == "/camera_info"
     assert beside("image_raw", "camera_info") == "camera_info"
     assert camera_topics("a/image", "b/info")["camera_info"] == "b/info"
+
+
+def test_a_secured_node_may_hear_every_topic_that_launch_gives_it_by_default():
+    images = camera_topics("/camera/image_raw")
+    roles = images | sensor_topics(*SENSORS.values())
+    listens = {"mapping_node": set(roles), "odometry_node": {*images, "imu"}}
+    policy = ElementTree.parse(ROOT / "config" / "sros2_policy.xml").getroot()
+    for profile in policy.iter("profile"):
+        lists = [e for e in profile.iter("topics") if "subscribe" in e.attrib]
+        allowed = {f"/{topic.text}" for e in lists for topic in e.iter("topic")}
+        wanted = {roles[role] for role in listens.get(profile.get("node"), ())}
+        assert wanted <= allowed, f"{profile.get('node')}: {wanted - allowed} is not allowed"
 
 
 IMAGES = ["/front/image", "/front/image/compressed", "/front/camera_info"]

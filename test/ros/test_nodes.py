@@ -18,6 +18,7 @@ from scal3r_ros.ros.conversions import pose_to_matrix, transform_to_matrix
 from scal3r_ros.ros.documents import TOPICS
 from scal3r_ros.ros.fallback.tf import DYNAMIC
 from scal3r_ros.ros.interfaces import Chunk, SaveMap, Status
+from scal3r_ros.ros.launch_arguments import SENSORS, sensor_topics
 from test.conftest import OFFICE, ROOT
 
 pytestmark = [pytest.mark.ros, pytest.mark.slow]
@@ -157,6 +158,7 @@ def test_a_command_waits_until_the_mapper_is_there(nodes, node, tmp_path):
 
 EVERYWHERE = {"rosout", "parameter_events", "clock"}  # of every node
 REMAPPED = {"image": "camera/image_raw", "camera_info": "camera/camera_info"}
+SENSOR_TOPICS = sensor_topics(*SENSORS.values())  # role -> mapping.launch.py's default
 
 
 def test_what_nodes_do_is_documented_and_allowed_by_the_policy(nodes, node):
@@ -195,9 +197,10 @@ def test_what_nodes_do_is_documented_and_allowed_by_the_policy(nodes, node):
             assert done <= table | {"tf"}, f"{name} {verb}: {done - table} is not documented"
             lists = [e for e in policy[name].iter("topics") if verb in e.attrib]
             allowed = {t.text for e in lists for t in e.iter("topic")}
-            wanted = {REMAPPED.get(t, t) for t in done}
+            launched = {SENSOR_TOPICS[t].removeprefix("/") for t in table & set(SENSOR_TOPICS)}
+            wanted = {REMAPPED.get(t, t) for t in done} | launched
             assert wanted <= allowed, f"{name} {verb}: {wanted - allowed} is not allowed"
-            spare = allowed - {REMAPPED.get(t, t) for t in table} - EVERYWHERE
+            spare = allowed - {REMAPPED.get(t, t) for t in table} - launched - EVERYWHERE
             spare -= {"camera/image_raw/compressed", f"{name}/transition_event", "tf", "tf_static"}
             assert not spare, f"{name} {verb}: {spare} is allowed and not documented"
         offered = {
