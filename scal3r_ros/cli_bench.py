@@ -119,13 +119,16 @@ def backend(
     """Kilometres, simulated: our back end beside the published ways, on identical chunks."""
     from scal3r_ros.evaluation.backend import sweep, table
     from scal3r_ros.evaluation.plots import draw_backend
-    from scal3r_ros.evaluation.stored_graphs import stored_graphs
+    from scal3r_ros.evaluation.stored_graphs import read_graphs, solve_graphs
 
     if (poses is None) == (stored is None):
         raise ValueError("either --poses or --stored is needed")
     if poses is None:
+        from safetensors.numpy import load_file
+
         assert stored is not None
-        _tell(stored_graphs(stored), json_path)
+        ring, chunks = load_file(stored / "pgo.safetensors"), (stored / "loop.json").read_text()
+        _tell(solve_graphs(read_graphs(ring, json.loads(chunks))), json_path)
         return
     result = sweep(poses, _numbers(levels), _numbers(false_loops), seed)
     typer.echo(table(result))

@@ -1,26 +1,20 @@
 """Pose graphs that the official program has solved: what is left of every relation, beside ours."""
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
-from safetensors.numpy import load_file
 
-from scal3r_ros.data.sequence import SequenceError
 from scal3r_ros.evaluation.backend import unweighted_graph
 from scal3r_ros.evaluation.neighbour_chain import chain
 from scal3r_ros.geometry.sim3 import Sim3
 from scal3r_ros.mapping.config import PoseGraphConfig
 from scal3r_ros.mapping.pose_graph import PoseGraph
 from scal3r_ros.mapping.types import Edge
-
-RING, CHUNKS = "pgo.safetensors", "loop.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,12 +48,9 @@ class StoredGraph:
         return graph.poses
 
 
-def read_graphs(folder: Path) -> dict[str, StoredGraph]:
-    """A drifting ring of 20 chunks, and six chunks of a network that knows nothing."""
-    try:
-        ring, chunks = load_file(folder / RING), json.loads((folder / CHUNKS).read_text())
-    except OSError as error:
-        raise SequenceError(f"{folder} must hold {RING} and {CHUNKS}: {error}") from error
+def read_graphs(ring: Mapping[str, ndarray], chunks: Mapping[str, Any]) -> dict[str, StoredGraph]:
+    """A drifting ring of 20 chunks, and six chunks of a network that knows nothing: pgo.safetensors
+    and loop.json of the official program's reference numbers."""
 
     def of_ring(name: str) -> list[Sim3]:
         parts = (ring[f"{name}.{part}"].astype(np.float64) for part in "Rts")
@@ -84,11 +75,11 @@ def read_graphs(folder: Path) -> dict[str, StoredGraph]:
     }
 
 
-def stored_graphs(folder: Path) -> dict[str, dict[str, dict[str, float]]]:
+def solve_graphs(graphs: Mapping[str, StoredGraph]) -> dict[str, dict[str, dict[str, float]]]:
     """What is left of the relations, by way of solving: the largest of a loop and of two
     neighbours, the sum of all squares, which the official program makes small; milliseconds."""
     found: dict[str, dict[str, dict[str, float]]] = {}
-    for name, graph in read_graphs(folder).items():
+    for name, graph in graphs.items():
         began = time.perf_counter()
         ways: dict[str, Any] = {"ours": graph.ours()}
         ms = 1e3 * (time.perf_counter() - began)
