@@ -77,7 +77,7 @@ class KeptKeyframes(Sequence[KeptKeyframe]):
         k = range(len(self))[index]  # negative ones count from the end
         number, stamp_ns, submap, row = self._numbers[COLUMNS * k : COLUMNS * (k + 1)]
         frame = Frame(number, stamp_ns, NO_PIXELS, self._K[row])
-        return KeptKeyframe(frame, self._images[k]["jpeg"], submap)
+        return KeptKeyframe(frame, np.array(self._images[k]["jpeg"]), submap)
 
 
 def _same(a: Float[ndarray, "3 3"] | None, b: Float[ndarray, "3 3"] | None) -> bool:

@@ -53,7 +53,7 @@ class Clouds(Mapping[int, Cloud]):
 
     def __getitem__(self, index: int) -> Cloud:
         stored = self._stored[index]
-        return Cloud(stored["xyz"], stored["rgb"], stored["confidence"])
+        return Cloud(*(np.array(stored[name]) for name in ("xyz", "rgb", "confidence")))
 
     def __iter__(self) -> Iterator[int]:
         return iter(self._stored)

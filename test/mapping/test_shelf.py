@@ -2,15 +2,18 @@
 
 import gc
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from scal3r_ros.mapping.config import KeyframeConfig, MapperConfig, RefinementConfig, StorageConfig
+from scal3r_ros.mapping.kept_keyframes import KeptKeyframes
 from scal3r_ros.mapping.mapper import Mapper
 from scal3r_ros.mapping.pipeline import map_sequence
+from scal3r_ros.mapping.point_map import Cloud, Clouds
 from scal3r_ros.mapping.shelf import Shelf
-from scal3r_ros.mapping.types import BULKY
+from scal3r_ros.mapping.types import BULKY, Frame
 from test.conftest import TruthPredictor
 
 CONFIG = MapperConfig(
@@ -79,3 +82,17 @@ def test_a_full_disk_is_told_with_the_file(tmp_path, monkeypatch):
     monkeypatch.setattr(np, "save", full)
     with pytest.raises(OSError, match=r"00000000.depth.npy cannot be written: 64353 requested"):
         shelf.put(depth=np.zeros(3))
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="no /proc: Linux alone counts files")
+def test_a_map_of_any_length_keeps_no_file_open(tmp_path):
+    """A process may open a thousand files, as a rule; a long map has more submaps."""
+    clouds, kept = Clouds(Shelf(str(tmp_path))), KeptKeyframes(Shelf(str(tmp_path)))
+    one = Cloud(np.zeros((5, 3), np.float32), np.zeros((5, 3), np.uint8), np.ones(5, np.float32))
+    for k in range(20):
+        clouds[k] = one
+        kept.append(Frame(k, k, np.zeros((8, 8, 3), np.uint8)), k)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    held = [*clouds.values(), *(keyframe.jpeg for keyframe in kept)]
+    assert len(held) == 40
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 1
