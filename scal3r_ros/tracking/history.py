@@ -10,6 +10,8 @@ from numpy import ndarray
 from scal3r_ros.geometry.sim3 import interpolate
 from scal3r_ros.tracking.motion import velocity_of
 
+SHORTEST_S = 0.01  # between images: stamps of arrival may lie nearer than the images themselves
+
 
 @dataclass(frozen=True, eq=False)
 class TrackedImage:
@@ -27,7 +29,7 @@ def velocity_between(
 ) -> Float[ndarray, " 6"]:
     """(translation, rotation vector) a second, in the axes of the first camera."""
     assert before.T_odom_cam is not None
-    seconds = (stamp_ns - before.stamp_ns) * 1e-9
+    seconds = max((stamp_ns - before.stamp_ns) * 1e-9, SHORTEST_S)
     return velocity_of(before.T_odom_cam, T_odom_cam, seconds)
 
 

@@ -329,3 +329,17 @@ def test_a_gyroscope_carries_a_turn_that_images_cannot_follow():
     assert abs(np.degrees(blind[5])) < 1.0  # the velocity was none
     np.testing.assert_allclose(known, angles[1:], atol=np.radians(0.5))
     assert np.degrees(abs(known[-1] - angles[-1])) < np.degrees(abs(blind[-1] - angles[-1]))
+
+
+def test_two_stamps_close_together_are_no_leap(walk):
+    """Stamps of arrival: every sixth image comes a millisecond after the one before."""
+    stamps = [frame.stamp_ns for frame in walk.frames]
+    for i in range(5, len(stamps), 6):
+        stamps[i] = stamps[i - 1] + 1_000_000
+    tracker = Tracker(TrackerConfig())
+    for frame, stamp_ns, truth in zip(walk.frames, stamps, walk.T_world_cam, strict=True):
+        pose = tracker.track(frame.image, frame.K, stamp_ns)
+        if frame.index % 8 == 0:
+            tracker.set_keyframe(replace(keyframe(walk, frame.index), stamp_ns=stamp_ns))
+        if pose is not None:
+            assert np.linalg.norm(pose.T_odom_cam[:3, 3] - truth[:3, 3]) < 0.15
