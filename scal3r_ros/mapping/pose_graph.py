@@ -83,6 +83,7 @@ class PoseGraph:
 
     def add_scale(self, index: int, log_scale: float, deviation: float) -> None:
         """What a metric source says of one submap: log map units per submap unit."""
+        self._stale = self._stale or (index in self.gauges and index not in self.scales)
         self.scales[index] = (log_scale, deviation)
         self._new_factors.add(self._scale_factor(index))
 
@@ -225,7 +226,8 @@ class PoseGraph:
         self._stale = False
 
     def _gauge_factor(self, index: int) -> gtsam.NonlinearFactor:
-        noise = gtsam.noiseModel.Isotropic.Sigma(7, 1e-4)
+        scale = FREE if index in self.scales else 1e-4  # what tells metres tells it of these, too
+        noise = gtsam.noiseModel.Diagonal.Sigmas(np.array([1e-4] * 6 + [scale]))
         return gtsam.PriorFactorSimilarity3(index, to_gtsam(self.poses[index]), noise)
 
     def _edge_factor(self, edge: Edge, loose: float = 1.0) -> gtsam.NonlinearFactor:

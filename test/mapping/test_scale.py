@@ -368,3 +368,15 @@ def test_an_imu_holds_the_map_level_while_images_tilt_it(walk, orientation):
         assert tilts.max() < 2.5
     else:
         assert tilts.max() > 4.0
+
+
+def test_a_piece_after_a_break_is_metric_from_its_first_submap(walk):
+    """The network's unit is another one in every chunk, and the first of a piece is its gauge."""
+    mapper = mapper_for(walk, source="depth")
+    frames = [
+        replace(f, depth=d) for f, d in zip(walk.frames, walk.clip.depth.numpy(), strict=True)
+    ]
+    after = [replace(f, stamp_ns=f.stamp_ns + 10**10) for f in frames[36:]]
+    run(mapper, frames[:36] + after)
+    assert mapper.metric.metric and mapper.counters.components == 2
+    np.testing.assert_allclose(metres_per_unit(mapper, walk), 1.0, rtol=0.03)
