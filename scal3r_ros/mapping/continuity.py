@@ -3,11 +3,16 @@
 from collections import deque
 from statistics import median
 
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+
 from scal3r_ros.mapping.config import KeyframeConfig
 from scal3r_ros.mapping.types import Frame
 
 INTERVALS = 20  # recent ones that say what is usual
 UNUSUAL = 5.0  # times the usual interval
+SAME_K = 0.01  # of the focal length, between two images
 
 
 class Continuity:
@@ -26,7 +31,7 @@ class Continuity:
         if last.image.shape != frame.image.shape:
             sizes = (f"{f.image.shape[1]}x{f.image.shape[0]}" for f in (last, frame))
             return "the image size changed from {} to {}".format(*sizes)
-        if last.K is not None and frame.K is not None and (last.K != frame.K).any():
+        if last.K is not None and frame.K is not None and _differ(last.K, frame.K):
             return "the camera's calibration changed"
         seconds = (frame.stamp_ns - last.stamp_ns) * 1e-9
         if seconds < 0:
@@ -36,3 +41,8 @@ class Continuity:
         if seconds > max(self.config.max_gap_s, UNUSUAL * usual):
             return f"no image for {seconds:.1f} s"
         return ""
+
+
+def _differ(K: Float[ndarray, "3 3"], other: Float[ndarray, "3 3"]) -> bool:
+    """Cameras that focus tell another K with every image, different in its last digits."""
+    return bool(np.abs(K - other).max() > SAME_K * K[0, 0])

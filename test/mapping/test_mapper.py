@@ -235,3 +235,14 @@ def test_what_fails_beside_the_network_is_not_lost(walk, monkeypatch):
     monkeypatch.setattr(Refiner, "look", look)
     with pytest.raises(OSError, match="no room"):
         map_sequence(walk.frames[:12], Mapper(TruthPredictor(walk.clip), MapperConfig()), None)
+
+
+def test_a_k_that_differs_in_its_last_digits_is_the_same_camera(walk, rng):
+    """As cameras that focus tell it with every image."""
+    mapper = Mapper(TruthPredictor(walk.clip), CONFIG)
+    for frame in walk.frames[:30]:
+        K = frame.K.copy()
+        K[[0, 1], [0, 1]] *= 1 + 1e-4 * rng.normal()
+        mapper.add_frame(replace(frame, K=K))
+    mapper.flush()
+    assert mapper.counters.interruptions == 0 and mapper.counters.components == 1
