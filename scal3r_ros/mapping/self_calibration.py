@@ -18,6 +18,7 @@ KNOWN = 0.03  # and the one at which it counts as known
 CHUNK = 0.05  # deviation of what a chunk measures, at best: four sequences scatter by as much
 MODESTY = 10.0  # times the formal deviation: errors of a track go together
 SURPRISE = 1.5  # deviations
+SAME_SHAPE = 0.01  # by which images of one shape differ after they were made smaller
 
 
 class SelfCalibration:
@@ -26,6 +27,7 @@ class SelfCalibration:
     def __init__(self) -> None:
         self.focal: float | None = None  # widths of the image
         self.deviation = GUESS  # of its logarithm
+        self._shape = 0.0  # of the images, rows over columns
 
     def __str__(self) -> str:
         if self.focal is None:
@@ -46,6 +48,8 @@ class SelfCalibration:
         height, width = prediction.depth.shape[1:]
         rows, columns = chunk.frames[0].image.shape[:2]
         stretch = height * columns / (rows * width)  # square pixels may have become oblong
+        if abs(rows / columns - self._shape) > SAME_SHAPE * self._shape:  # turned, or cut otherwise
+            self.focal, self.deviation, self._shape = None, GUESS, rows / columns
         if self.focal is None:
             sides = prediction.K[:, 0, 0] * prediction.K[:, 1, 1] / stretch
             self.focal = float(np.median(np.sqrt(sides))) / width

@@ -19,6 +19,7 @@ CONFIG = MapperConfig(
     loops=LoopConfig(enabled=False),
 )
 WRONG = 1.25  # times the true focal length
+DENSE = ("depth", "confidence", "edge_certainty")
 
 
 class Guessing(TruthPredictor):
@@ -106,3 +107,21 @@ def test_pixels_that_the_network_stretched_stay_square(walk):
     assert K[0, 0] / width * 80 == pytest.approx(K[1, 1] / height * 60)
     np.testing.assert_allclose(K[:2, 2], [width / 2, height / 2])
     assert K[2].tolist() == [0, 0, 1]
+
+
+def test_an_image_of_another_shape_is_another_camera(walk):
+    """Turned to portrait, or cut otherwise: what the focal length was in widths says nothing."""
+    chunk = Chunk(0, tuple(walk.frames[:4]), 0, 2)
+    frames = tuple(replace(f, K=None) for f in chunk.frames)
+    prediction, _ = TruthPredictor(walk.clip).predict(chunk, 0)
+    calibration = SelfCalibration()
+    calibration.apply(replace(chunk, frames=frames), prediction)
+    for _ in range(30):
+        calibration.learn(0.0, 0.002)
+    assert calibration.sigma(replace(chunk, frames=frames)) == 0
+    turned = tuple(replace(f, image=np.rot90(f.image)) for f in frames)
+    arrays = {n: np.rot90(getattr(prediction, n), axes=(1, 2)).copy() for n in DENSE}
+    portrait = replace(prediction, **arrays)
+    K = calibration.apply(replace(chunk, frames=turned), portrait).K
+    np.testing.assert_allclose(K[0, 0, 0], np.median(prediction.K[:, 0, 0]), rtol=1e-6)
+    assert calibration.sigma(replace(chunk, frames=turned)) > 0
