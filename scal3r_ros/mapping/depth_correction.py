@@ -47,8 +47,10 @@ def correct_depth(
     trust[landmarks.parallax_rad < config.min_parallax_rad] = 0.0
     for i, flow in enumerate(dense, first):
         flow = measured.beside(flow, i) if measured is not None else flow
+        uv = landmarks.xy * prediction.K[i, [0, 1], [0, 1]] + prediction.K[i, :2, 2]
         use = (landmarks.frame == i) & (z > 0) & (trust[landmarks.track] > 0)
-        uv = landmarks.xy[use] * prediction.K[i, [0, 1], [0, 1]] + prediction.K[i, :2, 2]
+        use[use] = depth[i][_rows(uv[use], depth[i].shape)] > 0
+        uv = uv[use]
         residual, weight = _samples(depth[i], uv, np.log(z[use]), flow)
         weight = _splat(weight, uv, LANDMARK_WEIGHT * trust[landmarks.track[use]])
         if np.count_nonzero(weight) < MIN_SAMPLES:

@@ -99,3 +99,20 @@ def test_glossy_cupboards_mislead_no_start():
     steps, true_steps = (invert_pose(P[:-1]) @ P[1:] for P in (np.stack(T), true))
     turns = (invert_pose(true_steps) @ steps)[:, :3, :3]
     assert np.degrees(Rotation.from_matrix(turns).magnitude()).max() < 1.5
+
+
+def test_landmarks_where_there_is_no_depth_correct_none(walk):
+    """Bands at the rim where the network did not look: the depth of the rest is as right as if its
+    landmarks were not there."""
+    chunk = Chunk(0, tuple(walk.frames[10:22]), 0, 5)
+    prediction, _ = TruthPredictor(walk.clip, scales=(1.0,)).predict(chunk, 0)
+    height, width = prediction.depth.shape[1:]
+    bend = np.exp(0.2 * np.sin(np.linspace(0, 3, width))).astype(np.float32)
+    seen = slice(height // 4, height - height // 4)
+    depth = np.zeros_like(prediction.depth)
+    depth[:, seen] = (prediction.depth * bend)[:, seen]
+    config = replace(CONFIG, densify=False)
+    refined, _ = Refiner().refine(chunk, replace(prediction, depth=depth), config)
+    off = np.log(refined.depth[:, seen] / prediction.depth[:, seen])
+    assert np.abs(off - np.median(off)).mean() < 0.07
+    assert not refined.depth[:, : height // 4].any()
