@@ -3,6 +3,7 @@
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float
@@ -12,6 +13,7 @@ from scal3r_ros.geometry.sim3 import interpolate, invert_pose
 from scal3r_ros.mapping.types import Submap
 
 Poses = dict[int, Float[ndarray, "4 4"]]  # image index -> T
+AROUND = 5  # pairs of keyframes to either side that say how long the tracker's unit is
 
 
 class PoseLog(Mapping[int, Float[ndarray, "4 4"]]):
@@ -95,47 +97,52 @@ def camera_trajectory(
     if not keyframes:
         return {}
     known = sorted(keyframes)
-    return {i: _pose_at(i, known, keyframes, tracked) for i in images}
+    scales = _scales(known, keyframes, tracked)
+    return {i: _pose_at(i, known, scales, keyframes, tracked) for i in images}
 
 
 def _pose_at(
     index: int,
     known: list[int],
+    scales: Float[ndarray, " n"],
     keyframes: Poses,
     tracked: Mapping[int, Float[ndarray, "4 4"]],
 ) -> Float[ndarray, "4 4"]:
     if index in keyframes:
         return keyframes[index]
     position = int(np.searchsorted(known, index))
-    before = known[position - 1] if position > 0 else None
-    after = known[position] if position < len(known) else None
-    if before is None or after is None:
-        nearest = before if after is None else after
-        assert nearest is not None
-        if index in tracked and nearest in tracked:
-            return keyframes[nearest] @ invert_pose(tracked[nearest]) @ tracked[index]
-        return keyframes[nearest]
-    share = (index - before) / (after - before)
-    if not {index, before, after} <= tracked.keys():
-        return interpolate(keyframes[before], keyframes[after], share)
-    scale = _scale_between(keyframes[before], keyframes[after], tracked[before], tracked[after])
-    forward = keyframes[before] @ _scaled(invert_pose(tracked[before]) @ tracked[index], scale)
-    backward = keyframes[after] @ _scaled(invert_pose(tracked[after]) @ tracked[index], scale)
-    return interpolate(forward, backward, share)
+    ends = known[max(position - 1, 0) : position + 1]
+    scale = scales[min(max(position - 1, 0), len(scales) - 1)]
+    carried = [
+        keyframes[end] @ _scaled(invert_pose(tracked[end]) @ tracked[index], scale)
+        for end in ends
+        if index in tracked and end in tracked
+    ]
+    if len(ends) == 1:  # before the first keyframe, after the last
+        return carried[0] if carried else keyframes[ends[0]]
+    before, after = ends
+    either = carried if len(carried) == 2 else [keyframes[before], keyframes[after]]
+    return interpolate(*either, (index - before) / (after - before))
 
 
-def _scale_between(
-    A: Float[ndarray, "4 4"],
-    B: Float[ndarray, "4 4"],
-    A_tracked: Float[ndarray, "4 4"],
-    B_tracked: Float[ndarray, "4 4"],
-) -> float:
-    """Map length over tracked length between two keyframes, 1 where it says little."""
-    length = float(np.linalg.norm(B[:3, 3] - A[:3, 3]))
-    tracked = float(np.linalg.norm(B_tracked[:3, 3] - A_tracked[:3, 3]))
-    if length <= 0 or tracked <= 0:
-        return 1.0
-    return float(np.clip(length / tracked, 0.5, 2.0))
+def _scales(
+    known: list[int], keyframes: Poses, tracked: Mapping[int, Float[ndarray, "4 4"]]
+) -> Float[ndarray, " n"]:
+    """Map length over tracked length from each keyframe to the next. The map may have changed its
+    unit, so they need not be near one; but a pair that hardly moved says little, and counts no more
+    than half or twice what those around it say."""
+    ratios = np.full(max(len(known) - 1, 1), np.nan)
+    for k, pair in enumerate(pairwise(known)):
+        if all(i in tracked for i in pair):
+            ways = ([poses[i][:3, 3] for i in pair] for poses in (keyframes, tracked))
+            length, seen = (float(np.linalg.norm(b - a)) for a, b in ways)
+            ratios[k] = length / seen if length > 0 and seen > 0 else np.nan
+    usual = np.ones_like(ratios)
+    for k in range(len(ratios)):
+        around = ratios[max(k - AROUND, 0) : k + AROUND + 1]
+        if np.isfinite(around).any():
+            usual[k] = np.nanmedian(around)
+    return np.clip(np.where(np.isfinite(ratios), ratios, usual), usual / 2, usual * 2)
 
 
 def _scaled(T: Float[ndarray, "4 4"], scale: float) -> Float[ndarray, "4 4"]:
