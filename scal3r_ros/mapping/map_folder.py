@@ -88,8 +88,8 @@ def save_map(
     return sorted(p for p in folder.rglob("*") if p.is_file())
 
 
-def read_map(folder: Path) -> StoredMap:
-    """Checks every file before it is used. Raises MapFolderError."""
+def read_map(folder: Path, storage: str = "") -> StoredMap:
+    """Checks every file first; large arrays go to the `storage` folder. Raises MapFolderError."""
     try:
         facts = json.loads((folder / "map.json").read_text())
     except (OSError, ValueError) as error:
@@ -112,7 +112,7 @@ def read_map(folder: Path) -> StoredMap:
         if digest(path) != told:
             raise MapFolderError(f"{path} is damaged: its checksum differs from map.json")
     try:
-        return _read(folder, facts)
+        return _read(folder, facts, Shelf(storage))
     except (KeyError, ValueError, OSError) as error:
         raise MapFolderError(f"{folder} cannot be read: {error}") from error
 
@@ -124,18 +124,18 @@ def restore(mapper: Mapper, stored: StoredMap, *, merge: bool = False) -> None:
     images = _images(present) if present else set()
     if images and metric != mapper.metric.metric:  # each has its own unit until a loop joins them
         raise ValueError("a map in metres and one in another unit cannot be merged")
-    memory, told = _memory(mapper, stored), mapper.metric.estimator.told
+    memory, before, refiner = _memory(mapper, stored), mapper.metric, mapper.refiner
     stream, counters, carries = mapper.stream, mapper.counters, mapper._carries
     mapper.reset()
     mapper.memory = memory
-    if metric:
-        mapper.metric.estimator.scale, mapper.metric.estimator.locked = 1.0, True
+    mapper.metric.estimator.scale, mapper.metric.estimator.locked = 1.0, metric
     _append(mapper, stored, frames_from=min({0} | images) - 1 - max(_images(stored)))
     if present is not None:
         _append(mapper, present, frames_from=0)
         mapper.stream, mapper.counters, mapper._carries = stream, counters, carries
-        mapper.metric.estimator.told = told
-    mapper.graph.optimise_batch()
+        mapper.refiner = refiner
+        mapper.metric.go_on_from(before, len(stored.submaps))
+    mapper._take(mapper.graph.optimise_batch())
 
 
 def _memory(mapper: Mapper, stored: StoredMap) -> object:
@@ -242,8 +242,8 @@ def _write(folder: Path, mapper: Mapper, mesh: bool) -> None:
     write_atomically(folder / "map.json", (json.dumps(facts, indent=1) + "\n").encode())
 
 
-def _read(folder: Path, facts: dict[str, Any]) -> StoredMap:
-    submaps = [_submap(folder, index) for index in range(facts["submaps"])]
+def _read(folder: Path, facts: dict[str, Any], shelf: Shelf) -> StoredMap:
+    submaps = [_submap(folder, index, shelf) for index in range(facts["submaps"])]
     graph, kept = _load(folder / "graph.npz"), _load(folder / "keyframes.npz")
     edges = [
         Edge(int(ends[0]), int(ends[1]), _sim3(T), information, EDGE_KINDS[kind], *map(float, seen))
@@ -252,7 +252,7 @@ def _read(folder: Path, facts: dict[str, Any]) -> StoredMap:
             strict=True,
         )
     ]
-    jpeg, keyframes = kept["jpeg"], KeptKeyframes(Shelf())
+    jpeg, keyframes = kept["jpeg"], KeptKeyframes(shelf)
     for i, (index, stamp_ns, submap) in enumerate(kept["indices"].tolist()):
         K = kept["K"][i]
         frame = Frame(index, stamp_ns, NO_PIXELS, K if np.isfinite(K).all() else None)
@@ -272,12 +272,14 @@ def _read(folder: Path, facts: dict[str, Any]) -> StoredMap:
     )
 
 
-def _submap(folder: Path, index: int) -> Submap:
+def _submap(folder: Path, index: int, shelf: Shelf) -> Submap:
     arrays = _load(folder / "submaps" / f"{index:06d}.npz")
     for name in ("frame_indices", "stamps_ns"):
         arrays[name] = tuple(arrays[name].tolist())
     place, overlap = _sim3(arrays.pop("T_map_submap")), int(arrays.pop("overlap"))
-    return Submap(index=index, overlap=overlap, T_map_submap=place, **arrays)
+    submap = Submap(index=index, overlap=overlap, T_map_submap=place, **arrays)
+    submap.shelve(shelf)
+    return submap
 
 
 def _save(path: Path, **arrays: ndarray) -> None:

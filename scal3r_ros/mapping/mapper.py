@@ -93,7 +93,9 @@ class Mapper:
 
     def set_localising(self, localising: bool) -> list[MapUpdate]:
         """From here on the map stays as it is, or grows again."""
-        updates = self.begin_piece()
+        updates, here = self.begin_piece(), self.localiser.before
+        if self.localising and not localising and here is not None and self.start is None:
+            self.start = here.end
         self.localising = localising
         self.localiser = Localiser(self.config.registration)
         return updates
@@ -171,6 +173,7 @@ class Mapper:
     def _refined(self, chunk: Chunk, prediction: Prediction) -> tuple[Prediction, RefinementReport]:
         config = self.config.refinement
         if not config.enabled:
+            self._carries = False
             return prediction, RefinementReport("none", "switched off")
         carried = carried_from(self.submaps[-1], chunk, prediction) if self._carries else None
         refined, report = self.refiner.refine(chunk, prediction, config, carried)
@@ -216,8 +219,7 @@ class Mapper:
         if len(self.submaps) > 1:
             logger.warning("submap %d starts a new component", submap.index)
             before = self.submaps[-2]
-            last = before.T_map_submap.apply_pose(before.T_submap_cam[-1])
-            start, s = last if start is None else start, before.T_map_submap.s
+            start, s = before.end if start is None else start, before.T_map_submap.s
         if start is not None:
             submap.T_map_submap = submap.beginning_at(start, s)
         else:

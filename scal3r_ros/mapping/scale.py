@@ -121,6 +121,12 @@ class MetricScale:
     def metric(self) -> bool:
         return self.estimator.metric
 
+    def go_on_from(self, before: "MetricScale", shift: int) -> None:
+        """What was measured before other submaps were put in front of one's own counts on; but not
+        how long the map's unit was, for that may be another one soon."""
+        self.sources, self.estimator.told = before.sources, before.estimator.told
+        self._seen = {index + shift: seen for index, seen in before._seen.items()}
+
     def measure(self, chunk: Chunk, submap: Submap) -> float | None:
         """Asks the source about a new submap. The factor by which the map's unit changes now, or
         None. Before the lock it only listens; from then on what was seen of every submap, earlier

@@ -65,7 +65,7 @@ def keyframe_of(submap: Submap, frame: Frame, unit: float) -> Keyframe:
         image=frame.image,
         depth=(submap.depth[-1].astype(np.float64) * s).astype(np.float32),
         K=K,
-        T_map_cam=submap.T_map_submap.apply_pose(submap.T_submap_cam[-1]),
+        T_map_cam=submap.end,
         unit=unit,
     )
 

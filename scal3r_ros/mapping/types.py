@@ -134,6 +134,11 @@ class Submap:
         known = self.depth[self.depth > 0]
         return float(np.median(known)) if len(known) else 1.0
 
+    @property
+    def end(self) -> Float[ndarray, "4 4"]:
+        """T_map_cam of its newest frame."""
+        return self.T_map_submap.apply_pose(self.T_submap_cam[-1])
+
     def beginning_at(self, T_map_cam: Float[ndarray, "4 4"], s: float) -> Sim3:
         """The T_map_submap that puts the first camera there, at a scale."""
         T_cam_submap = np.linalg.inv(self.T_submap_cam[0])

@@ -14,11 +14,18 @@ from scipy.spatial.transform import Rotation
 
 from scal3r_ros.evaluation.trajectory import align
 from scal3r_ros.geometry.camera import transform_points, unproject
-from scal3r_ros.mapping.config import KeyframeConfig, LoopConfig, MapperConfig, RefinementConfig
+from scal3r_ros.mapping.config import (
+    KeyframeConfig,
+    LoopConfig,
+    MapperConfig,
+    RefinementConfig,
+    ScaleConfig,
+)
 from scal3r_ros.mapping.map_folder import MapFolderError, read_map, restore, save_map
 from scal3r_ros.mapping.mapper import Mapper
 from scal3r_ros.mapping.mesh import VOXELS, MeshError, write_mesh
 from scal3r_ros.mapping.pipeline import map_sequence
+from scal3r_ros.mapping.scale_sources import Observation
 from test.conftest import TruthPredictor
 from test.mapping.test_loops import Describing
 
@@ -398,3 +405,49 @@ def test_mapping_goes_on_from_a_told_place(folder, walk):
     np.testing.assert_allclose(placed[:3, 3], [5.0, 0.0, 0.0], atol=1e-9)
     assert again.start is None
     assert len({again.graph.piece(s.index) for s in again.submaps}) == 2
+
+
+def test_mapping_goes_on_where_the_camera_was_localised(folder, walk):
+    again = Mapper(TruthPredictor(walk.clip), CONFIG)
+    restore(again, read_map(folder))
+    again.set_localising(True)
+    again.start = np.eye(4)
+    again.start[:3, 3] = 5.0, 0.0, 0.0
+    updates = [u for frame in walk.frames[:20] for u in again.add_frame(frame)]
+    here = [*updates, *again.set_localising(False)][-1].submap
+    first = next(u for frame in walk.frames[20:40] for u in again.add_frame(frame)).submap
+    placed = first.T_map_submap.apply_pose(first.T_submap_cam[0])
+    np.testing.assert_allclose(placed, here.end, atol=1e-9)
+    assert np.linalg.norm(here.end[:3, 3] - [5.0, 0.0, 0.0]) < 2.0
+
+
+def test_what_is_loaded_lies_on_disk_and_where_the_graph_puts_it(folder, there_and_back, tmp_path):
+    storage = tmp_path / "storage"
+    storage.mkdir()
+    stored = read_map(folder, str(storage))
+    assert isinstance(stored.submaps[0].depth, np.memmap) and any(storage.iterdir())
+    again = Mapper(Describing(there_and_back.clip), CONFIG)
+    restore(again, stored)
+    for submap in again.submaps:
+        place = again.graph.poses[submap.index].as_matrix()
+        np.testing.assert_array_equal(submap.T_map_submap.as_matrix(), place)
+
+
+def test_what_was_measured_before_a_merge_counts_on(folder, there_and_back):
+    mapper = Mapper(Describing(there_and_back.clip), CONFIG)
+    for frame in there_and_back.frames[28:40]:
+        mapper.add_frame(frame)
+    before, refiner = mapper.metric, mapper.refiner
+    before._seen[0] = Observation(2.0, 0.1)
+    restore(mapper, read_map(folder), merge=True)
+    assert mapper.refiner is refiner and mapper.metric.sources is before.sources
+    shift = read_map(folder).facts["submaps"]
+    assert mapper.metric._seen == {shift: Observation(2.0, 0.1)}
+
+
+def test_a_map_without_metres_has_none_after_it_is_loaded(folder, there_and_back):
+    fixed = replace(CONFIG, scale=ScaleConfig(source="fixed", fixed=0.3))
+    again = Mapper(Describing(there_and_back.clip), fixed)
+    assert again.metric.metric
+    restore(again, read_map(folder))
+    assert not again.metric.metric
