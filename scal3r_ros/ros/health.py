@@ -165,6 +165,8 @@ class MappingHealth:
             status.summary(ERROR, "stamps are not set or repeat, or images cannot be decoded")
         elif node.images.lacks_calibration:
             status.summary(WARN, "no camera_info: intrinsics are estimated")
+        elif node.link.sensors.trouble:
+            status.summary(WARN, node.link.sensors.trouble)
         elif not value(node, "use_sim_time") and abs(age_s) > OLD_IMAGE_S:
             status.summary(WARN, f"images are {age_s:.1f} s old when they arrive: clocks in step?")
         else:

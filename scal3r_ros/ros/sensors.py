@@ -26,8 +26,10 @@ from scal3r_ros.ros.frames import RobotFrame
 from scal3r_ros.ros.imu import ImuInput
 from scal3r_ros.ros.listening import listen
 from scal3r_ros.ros.parameters import AnyNode, value
+from scal3r_ros.ros.reliability import FollowingSubscription
 
 QUEUE = 30
+MANY = 30  # images without depth, or without the other of the pair: more than bad luck
 
 
 class StampedFrame:
@@ -42,11 +44,13 @@ class ScaleSensors:
 
     def __init__(self, node: AnyNode, robot: RobotFrame, mapper: Mapper) -> None:
         self.node, self.robot, self.mapper = node, robot, mapper
-        self._subscriptions: list[Any] = []
+        self._other: FollowingSubscription | None = None  # depth, or the right image
+        self._info: Any = None
         self.imu: ImuInput | None = None
         self._baseline = 0.0
         self._bits = BitDepth()  # of the right images
         self._heard, self._newest_ns = False, -1  # pairs come at all; stamp of the newest
+        self._alone = 0  # images in a row that came without
         self._pairs: OrderedDict[int, Any] = OrderedDict()  # stamp of the image -> message
         self._once = cache(node.get_logger().error)  # each text
         self._images, self._others = simple_filter(), simple_filter()
@@ -56,10 +60,11 @@ class ScaleSensors:
         matched = approximate_synchronizer([self._images, self._others], QUEUE, tolerance)
         matched.registerCallback(self._on_pair)
         if source == "depth":
-            self._listen(Image, "sensor_depth/image", self._others.signalMessage)
+            self._follow("sensor_depth/image")
         elif source == "stereo":
-            self._listen(Image, "right/image", self._others.signalMessage)
-            self._listen(CameraInfo, "right/camera_info", self._on_right_info)
+            self._follow("right/image")
+            qos = QoSProfile(depth=QUEUE, reliability=ReliabilityPolicy.BEST_EFFORT)
+            self._info = listen(node, CameraInfo, "right/camera_info", self._on_right_info, qos)
         if "imu" in (source, value(node, "map_orientation")):
             self.imu = ImuInput(node, robot, lambda: mapper.metric.sources.imu)
 
@@ -71,8 +76,10 @@ class ScaleSensors:
             self._images.signalMessage(StampedFrame(frame.stamp_ns))
 
     def close(self) -> None:
-        for subscription in self._subscriptions:
-            self.node.destroy_subscription(subscription)
+        if self._other is not None:
+            self._other.close()
+        if self._info is not None:
+            self.node.destroy_subscription(self._info)
         if self.imu is not None:
             self.imu.close()
 
@@ -88,7 +95,11 @@ class ScaleSensors:
         message = self._pairs.pop(frame.stamp_ns, None)
         if message is None:
             may_come = self._heard and self._newest_ns <= frame.stamp_ns
-            return None if wait and may_come else frame
+            if wait and may_come:
+                return None
+            self._count_alone()
+            return frame
+        self._alone = 0
         try:
             if value(self.node, "scale_source") == "depth":
                 return replace(frame, depth=self._checked(image_to_depth(message), frame))
@@ -101,6 +112,19 @@ class ScaleSensors:
             return frame
         return replace(frame, right=right, baseline=self._baseline)
 
+    @property
+    def trouble(self) -> str:
+        """Why many images in a row came without depth or right image, as far as we know."""
+        if self._other is None or self._alone < MANY:
+            return ""
+        tolerance, told = value(self.node, "sensor_tolerance"), self._other.describe()
+        return f"{MANY} images in a row without one within {tolerance:g} s on {told}"
+
+    def _count_alone(self) -> None:
+        self._alone += 1
+        if self._alone == MANY and self._other is not None:
+            self.node.get_logger().warning(self.trouble)
+
     def _checked(
         self, depth: Float32[ndarray, "h w"], frame: Frame
     ) -> Float32[ndarray, "h w"] | None:
@@ -111,9 +135,10 @@ class ScaleSensors:
             return None
         return depth
 
-    def _listen(self, kind: Any, topic: str, callback: Any) -> None:
-        qos = QoSProfile(depth=QUEUE, reliability=ReliabilityPolicy.BEST_EFFORT)
-        self._subscriptions.append(listen(self.node, kind, topic, callback, qos))
+    def _follow(self, topic: str) -> None:
+        self._other = FollowingSubscription(
+            self.node, Image, topic, self._others.signalMessage, QUEUE
+        )
 
     def _on_pair(self, image: StampedFrame, other: Any) -> None:
         self._heard, self._newest_ns = True, stamp_to_ns(image.header.stamp)

@@ -24,9 +24,9 @@ from scal3r_ros.ros.interfaces import Status
 from scal3r_ros.ros.listening import listen
 from scal3r_ros.ros.mask import Mask
 from scal3r_ros.ros.parameters import AnyNode, value
+from scal3r_ros.ros.reliability import RECHECK_S, FollowingSubscription
 from scal3r_ros.ros.running import STEADY
 
-RECHECK_S = 1.0  # publishers are looked at again until the first image
 JUMP_NS = 500_000_000  # back by more than this, time has jumped; by less, an image was late
 LATE_IN_A_ROW = 10  # late images that say the same
 
@@ -67,13 +67,15 @@ class ImageInput:
         self._last_ns = self._accepted_ns = -1
         self._late = 0  # in a row
         self._once = cache(node.get_logger().error)  # each text
-        self._subscription: Any = None
-        self._reliable: bool | None = None
         either = QoSProfile(depth=self.depth, reliability=ReliabilityPolicy.BEST_EFFORT)
         self._info = listen(node, CameraInfo, "camera_info", self._on_info, either)
         self._mask = Mask(node, value(node, "mask_topic"), self._once)
-        self._subscribe()
-        self._timer = node.create_timer(RECHECK_S, self._recheck, clock=STEADY)
+        kind = Image if self.transport == "raw" else CompressedImage
+        wanted = value(node, "image_reliability")
+        self._subscription = FollowingSubscription(
+            node, kind, self.topic, self._on_image, self.depth, wanted=wanted
+        )
+        self._timer = node.create_timer(RECHECK_S, self._look_for_calibration, clock=STEADY)
 
     @property
     def has_calibration(self) -> bool:
@@ -96,33 +98,9 @@ class ImageInput:
         self.node.destroy_timer(self._timer)
         self.node.destroy_subscription(self._info)
         self._mask.close()
-        self.node.destroy_subscription(self._subscription)
+        self._subscription.close()
 
-    def _subscribe(self) -> None:
-        reliable = self._wanted()
-        if reliable == self._reliable:
-            return
-        if self._subscription is not None:
-            self.node.destroy_subscription(self._subscription)
-        self._reliable = reliable
-        policy = ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
-        kind = Image if self.transport == "raw" else CompressedImage
-        qos = QoSProfile(depth=self.depth, reliability=policy)
-        self._subscription = listen(self.node, kind, self.topic, self._on_image, qos)
-
-    def _wanted(self) -> bool:
-        """auto: reliable when every publisher is, because large best-effort images do not arrive
-        over Fast DDS at its default settings."""
-        wanted = value(self.node, "image_reliability")
-        if wanted != "auto":
-            return wanted == "reliable"
-        name = self.node.resolve_topic_name(self.topic)
-        publishers = self.node.get_publishers_info_by_topic(name)
-        return all(p.qos_profile.reliability == ReliabilityPolicy.RELIABLE for p in publishers)
-
-    def _recheck(self) -> None:
-        if self.counters.received == 0:
-            self._subscribe()
+    def _look_for_calibration(self) -> None:
         if self.lacks_calibration and value(self.node, "use_camera_info") != "never":
             waits = value(self.node, "use_camera_info") == "required"
             name = self.node.resolve_topic_name("camera_info")
@@ -131,22 +109,14 @@ class ImageInput:
 
     def describe(self) -> str:
         """Topic and publishers, for the watchdog."""
-        name = self.node.resolve_topic_name(self.topic)
-        publishers = self.node.get_publishers_info_by_topic(name)
-        kinds = ", ".join(p.qos_profile.reliability.name for p in publishers) or "none"
-        return f"{name}: {len(publishers)} publishers ({kinds})"
+        return self._subscription.describe()
 
     def why_silent(self) -> str:
         """The likely reason why no image arrives, in one line."""
-        name = self.node.resolve_topic_name(self.topic)
-        publishers = self.node.get_publishers_info_by_topic(name)
-        told = self.describe()
-        if not publishers:
+        told, unreliable = self.describe(), self._subscription.unreliable
+        if not self._subscription.publishers:
             return f"{told}; is the topic right (remap image:=...)?"
-        unreliable = any(
-            p.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT for p in publishers
-        )
-        if unreliable and self._reliable:
+        if unreliable and self._subscription.reliable:
             return f"{told}; image_reliability:=reliable does not fit a best-effort publisher"
         if unreliable:
             return f"{told}; large best-effort images are lost by default: {fast_dds_remedy()}"

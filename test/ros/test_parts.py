@@ -295,6 +295,11 @@ def test_depth_that_came_for_a_later_image_is_not_waited_for(walk, tmp_path):
     assert sensors.complete(frames[0], wait=True) is frames[0]  # its own was never sent
     assert sensors.complete(frames[1], wait=True).depth is not None
     assert sensors.complete(frames[2], wait=True) is None  # it may come
+    assert not sensors.trouble
+    for frame in frames * 10:
+        assert sensors.complete(frame, wait=False) is frame
+    assert "30 images in a row without" in sensors.trouble
+    assert "/sensor_depth/image: 0 publishers" in sensors.trouble
     sensors.clear()
     mapper.metric.sources.imu.add(10**9, np.zeros(3), np.zeros(3))
     sensors.clear()  # time went back

@@ -5,6 +5,7 @@ import time
 import numpy as np
 import pytest
 from nav_msgs.msg import Odometry
+from rclpy.qos import ReliabilityPolicy
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 from tf2_msgs.msg import TFMessage
@@ -87,10 +88,13 @@ def test_a_depth_sensor_makes_the_map_metric(nodes, node, camera, office):
         **FAST,
     )
     camera.wait_for(1)
-    wall = np.full((180, 270), 7000, np.uint16)  # mm; the network says 2 units
+    listeners = node.get_subscriptions_info_by_topic("/sensor_depth/image")
+    kinds = [listener.qos_profile.reliability for listener in listeners]
+    assert kinds == [ReliabilityPolicy.RELIABLE]  # best effort loses many of this size
+    wall = np.full((480, 720), 7000, np.uint16)  # mm; the network says 2 units
     for index in range(40):
         stamp_ns = START_NS + index * STEP_NS
-        message = Image(height=180, width=270, encoding="16UC1", step=540)
+        message = Image(height=480, width=720, encoding="16UC1", step=1440)
         message.header.stamp = ns_to_stamp(stamp_ns + 4_000_000)
         message.data = to_ros_bytes(wall)
         depth.publish(message)

@@ -30,7 +30,7 @@ from scal3r_ros.ros.interfaces import (
     SetScale,
     Status,
 )
-from test.ros.conftest import FAKE, FAST, START_NS
+from test.ros.conftest import FAKE, FAST, START_NS, Camera
 from test.ros.test_nodes import LATCHED, call, latest
 
 pytestmark = [pytest.mark.ros, pytest.mark.slow]
@@ -263,6 +263,15 @@ def test_diagnostics_tell_silence_and_health(nodes, node, camera, office):
     assert int(values["images received"]) > 0
     values = {v.key: v.value for v in inference[-1].values}
     assert (values["device"], values["GPU temperature [deg C]"]) == ("fake", "61")
+    node.destroy_publisher(camera.images)
+    node.until(lambda: told[-1].level == DiagnosticStatus.ERROR, 30, "silence again")
+    again = Camera(node, reliable=False)  # the camera comes back as another kind
+    again.wait_for(1)
+    for number in range(60):
+        again.send(rgb_to_image(office[number % 40].image, Header()), camera_time(node), 0.1)
+        if told[-1].level == DiagnosticStatus.OK:
+            break
+    assert told[-1].level == DiagnosticStatus.OK
 
 
 def camera_time(node) -> int:
