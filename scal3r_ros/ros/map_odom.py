@@ -81,7 +81,6 @@ class MapToOdom:
         return interpolate(self._from, self._to, min(share, 1.0))
 
     def publish(self) -> None:
-        """The identity until the first correction, so that the tree is whole from the start."""
         ahead_ns = int(value(self.node, "tf_tolerance") * 1e9)
         stamp_ns = self.node.get_clock().now().nanoseconds + ahead_ns
         names: tuple[Any, Any] = value(self.node, "map_frame"), value(self.node, "odom_frame")

@@ -30,6 +30,7 @@ class OdometrySource:
         self.kind, self.odom_frame, self.robot = kind, odom_frame, robot
         self._tracked: dict[int, Float[ndarray, "4 4"]] = {}
         self._tree = TransformTree()
+        self._child = ""  # child_frame_id on the topic
         self._node = node
         self._subscriptions: list[Any] = []
         if kind == "tracker":
@@ -56,6 +57,11 @@ class OdometrySource:
         self._tracked.clear()
         self._tree.clear()
 
+    @property
+    def heard(self) -> bool:
+        """Whether the tracker has told a pose."""
+        return bool(self._tracked)
+
     def T_odom_base(self, stamp_ns: int, camera_frame: str) -> Float[ndarray, "4 4"] | None:
         """None where the source has not reached the stamp, or has forgotten it."""
         if self.kind == "tracker":
@@ -68,13 +74,25 @@ class OdometrySource:
             return None
 
     def T_odom_cam(self, stamp_ns: int, camera_frame: str) -> Float[ndarray, "4 4"] | None:
-        T_base_cam = self.robot.T_base_cam(camera_frame)
+        T_base_cam = self._T_base_cam(camera_frame)
         T_odom_base = self.T_odom_base(stamp_ns, camera_frame)
         return None if T_base_cam is None or T_odom_base is None else T_odom_base @ T_base_cam
+
+    def _T_base_cam(self, camera_frame: str) -> Float[ndarray, "4 4"] | None:
+        """Without base_frame a message of the topic says itself whose place it tells."""
+        if self.kind == "topic" and not self.robot.base_frame:
+            return self.robot.between(self._child, camera_frame)
+        return self.robot.T_base_cam(camera_frame)
 
     def missing(self, camera_frame: str) -> str:
         """What is asked for, for a warning."""
         base = self.robot.child(camera_frame)
+        if self._child and self._T_base_cam(camera_frame) is None:
+            return (
+                f"the transform {self.robot.base_frame or self._child} -> {camera_frame} on "
+                f"/tf_static: publish it, or set base_frame to {camera_frame} where the odometry "
+                "is that of the camera"
+            )
         ways = {
             "tracker": "the tracker's odometry (is odometry_node running?)",
             "topic": f"odometry on {self._node.resolve_topic_name('odom')}",
@@ -95,5 +113,8 @@ class OdometrySource:
 
     def _on_odometry(self, message: Odometry) -> None:
         T = pose_to_matrix(message.pose.pose)
+        if not (message.child_frame_id or self.robot.base_frame):
+            raise ValueError("it has no child_frame_id: set base_frame to the frame that it is of")
+        self._child = message.child_frame_id
         if np.isfinite(T).all():
             self._tree.set(ODOM, BASE, stamp_to_ns(message.header.stamp), T)

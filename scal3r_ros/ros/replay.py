@@ -130,8 +130,7 @@ class Replay:
             self.link.correct(update.submap)
         if updates and self.tracker is not None:
             self.tracker.set_keyframe(self.mapper.newest_keyframe())
-        if self.link.map_odom.known:
-            self.link.publish()
+        self.link.publish()
 
     def finish(self) -> None:
         self.advance(last=True)

@@ -3,8 +3,10 @@
 mapping_node and replay run the same of this.
 """
 
+from functools import cache
 from typing import Any
 
+import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
@@ -39,6 +41,7 @@ class RobotLink:
         self.map_odom = MapToOdom(node, broadcaster)
         self.chain = OdometryChain()  # where nobody else gives odometry
         self.without_odometry = 0  # frames
+        self._warn = cache(node.get_logger().warning)  # each text
         self._start: tuple[Float[ndarray, "4 4"], float] | None = None  # T_map_base of the next
         # piece, and the map's unit when it was told
 
@@ -71,19 +74,34 @@ class RobotLink:
         T_base_cam = self.robot.T_base_cam(self.maps.frame_id)
         if T_base_cam is None and wait:
             return None
-        if self._start is not None and T_base_cam is not None:
-            (T_map_base, unit), self._start = self._start, None
-            T_map_base[:3, 3] *= self.mapper.unit / unit
-            self.mapper.start = T_map_base @ T_base_cam
         if value(self.node, "base_frame") and T_base_cam is not None and not self.mapper.submaps:
             self.mapper.R_map_first = T_base_cam[:3, :3]  # the map's axes are those of the robot
         if self.kind in ("topic", "tf"):
             T_odom_cam = self.odometry.T_odom_cam(frame.stamp_ns, self.maps.frame_id)
             if T_odom_cam is None and wait:
                 return None
-            self.without_odometry += T_odom_cam is None
+            if T_odom_cam is None:
+                self.without_odometry += 1
+                missing = self.odometry.missing(self.maps.frame_id)
+                self._warn(f"images are mapped without odometry: it needs {missing}")
             frame = frame.with_odometry(T_odom_cam)
+        if self._start is not None and T_base_cam is not None:
+            self._begin(frame.stamp_ns, T_base_cam, *self._start)
         return self.sensors.complete(frame, wait=wait)
+
+    def _begin(
+        self,
+        stamp_ns: int,
+        T_base_cam: Float[ndarray, "4 4"],
+        T_map_base: Float[ndarray, "4 4"],
+        unit: float,
+    ) -> None:
+        self._start = None
+        T_map_base[:3, 3] *= self.mapper.unit / unit
+        self.mapper.start = T_map_base @ T_base_cam
+        T_odom_cam = self.odometry.T_odom_cam(stamp_ns, self.maps.frame_id)
+        if T_odom_cam is not None and not self.maps.withheld:
+            self.map_odom.set(self.mapper.start @ invert_pose(T_odom_cam))
 
     def correct(self, submap: Submap) -> None:
         """map -> odom at the newest keyframe whose odometry is known."""
@@ -100,8 +118,10 @@ class RobotLink:
                 T_map_cam = submap.T_map_submap.apply_pose(T_submap_cam)
                 self.map_odom.set(T_map_cam @ invert_pose(T_odom_cam))
                 return
+        if self.kind == "tracker" and not self.odometry.heard:
+            self.map_odom.set(np.eye(4))  # it begins at this submap's keyframe, in the map
 
     def publish(self) -> None:
-        """map -> odom, once there is a map."""
-        if (self.mapper.submaps or self.map_odom.known) and not self.maps.withheld:
+        """map -> odom, once it is known where the robot is in the map."""
+        if self.map_odom.known and not self.maps.withheld:
             self.map_odom.publish()

@@ -142,3 +142,21 @@ def odometry(stamp_ns: int, T: np.ndarray):
             "geometry_msgs/msg/TwistWithCovariance", twist=twist, covariance=np.zeros(36)
         ),
     )
+
+
+def transforms(stamp_ns: int, T: np.ndarray, parent: str, child: str):
+    """One, as on /tf and /tf_static."""
+    from scipy.spatial.transform import Rotation
+
+    transform = message(
+        "geometry_msgs/msg/Transform",
+        translation=vector(T[:3, 3]),
+        rotation=quaternion(Rotation.from_matrix(T[:3, :3]).as_quat()),
+    )
+    stamped = message(
+        "geometry_msgs/msg/TransformStamped",
+        header=header(stamp_ns, parent),
+        child_frame_id=child,
+        transform=transform,
+    )
+    return message("tf2_msgs/msg/TFMessage", transforms=[stamped])

@@ -9,6 +9,7 @@ import pytest
 from geometry_msgs.msg import TransformStamped
 from hypothesis import given
 from hypothesis import strategies as st
+from nav_msgs.msg import Odometry
 from rclpy.serialization import serialize_message
 from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import Imu
@@ -244,8 +245,12 @@ def test_a_told_place_waits_for_the_cameras_in_the_maps_unit(walk, tmp_path):
     mast = TransformStamped(header=Header(frame_id="base_link"), child_frame_id="camera")
     mast.transform.translation.z, mast.transform.rotation.w = 0.5, 1.0
     node.hear("/tf_static", serialize_message(TFMessage(transforms=[mast])))
+    tracked = Odometry(header=Header(stamp=ns_to_stamp(frame.stamp_ns)))
+    tracked.pose.pose = matrix_to_pose(pose(2.0))
+    node.hear("/odometry", serialize_message(tracked))
     assert link.complete(frame, wait=True) is not None
     np.testing.assert_allclose(mapper.start[:3, 3], [5.0, 10.0, 0.5])
+    np.testing.assert_allclose(link.map_odom.now()[:3, 3], [3.0, 10.0, 0.0])  # where odom is then
     node.close()
 
 
@@ -279,6 +284,30 @@ def test_odometry_ends_at_a_frame_that_is_fixed_to_the_base(tmp_path):
     np.testing.assert_allclose(found[:3, 3], [1.0, 2.0, 0.3])
     source.clear()
     assert source.T_odom_base(10**9, "camera") is None
+    node.close()
+
+
+def test_odometry_of_another_frame_needs_the_cameras_place_on_it(walk, tmp_path, caplog):
+    """Without base_frame the message says whose place it tells: never is it the camera's unsaid."""
+    node = OfflineNode(MAPPING, {"odom_source": "topic"}, tmp_path / "bag")
+    mapper, robot = Mapper(TruthPredictor(walk.clip), MapperConfig()), RobotFrame(node, "")
+    maps, broadcaster = MapPublisher(node, mapper, robot), GuardedBroadcaster(node, guard=False)
+    link, frame = RobotLink(node, mapper, robot, maps, broadcaster), walk.frames[0]
+    link.see(frame, "camera")
+    wheels = Odometry(header=Header(stamp=ns_to_stamp(frame.stamp_ns)))
+    wheels.pose.pose = matrix_to_pose(pose(2.0))
+    node.hear("/odom", serialize_message(wheels))
+    assert "/odom is dropped: it has no child_frame_id: set base_frame" in caplog.text
+    wheels.child_frame_id = "base_link"
+    node.hear("/odom", serialize_message(wheels))
+    assert link.complete(frame, wait=True) is None
+    assert link.complete(frame, wait=False).T_odom_cam is None
+    assert "needs the transform base_link -> camera on /tf_static: publish it" in caplog.text
+    mast = TransformStamped(header=Header(frame_id="base_link"), child_frame_id="camera")
+    mast.transform.translation.z, mast.transform.rotation.w = 0.5, 1.0
+    node.hear("/tf_static", serialize_message(TFMessage(transforms=[mast])))
+    found = link.complete(frame, wait=True).T_odom_cam
+    np.testing.assert_allclose(found[:3, 3], [2.0, 0.0, 0.5])
     node.close()
 
 

@@ -13,12 +13,13 @@ from rosbags.rosbag2 import StoragePlugin
 from scal3r_ros.data.sequence import SequenceError, open_sequence
 from scal3r_ros.data.tum import read_trajectory
 from scal3r_ros.evaluation.trajectory import evaluate
+from scal3r_ros.geometry.sim3 import invert_pose
 from scal3r_ros.mapping.map_folder import read_map
 from scal3r_ros.ros.offline_node import ParameterError
 from scal3r_ros.ros.rebuild import read_recording, trajectory, typestore
 from scal3r_ros.ros.replay import ReplayOptions, replay
 from test.conftest import OFFICE
-from test.ros.bags import START_NS, BagOfACamera, image, odometry
+from test.ros.bags import START_NS, BagOfACamera, image, odometry, transforms
 from test.test_cli import scal3r
 
 pytestmark = [pytest.mark.ros, pytest.mark.slow]
@@ -105,15 +106,22 @@ def test_any_usual_camera_without_camera_info(office, tmp_path, encoding, plugin
 
 
 def test_wheel_odometry_makes_the_map_metric(office, tmp_path):
-    """The odometry has other stamps than the images, and comes later in the bag."""
+    """The odometry has other stamps than the images, comes later in the bag, and is of a base with
+    axes of its own."""
     truth = read_trajectory(OFFICE / "groundtruth.txt")
+    T_base_cam = np.eye(4)
+    T_base_cam[:3, :3] = [[0, 0, 1], [-1, 0, 0], [0, -1, 0]]
     with BagOfACamera(tmp_path / "bag") as writer:
+        mast = transforms(START_NS, T_base_cam, "base_link", "camera_optical_frame")
+        writer.write("/tf_static", START_NS, mast)
         writer.info(office[0], "/camera/camera_info")
         for frame in office[:130]:
             stamp_ns = START_NS + frame.stamp_ns
             writer.write("/camera/image_raw", stamp_ns, image(frame.image, "rgb8", stamp_ns))
             if frame.stamp_ns in truth:
-                said = odometry(stamp_ns + 3_000_000, truth[frame.stamp_ns])
+                said = odometry(
+                    stamp_ns + 3_000_000, truth[frame.stamp_ns] @ invert_pose(T_base_cam)
+                )
                 writer.write("/wheels", stamp_ns + 20_000_000, said)
     options = ReplayOptions(
         tmp_path / "bag",

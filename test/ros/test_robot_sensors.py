@@ -10,7 +10,9 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 from tf2_msgs.msg import TFMessage
 
+from scal3r_ros.geometry.sim3 import invert_pose
 from scal3r_ros.ros.conversions import (
+    matrix_to_pose,
     matrix_to_transform,
     ns_to_stamp,
     rgb_to_image,
@@ -30,15 +32,20 @@ STEP_NS = 100_000_000
 
 @pytest.mark.parametrize("source", ["tf", "topic"])
 def test_the_robots_own_odometry(nodes, node, camera, office, source):
-    """map -> odom from odometry with other stamps; metric, for the robot moves 3 m per unit."""
+    """map -> odom from odometry with other stamps; metric, for the robot moves 3 m per unit. A
+    message says itself whose place it tells, here of a base with axes of its own."""
     status, chunks = latest(node, Status, "status"), latest(node, Chunk, "chunk", 50)
     transforms = latest(node, TFMessage, "/tf", DYNAMIC)
     broadcaster = transform_broadcaster(node)
     publisher = node.create_publisher(Odometry, "odom", 10)
+    T_base_cam = np.eye(4)
+    T_base_cam[:3, :3] = [[0, 0, 1], [-1, 0, 0], [0, -1, 0]]
+    if source == "topic":
+        node.mount(matrix_to_transform(T_base_cam, 0, "base_link", "camera_optical_frame"))
+    base = {"base_frame": "camera_optical_frame"} if source == "tf" else {}
     nodes.start(
         "mapping_node", FAKE, odom_source=source, scale_source="odometry", scale_lock_after=2,
-        scale_min_baseline=0.1, base_frame="camera_optical_frame", keyframe_min_flow=0.0,
-        image_queue_depth=60, **FAST,
+        scale_min_baseline=0.1, keyframe_min_flow=0.0, image_queue_depth=60, **base, **FAST,
     )  # fmt: skip
     camera.wait_for(1)
     for index in range(-45, 40):  # it runs before the images, longer than a lost message takes
@@ -52,8 +59,7 @@ def test_the_robots_own_odometry(nodes, node, camera, office, source):
             else:
                 message = Odometry(child_frame_id="base_link")
                 message.header.stamp = ns_to_stamp(stamp_ns)
-                message.pose.pose.position.x = T[0, 3]
-                message.pose.pose.orientation.w = 1.0
+                message.pose.pose = matrix_to_pose(T_base_cam @ T @ invert_pose(T_base_cam))
                 publisher.publish(message)
         if index >= 0:
             image = rgb_to_image(office[index].image, Header())

@@ -67,6 +67,7 @@ def set_parameter(node, name: str, number: float | str):
 def test_a_map_is_saved_loaded_localised_in_and_gone_on_with(nodes, node, camera, office, tmp_path):
     status, chunks = latest(node, Status, "status"), latest(node, Chunk, "chunk", 50)
     corrections = latest(node, Corrections, "corrections", LATCHED)
+    transforms = latest(node, TFMessage, "/tf", DYNAMIC)
     nodes.start("map_node", map_folder=tmp_path / "clouds")
     nodes.start("mapping_node", FAKE, map_folder=tmp_path, autosave_path="at_the_end", **FAST)
     camera.wait_for(1)
@@ -100,15 +101,19 @@ def test_a_map_is_saved_loaded_localised_in_and_gone_on_with(nodes, node, camera
     assert {c.map_session for c in chunks[before:]} == {session + 1}
 
     count = len(chunks)
+    assert transforms
+    transforms.clear()
     camera.play(office[24:40], START_NS + 100 * STEP_NS)
     node.until(lambda: "not recognised" in status[-1].message, 60, "the fake knows no places")
     assert len(chunks) == count  # the map does not grow
+    assert not transforms  # nobody knows where odom is in the loaded map
     poses = latest(node, PoseWithCovarianceStamped, "pose", 5)
     nowhere = PoseWithCovarianceStamped(header=Header(frame_id="map"))
     nowhere.pose.pose.position.x, nowhere.pose.pose.orientation.w = 7.0, 1.0
     tell(nodes, node, nowhere)
     camera.play_until(lambda: poses, office, START_NS + 120 * STEP_NS, "it is where it was told")
     assert abs(poses[0].pose.pose.position.x - 7.0) < 1.0
+    node.until(lambda: transforms, 10, "map -> odom again")
     request = LoadMap.Request(path="office", localization_only=True, use_initial_pose=True)
     request.initial_pose.orientation.w = 0.0
     assert "initial_pose" in call(node, LoadMap, load, request).message
