@@ -147,6 +147,9 @@ class MappingNode(LifecycleNode):
         self.paused = True
 
     def resume(self) -> None:
+        """Raises ValueError after a fault: nothing would be mapped."""
+        if self.worker.broken:
+            raise ValueError(f"mapping has stopped ({self.message}): reset or load_map begin anew")
         self.paused = False
         self.state = Status.TRACKING if self.mapper.submaps else Status.WAITING
 
@@ -159,8 +162,11 @@ class MappingNode(LifecycleNode):
 
     def loaded(self) -> None:
         """A map came from disk: everything is published again. On the worker's thread."""
+        if self.worker.broken:
+            self.frames.clear()  # images of before the fault
+        self.worker.broken = False
         self.link.map_odom.reset()
-        self.state = Status.WAITING
+        self.state, self.message = Status.WAITING, ""
         self.maps.reset()
         self.maps.publish_everything()
 
@@ -231,7 +237,7 @@ class MappingNode(LifecycleNode):
         self.worker.broken = False
         self.maps.reset()
         self.link.reset()
-        self.state = Status.WAITING
+        self.state, self.message = Status.WAITING, ""
 
     def publish_places(self) -> None:
         """Every submap's place, after the map changed its unit."""

@@ -90,10 +90,15 @@ class MappingServices:
 
     def _at_once(self, response: Any, action: Callable[[], None], done: str) -> Any:
         """What needs no worker; refused while there is nothing to act on."""
-        response.success, response.message = self.node.active, "the node is not active"
-        if self.node.active:
+        if not self.node.active:
+            response.message = "the node is not active"
+            return response
+        try:
             action()
-            response.message = done
+        except ValueError as error:
+            response.message = str(error)
+            return response
+        response.success, response.message = True, done
         return response
 
     def _reset(self, _: Any, response: Any) -> Any:

@@ -15,8 +15,8 @@ HEIGHT, WIDTH = 168, 224
 
 
 class FakeNetwork:
-    """FAKE_NETWORK: `nan` or `breaks` (the second chunk), `oom` (more than nine frames), `large`
-    (images are, until they become smaller), `slow` (3 s)."""
+    """FAKE_NETWORK: `nan` (the second chunk), `breaks` (the second and the sixth), `oom` (more
+    than nine frames), `large` (images are, until they become smaller), `slow` (3 s)."""
 
     device = "fake"
     on_host = False
@@ -51,7 +51,7 @@ class FakeNetwork:
         if self.fault == "slow":
             time.sleep(3.0)
         self.chunks += 1
-        if self.fault == "breaks" and self.chunks == 2:
+        if self.fault == "breaks" and self.chunks in (2, 6):
             raise RuntimeError("a fault that nobody thought of")
         depth = np.full((count, *self.size), 2.0, np.float32)
         if self.fault == "nan" and self.chunks == 2:

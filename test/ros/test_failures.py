@@ -12,7 +12,7 @@ from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 
 from scal3r_ros.ros.conversions import rgb_to_image, stamp_to_ns, to_ros_bytes
-from scal3r_ros.ros.interfaces import Chunk, SaveMap, Status
+from scal3r_ros.ros.interfaces import Chunk, LoadMap, SaveMap, Status
 from test.ros.conftest import FAKE, FAST, START_NS, Camera
 from test.ros.test_nodes import call, latest
 
@@ -96,10 +96,19 @@ def test_a_fault_leaves_what_was_mapped_to_be_saved_and_a_reset_begins_anew(
     assert "a fault that nobody thought of" in status[-1].message
     saved = call(node, SaveMap, "mapping_node/save_map", SaveMap.Request(path="rescued"))
     assert saved.success and saved.points > 0
+    resumed = call(node, Trigger, "mapping_node/resume", Trigger.Request())
+    assert not resumed.success and "reset or load_map begin anew" in resumed.message
+    assert status[-1].state == Status.ERROR
+    load = LoadMap.Request(path="rescued")
+    assert call(node, LoadMap, "mapping_node/load_map", load).success
+    node.until(lambda: status[-1].state != Status.ERROR, 10, "another session")
+    camera.play_until(  # mapping goes on, to the next fault
+        lambda: status[-1].state == Status.ERROR, office, START_NS + 10**12, "another fault"
+    )
     count = len(chunks)
     assert call(node, Trigger, "mapping_node/reset", Trigger.Request()).success
     node.until(lambda: status[-1].state != Status.ERROR, 10, "a new session")
-    camera.play(office[:30], START_NS + 100_000_000_000)
+    camera.play(office[:30], START_NS + 10**13)
     node.until(lambda: len(chunks) > count, 30, "chunks again")
     assert nodes.stop() == {"mapping_node": 0}
 
