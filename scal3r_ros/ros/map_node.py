@@ -4,10 +4,12 @@ A process of its own, so that a large publication never delays an image.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from geometry_msgs.msg import PoseArray
 from nav_msgs.msg import OccupancyGrid
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.node import Node
 from sensor_msgs.msg import PointCloud2
 
@@ -42,6 +44,8 @@ class MapNode(Node):
         self.map = ChunkMap(value(self, "storage_folder"))
         self._version = 0  # of the map, counts changes
         self._stamp_ns = 0
+        self._metric = False  # the newest chunk
+        self.add_on_set_parameters_callback(self._on_parameters)
         listen(self, Chunk, "chunk", self._on_chunk, CHUNKS)
         listen(self, Corrections, "corrections", self._on_corrections, LATCHED)
         self._cloud = self.create_publisher(PointCloud2, "map_cloud", LATCHED)
@@ -55,8 +59,14 @@ class MapNode(Node):
         self.create_timer(value(self, "map_publish_period"), self._publish, clock=STEADY)
         self.create_service(SaveMap, "~/save_map", self._on_save)
 
+    def _on_parameters(self, _: list[Any]) -> SetParametersResult:
+        """The map looks different from here on."""
+        self._version += self._version > 0
+        return SetParametersResult(successful=True)
+
     def _on_chunk(self, message: Chunk) -> None:
         self.map.add_chunk(message)
+        self._metric = message.metric
         self._stamp_ns = stamp_to_ns(message.header.stamp)
         self._version += 1
 
@@ -70,7 +80,8 @@ class MapNode(Node):
             for publisher, version in self._told.items()
             if publisher.get_subscription_count() and version < self._version
         ]
-        if not due:
+        withheld = value(self, "require_metric") and self.map.chunks and not self._metric
+        if withheld or not due:
             return
         self._told |= dict.fromkeys(due, self._version)
         head = header(self._stamp_ns, value(self, "map_frame"))

@@ -60,6 +60,7 @@ class OdometryNode(LifecycleNode):
         self._session = -1
         self._resets = 0  # that wait for the worker, who owns the tracker
         self._keyframe: MappedKeyframe | None = None
+        self._unmetric = False  # the newest keyframe is withheld: it is not in metres yet
         self._newest_ns = -1  # stamp of the last image that the worker had since a reset
         self._image_s = time.monotonic()  # when one came last
         self._trouble = ""  # why tracking began anew, until it tracks
@@ -164,7 +165,9 @@ class OdometryNode(LifecycleNode):
             if message.map_session != self._session:
                 self._session = message.map_session
                 self._resets += 1
-            self._keyframe = keyframe
+            self._unmetric = value(self, "require_metric") and not message.metric
+            if not self._unmetric:  # the tracker begins with the first one that it is told of
+                self._keyframe = keyframe
 
     def _work(self) -> None:
         while not self._stop.is_set():
@@ -225,6 +228,8 @@ class OdometryNode(LifecycleNode):
             status.summary(DiagnosticStatus.WARN, f"no image for {silent_s:.0f} s")
         elif self.state == Status.DEGRADED:
             status.summary(DiagnosticStatus.WARN, "coasting: too little is seen")
+        elif self.state == Status.WAITING and self._unmetric:
+            status.summary(DiagnosticStatus.WARN, "waiting for metres: require_metric is set")
         elif self.state == Status.WAITING:
             status.summary(DiagnosticStatus.OK, "waiting for images and the first keyframe")
         else:

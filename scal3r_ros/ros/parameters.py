@@ -122,6 +122,7 @@ BACK_END = (
     Parameter("map_folder", "", "folder of saved maps; empty: the working directory"),
     Live("autosave_path", "", "map saved at the end, below map_folder; empty: none"),
 )
+METRIC = Live("require_metric", False, "publish poses and points once in metres")
 METRES = (
     Parameter("scale_source", "none", ", ".join(SCALE_SOURCES), choices=SCALE_SOURCES),
     Parameter("fixed_scale", 1.0, "metres per unit of the first submap", 1e-6, 1e6),
@@ -136,7 +137,7 @@ METRES = (
         0.001,
         1.0,
     ),
-    Live("require_metric", False, "publish poses and points once in metres"),
+    METRIC,
     Parameter(
         "sensor_tolerance", 0.02, "s between an image and its depth or right image", 0.0, 1.0
     ),
@@ -183,6 +184,7 @@ MAPPING = (
 )
 ODOMETRY = (
     Parameter("use_imu", False, "the gyroscope on `imu` tells turns before images do"),
+    METRIC,
     *IMAGES,
     *TRANSFORMS,
 )
@@ -191,6 +193,7 @@ MAP = (
     Parameter("storage_folder", "", "for clouds; empty: the system's temporary folder"),
     Parameter("map_folder", "", "folder for saved maps; empty: the working directory"),
     Parameter("map_publish_period", 2.0, "s between publications", 0.1, 600.0),
+    METRIC,
     Live("map_voxel_size", 0.0, "map_cloud has one point each, map units; 0: all", 0.0, 5.0),
     Live("max_map_points", 20000000, "looked at for map_cloud, map, elevation", 1000, 1000000000),
     Live("max_map_points_published", 500000, "points of map_cloud", 1000, 20000000),

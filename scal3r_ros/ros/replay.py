@@ -122,7 +122,8 @@ class Replay:
             return
         self.result.tracked.append(frame.index, pose.T_odom_cam)
         self.link.odometry.take(frame.stamp_ns, pose.T_odom_cam, self.maps.frame_id)
-        self.odometry.publish(pose, self.maps.frame_id)
+        if not self.maps.withheld:
+            self.odometry.publish(pose, self.maps.frame_id)
 
     def _publish(self, updates: list[MapUpdate]) -> None:
         for update in updates:

@@ -25,6 +25,7 @@ from scal3r_ros.ros.interfaces import Chunk, Status
 from scal3r_ros.ros.map_publisher import CHUNKS, LATCHED
 from test.ros.conftest import FAKE, FAST, START_NS, Camera
 from test.ros.test_nodes import call, latest
+from test.ros.test_services import set_parameter
 
 pytestmark = [pytest.mark.ros, pytest.mark.slow]
 STEP_NS = 100_000_000
@@ -96,6 +97,9 @@ def test_who_listens_late_still_gets_the_map(nodes, node, camera, office):
     poses = {stamp.nanosec + stamp.sec * 10**9 for c in chunks for stamp in c.stamps}
     assert clouds[-1].width > 0 and clouds[-1].header.frame_id == "map"
     assert len(keyframes[-1].poses) == len(poses)
+    assert set_parameter(node, "map_voxel_size", 5.0, of="map_node").successful
+    width = clouds[-1].width
+    node.until(lambda: clouds[-1].width < width / 10, 10, "a coarser map at once")
     assert nodes.stop() == {"map_node": 0, "mapping_node": 0}
 
 

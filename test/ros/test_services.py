@@ -6,6 +6,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import PoseWithCovarianceStamped, TransformStamped
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
+from nav_msgs.msg import OccupancyGrid, Odometry
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
 from sensor_msgs.msg import PointCloud2
@@ -18,6 +19,7 @@ from scal3r_ros.ros.conversions import (
     message_to_cloud,
     pose_to_matrix,
     rgb_to_image,
+    stamp_to_ns,
 )
 from scal3r_ros.ros.fallback.tf import DYNAMIC, transform_broadcaster
 from scal3r_ros.ros.interfaces import (
@@ -55,13 +57,13 @@ def tell(nodes, node, place: PoseWithCovarianceStamped) -> None:
     node.until(lambda: "told to be at" in nodes.said("mapping_node"), 20, "it has heard")
 
 
-def set_parameter(node, name: str, number: float | str):
+def set_parameter(node, name: str, number: float | str, of: str = "mapping_node"):
     kind = ParameterType.PARAMETER_STRING
     value = ParameterValue(type=kind, string_value=str(number))
     if isinstance(number, float):
         value = ParameterValue(type=ParameterType.PARAMETER_DOUBLE, double_value=number)
     request = SetParameters.Request(parameters=[Parameter(name=name, value=value)])
-    return call(node, SetParameters, "mapping_node/set_parameters", request).results[0]
+    return call(node, SetParameters, f"{of}/set_parameters", request).results[0]
 
 
 def test_a_map_is_saved_loaded_localised_in_and_gone_on_with(nodes, node, camera, office, tmp_path):
@@ -153,22 +155,37 @@ def test_a_told_place_is_that_of_the_robot(nodes, node, camera, office):
     np.testing.assert_allclose(T_map_base[:3, 0], [0, 1, 0], atol=0.3)
 
 
-def test_a_told_scale_a_new_piece_and_a_pause(nodes, node, camera, office):
+def test_a_told_scale_a_new_piece_and_a_pause(nodes, node, camera, office, tmp_path):
     status, chunks = latest(node, Status, "status"), latest(node, Chunk, "chunk", 50)
     corrections = latest(node, Corrections, "corrections", LATCHED)
-    points = latest(node, PointCloud2, "points", 10)
+    points, odometry = (
+        latest(node, PointCloud2, "points", 10),
+        latest(node, Odometry, "odometry", 9),
+    )
+    clouds, grids = latest(node, PointCloud2, "map_cloud"), latest(node, OccupancyGrid, "map")
+    nodes.start("map_node", require_metric=True, map_publish_period=0.2, map_folder=tmp_path)
+    nodes.start("odometry_node", require_metric=True)
     nodes.start("mapping_node", FAKE, require_metric=True, **FAST)
-    camera.wait_for(1)
+    camera.wait_for(2)
     camera.play(office[:16])
     node.until(lambda: chunks, 60, "a chunk")
-    assert not points and not status[-1].metric  # withheld until metres are known
+    save = SaveMap.Request(path="m.ply")
+    node.until(lambda: call(node, SaveMap, "map_node/save_map", save).success, 20, "map_node's map")
+    camera.play(office[16:24], START_NS + 16 * STEP_NS)
+    # withheld until metres are known
+    assert not (points or odometry or clouds or grids) and not status[-1].metric
     scale = "mapping_node/set_scale"
     assert not call(node, SetScale, scale, SetScale.Request(scale=-1.0)).success
     assert call(node, SetScale, scale, SetScale.Request(scale=2.5)).success
     node.until(lambda: corrections and corrections[-1].reason == Corrections.SCALE, 20, "said")
     node.until(lambda: status[-1].metric, 20, "metric")
-    camera.play(office[16:32], START_NS + 20 * STEP_NS)
-    node.until(lambda: points, 60, "points")
+    camera.play(office[24:40], START_NS + 24 * STEP_NS)
+    node.until(lambda: points and clouds and grids, 60, "points")
+    metric = stamp_to_ns(chunks[-1].header.stamp)
+    after_ns = camera.play_until(
+        lambda: odometry, office[24:], START_NS + 60 * STEP_NS, "odometry in metres"
+    )
+    assert stamp_to_ns(odometry[0].header.stamp) >= metric
     assert chunks[-1].metric
     assert abs(np.median(message_to_cloud(points[-1]).xyz[:, 2]) - 5.0) < 0.5  # the wall, 2 m * 2.5
 
@@ -177,7 +194,7 @@ def test_a_told_scale_a_new_piece_and_a_pause(nodes, node, camera, office):
         assert call(node, Trigger, f"mapping_node/{name}", Trigger.Request()).success
         node.until(lambda s=state: status[-1].state == s, 10, name)
     used = status[-1].frames_used
-    camera.play(office[32:40], START_NS + 60 * STEP_NS)
+    camera.play(office[32:40], after_ns + 60 * STEP_NS)
     assert status[-1].frames_used == used
     assert call(node, Trigger, "mapping_node/flush", Trigger.Request()).success
     told = status[-1].header.stamp
