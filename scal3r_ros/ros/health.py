@@ -11,7 +11,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from scal3r_ros.geometry.sim3 import Sim3
 from scal3r_ros.mapping.counters import Counters
 from scal3r_ros.ros.conversions import header
-from scal3r_ros.ros.fallback.diagnostics import diagnostic_updater
+from scal3r_ros.ros.fallback.diagnostics import DiagnosticStatusWrapper, diagnostic_updater
 from scal3r_ros.ros.frame_queue import FrameCounters
 from scal3r_ros.ros.interfaces import Status
 from scal3r_ros.ros.map_publisher import LATCHED
@@ -20,7 +20,7 @@ from scal3r_ros.ros.parameters import value
 if TYPE_CHECKING:
     from scal3r_ros.ros.mapping_node import MappingNode
 
-LOAD_PERIOD_S = 30.0
+LOAD_PERIOD_S = TROUBLE_S = 30.0
 SILENCE_PERIOD_S = 1.0  # how often the reason of a silence is looked for
 OLD_IMAGE_S = 1.0  # between an image's stamp and its arrival
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
@@ -58,14 +58,17 @@ class MappingHealth:
         self._silence = ""  # the reason that was told last
         self._looked_s = 0.0
         self._dropped_told, self._load_told_s = 0, -LOAD_PERIOD_S
+        self._trouble, self._trouble_s = "", 0.0  # of the mapper, and when
         self.updater = diagnostic_updater(node)  # once: it outlives the node's states
-        for name, task in (
-            ("input", self._input),
-            ("inference", self._inference),
-            ("map", self._map),
-            ("frames", self._frames),
-        ):
-            self.updater.add(name, partial(self._unless_inactive, task))
+        tasks = {
+            "map": self._map,
+            "inference": self._inference,
+            "input": self._input,
+            "frames": self._frames,
+        }
+        self._tasks = {name: partial(self._unless_inactive, task) for name, task in tasks.items()}
+        for name, task in self._tasks.items():
+            self.updater.add(name, task)
 
     def open(self) -> None:
         """With the node's configuration."""
@@ -74,6 +77,21 @@ class MappingHealth:
 
     def close(self) -> None:
         self.node.destroy_publisher(self._status)
+
+    def note(self, trouble: str) -> None:
+        """What went wrong while mapping; it counts for a while. Empty: nothing is wrong."""
+        self._trouble, self._trouble_s = trouble, time.monotonic()
+
+    @property
+    def trouble(self) -> str:
+        recent = time.monotonic() - self._trouble_s < TROUBLE_S
+        return self._trouble if recent else ""
+
+    def first(self) -> str:
+        """Of the diagnostics that are not well the worst; empty where all is well."""
+        told = [task(DiagnosticStatusWrapper()) for task in self._tasks.values()]
+        worst = max(told, key=lambda status: status.level)
+        return "" if worst.level == OK else worst.message
 
     def _unless_inactive(self, task: Callable[[Any], Any], status: Any) -> Any:
         if self.node.active:
@@ -150,7 +168,7 @@ class MappingHealth:
                 gpu_memory_used=used,
                 gpu_memory_total=total,
                 device=node.device,
-                message=node.message,
+                message=self.first(),
             )
         )
 
@@ -204,12 +222,14 @@ class MappingHealth:
         node, mapper = self.node, self.node.mapper
         counters, metric = mapper.counters, mapper.metric
         if node.state == Status.LOST:
-            status.summary(ERROR, node.message or "lost")
+            status.summary(ERROR, self.trouble or "lost")
+        elif self.trouble:
+            status.summary(WARN, self.trouble)
         elif mapper.config.scale.source != "none" and not metric.metric:
             seen = len(metric.estimator)
             status.summary(WARN, f"not metric yet: {seen} scales seen")
         else:
-            status.summary(OK, node.message or "mapping")
+            status.summary(OK, "mapping")
         edges = [e for e in mapper.graph.edges[-3:] if e.kind == "overlap"]
         status.add("submaps", str(len(mapper.submaps)))
         status.add("session", str(mapper.session))

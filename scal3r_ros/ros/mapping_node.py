@@ -35,7 +35,7 @@ class MappingNode(LifecycleNode):
         declare(self, MAPPING)
         self.counters = FrameCounters()
         self._state = Status.UNCONFIGURED
-        self.message = ""
+        self.message = ""  # why it failed
         self.active = self.paused = False
         self.last_image_s = time.monotonic()
         self._discarded_in_a_row = 0
@@ -44,9 +44,14 @@ class MappingNode(LifecycleNode):
 
     @property
     def state(self) -> int:
-        """Of Status: paused is paused, whatever the chunk in flight has found."""
-        hidden = self.paused and self._state not in (Status.UNCONFIGURED, Status.ERROR)
-        return Status.PAUSED if hidden else self._state
+        """Of Status: paused is paused, whatever the chunk in flight has found, and nothing is
+        tracked without images."""
+        if self._state in (Status.UNCONFIGURED, Status.ERROR):
+            return self._state
+        if self.paused or not self.active:
+            return Status.PAUSED
+        silent = self._state == Status.TRACKING and self.idle_for(value(self, "watchdog_period"))
+        return Status.DEGRADED if silent else self._state
 
     @state.setter
     def state(self, state: int) -> None:
@@ -95,7 +100,7 @@ class MappingNode(LifecycleNode):
             self.create_timer(STATUS_PERIOD_S, self._report, clock=STEADY),
             self.create_timer(1 / value(self, "tf_publish_rate"), self._tick, clock=STEADY),
         ]
-        self.active = True
+        self.active, self.last_image_s = True, time.monotonic()
         self.get_logger().info(
             f"mapping on {self.device}: {self.images.describe()}; frames "
             f"{value(self, 'map_frame')} -> {value(self, 'odom_frame')} -> "
@@ -109,6 +114,7 @@ class MappingNode(LifecycleNode):
         self.close()
         for timer in self._periodic:
             self.destroy_timer(timer)
+        self.health.publish()
         self.images.close()
         return super().on_deactivate(state)
 
@@ -151,6 +157,7 @@ class MappingNode(LifecycleNode):
         if self.worker.broken:
             raise ValueError(f"mapping has stopped ({self.message}): reset or load_map begin anew")
         self.paused = False
+        self.last_image_s = time.monotonic()  # nobody asked for one meanwhile
         self.state = Status.TRACKING if self.mapper.submaps else Status.WAITING
 
     def start_again(self) -> None:
@@ -166,7 +173,7 @@ class MappingNode(LifecycleNode):
             self.frames.clear()  # images of before the fault
         self.worker.broken = False
         self.link.map_odom.reset()
-        self.state, self.message = Status.WAITING, ""
+        self._begin()
         self.maps.reset()
         self.maps.publish_everything()
 
@@ -207,7 +214,9 @@ class MappingNode(LifecycleNode):
             self._discarded_in_a_row = 0
         elif news.interrupted:
             self.state = Status.DEGRADED
-        self.message = self.mapper.trouble
+        if self.mapper.trouble:
+            self.health.note(self.mapper.trouble)
+            self.mapper.trouble = ""
         limit = value(self, "lost_reset_after")
         if limit and self._discarded_in_a_row >= limit:
             self.get_logger().error(f"{self._discarded_in_a_row} chunks discarded: starting again")
@@ -237,7 +246,11 @@ class MappingNode(LifecycleNode):
         self.worker.broken = False
         self.maps.reset()
         self.link.reset()
+        self._begin()
+
+    def _begin(self) -> None:
         self.state, self.message = Status.WAITING, ""
+        self.health.note("")
 
     def publish_places(self) -> None:
         """Every submap's place, after the map changed its unit."""

@@ -26,7 +26,7 @@ from scal3r_ros.ros.conversions import (
     numbers_to_K,
     stamp_to_ns,
 )
-from scal3r_ros.ros.fallback.diagnostics import diagnostic_updater
+from scal3r_ros.ros.fallback.diagnostics import DiagnosticStatusWrapper, diagnostic_updater
 from scal3r_ros.ros.frame_queue import FrameCounters, FrameQueue
 from scal3r_ros.ros.frames import RobotFrame
 from scal3r_ros.ros.health import Rates
@@ -116,6 +116,7 @@ class OdometryNode(LifecycleNode):
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._rest()
         self.destroy_timer(self._timer)
+        self._publish_status()
         self.images.close()
         self.destroy_subscription(self._keyframes)
         return super().on_deactivate(state)
@@ -218,13 +219,14 @@ class OdometryNode(LifecycleNode):
             self.odometry.publish(pose, self.frame_id)
 
     def _diagnose(self, status: Any) -> Any:
-        if self.state == Status.UNCONFIGURED or self.odometry is None:
+        if self.odometry is None or self._worker is None:
             status.summary(DiagnosticStatus.WARN, "not active")
         elif self.odometry.broadcaster.rival:
             status.summary(DiagnosticStatus.ERROR, self.odometry.broadcaster.rival)
         elif self._trouble:
             status.summary(DiagnosticStatus.ERROR, self._trouble)
-        elif (silent_s := time.monotonic() - self._image_s) > value(self, "watchdog_period"):
+        elif self._silent:
+            silent_s = time.monotonic() - self._image_s
             status.summary(DiagnosticStatus.WARN, f"no image for {silent_s:.0f} s")
         elif self.state == Status.DEGRADED:
             status.summary(DiagnosticStatus.WARN, "coasting: too little is seen")
@@ -234,8 +236,7 @@ class OdometryNode(LifecycleNode):
             status.summary(DiagnosticStatus.OK, "waiting for images and the first keyframe")
         else:
             status.summary(DiagnosticStatus.OK, "tracking")
-        rate, _ = self._rates(self.counters)
-        status.add("images per second", f"{rate:.2f}")
+        status.add("images per second", f"{self._rates(self.counters)[0]:.2f}")
         status.add("tracked", str(self.tracked))
         status.add("coasted", str(self.coasted))
         status.add("keyframes given up", str(self.tracker.given_up))
@@ -243,11 +244,19 @@ class OdometryNode(LifecycleNode):
         status.add("dropped, invalid", str(self.counters.dropped_invalid))
         return status
 
+    @property
+    def _silent(self) -> bool:
+        return time.monotonic() - self._image_s > value(self, "watchdog_period")
+
     def _publish_status(self) -> None:
+        told = self._diagnose(DiagnosticStatusWrapper())
+        state = Status.DEGRADED if self._silent and self.state == Status.TRACKING else self.state
         self._status.publish(
             Status(
                 header=header(self.get_clock().now().nanoseconds, value(self, "odom_frame")),
-                state=self.state,
+                state=state if self._worker is not None else Status.PAUSED,
+                input_rate=self._rates(self.counters)[0],
+                message="" if told.level == DiagnosticStatus.OK else told.message,
                 frames_received=self.counters.received,
                 frames_used=self.tracked,
                 frames_dropped_overload=self.counters.dropped_overload,

@@ -164,6 +164,7 @@ def test_a_told_scale_a_new_piece_and_a_pause(nodes, node, camera, office, tmp_p
     )
     clouds, grids = latest(node, PointCloud2, "map_cloud"), latest(node, OccupancyGrid, "map")
     nodes.start("map_node", require_metric=True, map_publish_period=0.2, map_folder=tmp_path)
+    tracker = latest(node, Status, "odometry_status")
     nodes.start("odometry_node", require_metric=True)
     nodes.start("mapping_node", FAKE, require_metric=True, **FAST)
     camera.wait_for(2)
@@ -174,6 +175,8 @@ def test_a_told_scale_a_new_piece_and_a_pause(nodes, node, camera, office, tmp_p
     camera.play(office[16:24], START_NS + 16 * STEP_NS)
     # withheld until metres are known
     assert not (points or odometry or clouds or grids) and not status[-1].metric
+    node.until(lambda: "waiting for metres" in tracker[-1].message, 10, "odometry_status tells it")
+    assert tracker[-1].input_rate > 0
     scale = "mapping_node/set_scale"
     assert not call(node, SetScale, scale, SetScale.Request(scale=-1.0)).success
     assert call(node, SetScale, scale, SetScale.Request(scale=2.5)).success
@@ -202,6 +205,10 @@ def test_a_told_scale_a_new_piece_and_a_pause(nodes, node, camera, office, tmp_p
     assert status[-1].state == Status.PAUSED  # though something was mapped
     assert call(node, Trigger, "mapping_node/resume", Trigger.Request()).success
     node.until(lambda: status[-1].state == Status.TRACKING, 10, "tracking")
+    stop = ChangeState.Request(transition=Transition(id=Transition.TRANSITION_DEACTIVATE))
+    assert call(node, ChangeState, "odometry_node/change_state", stop).success
+    node.until(lambda: tracker[-1].message == "not active", 10, "odometry_status tells it")
+    assert tracker[-1].state == Status.PAUSED
 
 
 def test_parameters_are_checked_at_the_start_and_live(nodes, node, camera, office):
@@ -272,21 +279,25 @@ def test_another_publisher_of_our_frame_is_named_and_we_stop(nodes, node, camera
 
 def test_diagnostics_tell_silence_and_health(nodes, node, camera, office):
     told, inference = diagnosis(node, "input"), diagnosis(node, "inference")
-    nodes.start("mapping_node", FAKE, watchdog_period=1.0, **FAST)
+    status = latest(node, Status, "status")
+    nodes.start("mapping_node", FAKE, watchdog_period=1.0, camera_info_timeout=600.0, **FAST)
     camera.wait_for(1)
     node.until(lambda: told and told[-1].level == DiagnosticStatus.ERROR, 30, "silence")
     assert "they are there but send nothing" in told[-1].message
     for number in range(60):
         camera.send(rgb_to_image(office[number % 40].image, Header()), camera_time(node), 0.1)
-        if told[-1].level == DiagnosticStatus.OK:
+        if told[-1].level == DiagnosticStatus.OK and status[-1].state == Status.TRACKING:
             break
     assert told[-1].level == DiagnosticStatus.OK
+    assert (status[-1].state, status[-1].message) == (Status.TRACKING, "")
     values = {v.key: v.value for v in told[-1].values}
     assert int(values["images received"]) > 0
     values = {v.key: v.value for v in inference[-1].values}
     assert (values["device"], values["GPU temperature [deg C]"]) == ("fake", "61")
     node.destroy_publisher(camera.images)
     node.until(lambda: told[-1].level == DiagnosticStatus.ERROR, 30, "silence again")
+    node.until(lambda: "/image: 0 publishers" in status[-1].message, 10, "status tells it")
+    assert status[-1].state == Status.DEGRADED
     again = Camera(node, reliable=False)  # the camera comes back as another kind
     again.wait_for(1)
     for number in range(60):
@@ -330,6 +341,7 @@ def test_the_focal_length_of_an_uncalibrated_camera_is_in_the_diagnostics(
 
 def test_a_node_goes_through_its_states_and_back(nodes, node, camera, office):
     told, chunks = diagnosis(node, "input"), latest(node, Chunk, "chunk", 50)
+    status = latest(node, Status, "status")
     nodes.start("mapping_node", FAKE, **FAST)
     camera.wait_for(1)
     change = "mapping_node/change_state"
@@ -341,6 +353,9 @@ def test_a_node_goes_through_its_states_and_back(nodes, node, camera, office):
     ):
         request = ChangeState.Request(transition=Transition(id=transition))
         assert call(node, ChangeState, change, request).success
+        if transition == Transition.TRANSITION_DEACTIVATE:
+            node.until(lambda: status and status[-1].message == "not active", 10, "status tells it")
+            assert status[-1].state == Status.PAUSED
         if transition == Transition.TRANSITION_CLEANUP:
             node.until(lambda: told and told[-1].message == "not active", 10, "it is said")
             for kind, name in (
