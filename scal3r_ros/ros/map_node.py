@@ -3,6 +3,7 @@
 A process of its own, so that a large publication never delays an image.
 """
 
+from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ class MapNode(Node):
         super().__init__("map_node")
         stand_back()  # odometry of the next image comes first
         declare(self, MAP)
-        self.map = ChunkMap(value(self, "storage_folder"))
+        self.map = ChunkMap(expanduser(value(self, "storage_folder")))
         self._version = 0  # of the map, counts changes
         self._stamp_ns = 0
         self._metric = False  # the newest chunk

@@ -25,7 +25,7 @@ MODES = ("replace", "merge")
 
 def inside(folder: str, path: str) -> Path:
     """A path below the map folder. Raises ValueError for one that leads out of it."""
-    root = Path(folder or ".").resolve()
+    root = Path(folder or ".").expanduser().resolve()
     wanted = (root / path).resolve()
     if not path or wanted == root or not wanted.is_relative_to(root):
         raise ValueError(f"path must name something in {root}, got {path!r}")

@@ -1,5 +1,8 @@
 """The mapper's settings from the node's parameters."""
 
+from os.path import expanduser
+from pathlib import Path
+
 from scal3r_ros.mapping.config import (
     ChunkConfig,
     ConfigError,
@@ -17,10 +20,10 @@ def make_mapper(node: AnyNode) -> Mapper:
     ValueError or OSError."""
     from scal3r_ros.mapping.predictor import NetworkPredictor
 
-    config = mapper_config(node)
+    config, checkpoint = mapper_config(node), value(node, "checkpoint")
     network = NetworkPredictor.load(
         value(node, "model"),
-        value(node, "checkpoint") or None,
+        Path(checkpoint).expanduser() if checkpoint else None,
         device=value(node, "device"),
         precision=value(node, "precision"),
         settings=config.network,
@@ -75,7 +78,7 @@ def mapper_config(node: AnyNode) -> MapperConfig:
             },
             "storage": {
                 "in_memory": value(node, "submaps_in_memory"),
-                "folder": value(node, "storage_folder"),
+                "folder": expanduser(value(node, "storage_folder")),
             },
             "orientation": value(node, "map_orientation"),
         },

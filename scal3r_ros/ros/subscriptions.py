@@ -16,7 +16,7 @@ from scal3r_ros.data.calibration import camera_of_info, is_rectified
 from scal3r_ros.data.encodings import BitDepth, EncodingError
 from scal3r_ros.data.sequence import SequenceError, Undistorter
 from scal3r_ros.doctor import fast_dds_remedy
-from scal3r_ros.geometry.camera import Camera, intrinsics
+from scal3r_ros.geometry.camera import intrinsics
 from scal3r_ros.mapping.types import Frame
 from scal3r_ros.ros.conversions import image_to_rgb, stamp_to_ns
 from scal3r_ros.ros.frame_queue import FrameCounters
@@ -28,6 +28,7 @@ from scal3r_ros.ros.reliability import RECHECK_S, FollowingSubscription
 from scal3r_ros.ros.running import STEADY
 
 JUMP_NS = 500_000_000  # back by more than this, time has jumped; by less, an image was late
+MOST_SIZES = 4  # of images, whose calibrations are kept
 LATE_IN_A_ROW = 10  # late images that say the same
 
 
@@ -61,8 +62,8 @@ class ImageInput:
         self._K = self._told_intrinsics()
         self._own_intrinsics = self._K is not None
         self._bits = BitDepth()  # of 16-bit images
-        self._undistort: Undistorter | None = None
-        self._camera: Camera | None = None
+        self._calibrations: dict[tuple[int, ...], Undistorter] = {}  # by height and width
+        self._undistort: Undistorter | None = None  # of the newest image
         self._began_s = time.monotonic()
         self._last_ns = self._accepted_ns = -1
         self._late = 0  # in a row
@@ -79,7 +80,7 @@ class ImageInput:
 
     @property
     def has_calibration(self) -> bool:
-        return self._undistort is not None or self._own_intrinsics
+        return bool(self._calibrations) or self._own_intrinsics
 
     @property
     def intrinsics_source(self) -> int:
@@ -146,9 +147,12 @@ class ImageInput:
             return
         if not value(self.node, "rectify"):
             camera = replace(camera, distortion=np.zeros(0))
-        known = self._camera
-        if known is None or not known.same_as(camera):
-            self._camera, self._undistort = camera, Undistorter(camera)
+        size = camera.height, camera.width
+        known = self._calibrations.get(size)
+        if known is None or not known.camera.same_as(camera):
+            self._calibrations[size] = Undistorter(camera)
+        if len(self._calibrations) > MOST_SIZES:
+            del self._calibrations[next(iter(self._calibrations))]
 
     def _on_image(self, message: Any) -> None:
         self.counters.received += 1
@@ -176,8 +180,10 @@ class ImageInput:
     ) -> tuple[UInt8[ndarray, "h w 3"], Float[ndarray, "3 3"] | None]:
         if self._own_intrinsics:
             return image, self._K
-        if self._undistort is None:
+        if not self._calibrations:
             return image, None
+        newest = next(reversed(self._calibrations.values()))
+        self._undistort = self._calibrations.get(image.shape[:2], newest)
         return self._undistort(image), self._undistort.K
 
     def _waits_for_mask(self) -> bool:

@@ -55,7 +55,8 @@ from scal3r_ros.ros.offline_node import OfflineNode
 from scal3r_ros.ros.parameters import MAPPING, NODES
 from scal3r_ros.ros.robot_link import RobotLink
 from scal3r_ros.ros.sensors import ScaleSensors
-from scal3r_ros.ros.settings import mapper_config
+from scal3r_ros.ros.services import inside
+from scal3r_ros.ros.settings import make_mapper, mapper_config
 from scal3r_ros.ros.subscriptions import ImageInput
 from scal3r_ros.tracking.features import find_corners
 from test.conftest import ROOT, TruthPredictor, random_sim3
@@ -415,4 +416,42 @@ def test_images_beyond_the_rate_are_passed_over(tmp_path):
         node.hear("/image", serialize_message(rgb_to_image(np.zeros((4, 6, 3), np.uint8), head)))
     assert seen == [k * 10**8 for k in (1, 3, 5, 7)]
     images.close()
+    node.close()
+
+
+def test_calibration_of_another_size_takes_the_place_of_none(tmp_path):
+    node, seen = OfflineNode(MAPPING, {}, tmp_path / "bag"), []
+    images = ImageInput(node, lambda frame, _: seen.append(frame.K), FrameCounters())
+
+    def info(f: float, width: int, height: int) -> None:
+        K = np.array([[f, 0, width / 2], [0, f, height / 2], [0, 0, 1]])
+        node.hear("/camera_info", serialize_message(camera_to_info(K, height, width, Header())))
+
+    def image(width: int, height: int) -> None:
+        head = Header(frame_id="camera", stamp=ns_to_stamp((len(seen) + 1) * 10**8))
+        picture = rgb_to_image(np.zeros((height, width, 3), np.uint8), head)
+        node.hear("/image", serialize_message(picture))
+
+    info(300.0, 6, 4)
+    info(600.0, 12, 8)
+    for width, height in ((6, 4), (12, 8), (6, 4)):
+        image(width, height)
+    info(310.0, 6, 4)
+    image(6, 4)
+    assert [K[0, 0] for K in seen] == [300.0, 600.0, 300.0, 310.0]
+    image(24, 16)
+    assert images.counters.dropped_invalid == 1
+    images.close()
+    node.close()
+
+
+def test_a_home_folder_may_be_written_short(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert inside("~/maps", "office") == tmp_path / "maps" / "office"
+    node = OfflineNode(MAPPING, {"storage_folder": "~/clouds"}, tmp_path / "bag")
+    assert mapper_config(node).storage.folder == str(tmp_path / "clouds")
+    node.close()
+    node = OfflineNode(MAPPING, {"checkpoint": "~/none.safetensors"}, tmp_path / "bag2")
+    with pytest.raises((ValueError, OSError), match=str(tmp_path / "none.safetensors")):
+        make_mapper(node)
     node.close()
