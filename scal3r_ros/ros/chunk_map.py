@@ -72,6 +72,12 @@ class ChunkMap:
             self.chunks[index].T_map_chunk = self.places[index]
         return anew or len(places) > 0
 
+    @property
+    def missing(self) -> set[int]:
+        """Chunks that were told of, by a place or by a later number, and are not there."""
+        told = self.places.keys() | self.chunks.keys()
+        return set(range(max(told, default=-1) + 1)) - self.chunks.keys()
+
     def cloud(self, most: int = 0) -> Cloud:
         """Everything, in the map frame; thinned evenly to `most` points, 0: all."""
         return join([cloud for _, cloud in self._placed(most)])

@@ -66,6 +66,11 @@ SERVICES = (
     ("mapping_node/flush", "std_srvs/Trigger", "maps what waits now, as a shorter chunk"),
     ("mapping_node/new_map", "std_srvs/Trigger", "a new piece of the map, joined where recognised"),
     (
+        "mapping_node/publish_map",
+        "std_srvs/Trigger",
+        "all chunks and their places again: for a map_node that starts late, which asks itself",
+    ),
+    (
         "mapping_node/save_map",
         "scal3r_ros/SaveMap",
         "everything needed to go on, as a folder; format mesh: a surface too",

@@ -13,6 +13,7 @@ from nav_msgs.msg import OccupancyGrid
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.node import Node
 from sensor_msgs.msg import PointCloud2
+from std_srvs.srv import Trigger
 
 from scal3r_ros.geometry.voxels import strongest_per_voxel
 from scal3r_ros.mapping.map_file import write_npz, write_pcd, write_ply
@@ -34,6 +35,7 @@ from scal3r_ros.ros.parameters import MAP, declare, value
 from scal3r_ros.ros.running import STEADY, spin, stand_back
 from scal3r_ros.ros.services import inside
 
+ASK_PERIOD_S = 5.0
 WRITERS = {"ply": write_ply, "pcd": write_pcd, "npz": write_npz}
 
 
@@ -58,6 +60,10 @@ class MapNode(Node):
         if self._elevation:
             self._told[self._elevation] = 0
         self.create_timer(value(self, "map_publish_period"), self._publish, clock=STEADY)
+        self._mapper = self.create_client(Trigger, "mapping_node/publish_map")
+        self._missing: set[int] | None = None  # at the last look; None: nobody was asked yet
+        self._asked_for: set[int] = set()
+        self.create_timer(ASK_PERIOD_S, self._ask, clock=STEADY)
         self.create_service(SaveMap, "~/save_map", self._on_save)
 
     def _on_parameters(self, _: list[Any]) -> SetParametersResult:
@@ -73,6 +79,17 @@ class MapNode(Node):
 
     def _on_corrections(self, message: Corrections) -> None:
         self._version += self.map.correct(message)
+
+    def _ask(self) -> None:
+        """For the map so far at the start, later for chunks that did not come: once for each."""
+        if not self._mapper.service_is_ready():
+            return
+        missing, before = self.map.missing, self._missing
+        lasting = missing & before if before else set()  # a place may overtake its chunk
+        if before is None or lasting - self._asked_for:
+            self._asked_for = missing
+            self._mapper.call_async(Trigger.Request())
+        self._missing = missing
 
     def _publish(self) -> None:
         """What somebody listens to, where it changed since it was published last."""

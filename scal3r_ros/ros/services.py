@@ -55,6 +55,7 @@ class MappingServices:
             "resume": self._resume,
             "flush": self._flush,
             "new_map": self._new_map,
+            "publish_map": self._publish_map,
         }
         for name, answer in triggers.items():
             node.create_service(Trigger, f"~/{name}", answer)
@@ -119,6 +120,17 @@ class MappingServices:
         node = self.node
         if await self._answer(response, lambda: node.worker.run(node.mapper.begin_piece)) is None:
             response.message = response.message or "the next image begins a new piece of the map"
+        return response
+
+    async def _publish_map(self, _: Any, response: Any) -> Any:
+        node = self.node
+
+        def publish() -> str:
+            if node.mapper.submaps:
+                node.maps.publish_everything()
+            return f"{len(node.mapper.submaps)} chunks"
+
+        response.message = await self._answer(response, publish) or response.message
         return response
 
     async def _save(self, request: Any, response: Any) -> Any:

@@ -100,6 +100,11 @@ def test_who_listens_late_still_gets_the_map(nodes, node, camera, office):
     assert set_parameter(node, "map_voxel_size", 5.0, of="map_node").successful
     width = clouds[-1].width
     node.until(lambda: clouds[-1].width < width / 10, 10, "a coarser map at once")
+    nodes.running["map_node"].kill()
+    nodes.running.pop("map_node").wait(timeout=10)
+    clouds.clear()
+    nodes.start("map_node", map_publish_period=0.5)  # as a launch file that respawns it
+    node.until(lambda: clouds and clouds[-1].width == width, 30, "the whole map again")
     assert nodes.stop() == {"map_node": 0, "mapping_node": 0}
 
 

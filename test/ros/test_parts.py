@@ -369,7 +369,9 @@ def test_corrections_may_overtake_chunks_and_a_mapper_may_begin_anew():
     places = [Sim3(np.eye(3), np.array([x, 0.0, 0.0]), 1.0) for x in (5.0, 6.0)]
     flat = [v for place in places for v in sim3_to_list(place)]
     assert found.correct(Corrections(chunk_ids=[0, 1], sim3=flat))
+    assert found.missing == {1}
     found.add_chunk(chunk_message(1, 1.0, 2))  # published before what corrected it
+    assert not found.missing
     np.testing.assert_allclose(found.cloud().xyz[:, 0], [5.0, 6.0])
     np.testing.assert_allclose([T[0, 3] for T in found.keyframe_poses().values()], [5.0, 6.0])
     found.add_chunk(chunk_message(0, 2.0, 100))  # same session and number, other images
