@@ -153,10 +153,10 @@ class MappingNode(LifecycleNode):
         self.paused = True
 
     def resume(self) -> None:
-        """Raises ValueError after a fault: nothing would be mapped."""
+        """Raises ValueError after a fault: nothing is mapped before another session begins."""
+        self.paused = False
         if self.worker.broken:
             raise ValueError(f"mapping has stopped ({self.message}): reset or load_map begin anew")
-        self.paused = False
         self.last_image_s = time.monotonic()  # nobody asked for one meanwhile
         self.state = Status.TRACKING if self.mapper.submaps else Status.WAITING
 

@@ -96,6 +96,7 @@ def test_a_fault_leaves_what_was_mapped_to_be_saved_and_a_reset_begins_anew(
     assert "a fault that nobody thought of" in status[-1].message
     saved = call(node, SaveMap, "mapping_node/save_map", SaveMap.Request(path="rescued"))
     assert saved.success and saved.points > 0
+    assert call(node, Trigger, "mapping_node/pause", Trigger.Request()).success
     resumed = call(node, Trigger, "mapping_node/resume", Trigger.Request())
     assert not resumed.success and "reset or load_map begin anew" in resumed.message
     assert status[-1].state == Status.ERROR
