@@ -31,7 +31,7 @@ class FollowingSubscription:
         self.node, self._kind, self._topic, self._callback = node, kind, topic, callback
         self._depth, self._wanted = depth, wanted
         self.name = node.resolve_topic_name(topic)
-        self.reliable = wanted == "reliable" or (wanted == "auto" and self._all_reliable)
+        self._reliable = wanted == "reliable" or (wanted == "auto" and self._all_reliable)
         self._silent = True  # since the publishers were looked at last
         self._subscription = self._subscribed()
         self._timer = node.create_timer(RECHECK_S, self._recheck, clock=STEADY)
@@ -61,7 +61,7 @@ class FollowingSubscription:
         self.node.destroy_subscription(self._subscription)
 
     def _subscribed(self) -> Any:
-        policy = ReliabilityPolicy.RELIABLE if self.reliable else ReliabilityPolicy.BEST_EFFORT
+        policy = ReliabilityPolicy.RELIABLE if self._reliable else ReliabilityPolicy.BEST_EFFORT
         qos = QoSProfile(depth=self._depth, reliability=policy)
         return listen(self.node, self._kind, self._topic, self._heard, qos)
 
@@ -74,7 +74,7 @@ class FollowingSubscription:
         silent, self._silent = self._silent, True
         if self._wanted != "auto" or not silent or not self.publishers:
             return
-        if self.reliable != self._all_reliable:
-            self.reliable = not self.reliable
+        if self._reliable != self._all_reliable:
+            self._reliable = not self._reliable
             self.node.destroy_subscription(self._subscription)
             self._subscription = self._subscribed()

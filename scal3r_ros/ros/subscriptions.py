@@ -117,7 +117,7 @@ class ImageInput:
         told, unreliable = self.describe(), self._subscription.unreliable
         if not self._subscription.publishers:
             return f"{told}; is the topic right (remap image:=...)?"
-        if unreliable and self._subscription.reliable:
+        if unreliable and value(self.node, "image_reliability") == "reliable":
             return f"{told}; image_reliability:=reliable does not fit a best-effort publisher"
         if unreliable:
             return f"{told}; large best-effort images are lost by default: {fast_dds_remedy()}"
