@@ -155,7 +155,8 @@ class MappingServices:
                 raise ValueError(f"mode must be one of {', '.join(MODES)}, got {request.mode!r}")
             if request.use_initial_pose:
                 checked_pose(request.initial_pose)
-            stored = read_map(inside(value(node, "map_folder"), request.path))
+            folder = inside(value(node, "map_folder"), request.path)
+            stored = read_map(folder, node.mapper.config.storage.folder)
             restore(node.mapper, stored, merge=request.mode == "merge")
             node.mapper.localising = request.localization_only
             node.loaded()
