@@ -61,7 +61,7 @@ class MapNode(Node):
             self._told[self._elevation] = 0
         self.create_timer(value(self, "map_publish_period"), self._publish, clock=STEADY)
         self._mapper = self.create_client(Trigger, "mapping_node/publish_map")
-        self._missing: set[int] | None = None  # at the last look; None: nobody was asked yet
+        self._missing: set[int] | None = None  # at the last look; None: there was none yet
         self._asked_for: set[int] = set()
         self.create_timer(ASK_PERIOD_S, self._ask, clock=STEADY)
         self.create_service(SaveMap, "~/save_map", self._on_save)
@@ -81,12 +81,14 @@ class MapNode(Node):
         self._version += self.map.correct(message)
 
     def _ask(self) -> None:
-        """For the map so far at the start, later for chunks that did not come: once for each."""
+        """For the map so far where none has come since the start; later for chunks that did not
+        come: once for each."""
         if not self._mapper.service_is_ready():
             return
         missing, before = self.map.missing, self._missing
         lasting = missing & before if before else set()  # a place may overtake its chunk
-        if before is None or lasting - self._asked_for:
+        silent = before is None and not self.map.chunks
+        if silent or lasting - self._asked_for:
             self._asked_for = missing
             self._mapper.call_async(Trigger.Request())
         self._missing = missing
