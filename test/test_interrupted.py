@@ -16,6 +16,7 @@ from test.test_cli import clip  # noqa: F401
 
 
 def test_the_first_interrupt_is_told_and_the_second_ends():
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a job behind &
     usual = signal.getsignal(signal.SIGINT)
     with Interrupt() as interrupt:
         os.kill(os.getpid(), signal.SIGINT)
@@ -25,6 +26,7 @@ def test_the_first_interrupt_is_told_and_the_second_ends():
     with Interrupt() as interrupt:
         assert not interrupt.came
     assert signal.getsignal(signal.SIGINT) == usual
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.slow

@@ -72,6 +72,7 @@ class MapPublisher:
         self._pose = node.create_publisher(PoseWithCovarianceStamped, "pose", RELIABLE)
         alone = value(node, "odom_source") == "none"
         self._odometry = node.create_publisher(Odometry, "odometry", ODOMETRY) if alone else None
+        self.began = False  # there are chunks that somebody may have missed
         self.latency_s = 0.0
 
     @property
@@ -84,6 +85,7 @@ class MapPublisher:
             self.node.destroy_publisher(publisher)
 
     def reset(self) -> None:
+        self.began = False
         self._corrections.publish(
             Corrections(header=header(0, self.map_frame), map_session=self.mapper.session)
         )
@@ -92,6 +94,7 @@ class MapPublisher:
         submap = update.submap
         cloud = self.mapper.point_map.clouds[submap.index]
         self._chunks.publish(self._chunk_message(submap, cloud))
+        self.began = True
         if update.moved:
             rescaled = update.rescaled != 1.0
             reason = Corrections.SCALE if rescaled else Corrections.LOOP
@@ -134,6 +137,7 @@ class MapPublisher:
         for submap in self.mapper.submaps:
             cloud = self.mapper.point_map.clouds[submap.index]
             self._chunks.publish(self._chunk_message(submap, cloud))
+        self.began = True
         self.publish_corrections(Corrections.LOAD)
 
     def _chunk_message(self, submap: Submap, cloud: Cloud) -> Chunk:

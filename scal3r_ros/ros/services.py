@@ -123,12 +123,14 @@ class MappingServices:
         return response
 
     async def _publish_map(self, _: Any, response: Any) -> Any:
+        """Chunks again; not the first one that is under way, which comes anyway."""
         node = self.node
+        began = node.maps.began
 
         def publish() -> str:
-            if node.mapper.submaps:
+            if began and node.mapper.submaps:
                 node.maps.publish_everything()
-            return f"{len(node.mapper.submaps)} chunks"
+            return f"{len(node.mapper.submaps) if began else 0} chunks"
 
         response.message = await self._answer(response, publish) or response.message
         return response
