@@ -127,6 +127,8 @@ def test_a_device_that_does_not_exist_is_one_line(command):
         (["eval", "baselines", "/no/bag", "--out", "x", "--topic", "/a"], "/no/bag does not exist"),
         (["bench", "tracker", "--sequence", OFFICE, "--size", "0x0"], "WIDTHxHEIGHT, got 0x0"),
         (["bench", "memory", "--frames", "50"], "greater than or equal to 100"),
+        (["bench", "backend"], "either --poses or --stored is needed"),
+        (["bench", "backend", "--stored", "nope"], "nope/pgo.safetensors"),
         (["bench", "ros", "--size", "0x0"], "size must be WIDTHxHEIGHT, got 0x0"),
         (["bench", "ros", "--sequence", "nope"], "nope does not exist"),
     ],

@@ -247,7 +247,7 @@ class MapPublisher:
             self._certainty.publish(float_to_image(certainty, head))
 
     def _publish_path(self, submap: Submap) -> None:
-        newest = submap.T_map_submap.apply_pose(submap.T_submap_cam[-1])
+        newest = submap.end
         head = header(submap.stamps_ns[-1], self.map_frame)
         T_base_cam = self.robot.T_base_cam(self.frame_id)
         if T_base_cam is not None and not self.withheld:
