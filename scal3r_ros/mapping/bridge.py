@@ -198,7 +198,7 @@ def _mutual(
 
 def _small(submap: Submap, slots: Sequence[int], grid: tuple[int, int]) -> Submap:
     """Some of its frames, with few pixels."""
-    names = (*BULKY, "K", "T_submap_cam")
+    names = (*BULKY, "T_submap_cam")
     part = replace(submap, **{name: getattr(submap, name)[slots] for name in names})
     return on_grid(part, grid)
 

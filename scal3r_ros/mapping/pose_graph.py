@@ -275,6 +275,7 @@ class PoseGraph:
         after = solved[:, :3] * s[:, None, None]
         change = np.abs(after - before[:, :3]).max(axis=(1, 2))
         for k in np.flatnonzero(change > MOVED * s):
-            moved[indices[k]] = Sim3(solved[k, :3, :3], after[k, :, 3], float(s[k]))
+            R, t = solved[k, :3, :3].copy(), after[k, :, 3].copy()  # no view keeps all the rest
+            moved[indices[k]] = Sim3(R, t, float(s[k]))
         self.poses |= moved
         return moved

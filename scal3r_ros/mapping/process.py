@@ -26,6 +26,14 @@ def steady_heap() -> None:
             mallopt(option, number)
 
 
+def return_holes() -> None:
+    """Pages that lie free between what is kept go back: a long run's small leavings scatter over
+    more and more of them. Takes two milliseconds; what `steady_heap` keeps stays."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(ctypes.c_size_t(KEPT))
+
+
 def one_blas_thread() -> None:
     """Linear algebra of numpy, scipy and OpenCV stays in the thread that asks for it: BLAS would
     keep every other core busy with waiting for the next small matrix. torch keeps its threads."""

@@ -1,13 +1,19 @@
 """Old parts of the map lie on disk: what is seldom needed takes no memory."""
 
+import os
 import shutil
 import tempfile
 import weakref
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
 import numpy as np
 from numpy import ndarray
+
+from scal3r_ros.mapping.process import return_holes
+
+SETTLED = 256  # times that something went to disk: then what it left free is worth returning
 
 
 class Shelf:
@@ -22,7 +28,10 @@ class Shelf:
 
     def put(self, **arrays: ndarray) -> "Shelved":
         """Raises OSError where the disk is full."""
-        return Shelved(self, arrays)
+        shelved = Shelved(self, arrays)
+        if shelved._number % SETTLED == 0:
+            return_holes()
+        return shelved
 
 
 class Shelved:
@@ -44,7 +53,8 @@ class Shelved:
 
     def __del__(self) -> None:
         for name in self._names:
-            self._path(name).unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                os.unlink(self._path(name))
 
-    def _path(self, name: str) -> Path:
-        return self._shelf.path / f"{self._number:08d}.{name}.npy"
+    def _path(self, name: str) -> str:
+        return f"{self._shelf.path}/{self._number:08d}.{name}.npy"  # a Path interns its parts

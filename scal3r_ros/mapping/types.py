@@ -15,7 +15,8 @@ from scal3r_ros.geometry.sim3 import Sim3
 from scal3r_ros.mapping.shelf import Shelf, Shelved
 
 TOLERANCE = 1e-3  # of what a network says in single precision
-BULKY = ("depth", "confidence", "edge_certainty", "thumbnails", "descriptors")  # of a submap
+# of a submap: what lies on disk when it is old
+BULKY = ("depth", "confidence", "edge_certainty", "thumbnails", "descriptors", "K")
 
 
 @dataclass(frozen=True, eq=False, slots=True)

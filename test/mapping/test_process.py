@@ -50,6 +50,31 @@ def test_small_arrays_come_again_and_large_ones_go_back():
     assert answers["steady"][1] < 1  # of the 20 that were there
 
 
+HOLES = """
+from scal3r_ros.mapping.process import return_holes, steady_heap
+steady_heap()
+
+def resident():
+    status = open("/proc/self/status").read()
+    return int(status.split("VmRSS:")[1].split()[0]) << 10
+
+blocks = [bytearray(8000) for _ in range(20_000)]
+pins = blocks[::16]
+del blocks
+full = resident()
+return_holes()
+print((full - resident()) / (20_000 * 8000))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc is set, there is none")
+def test_what_is_free_between_kept_things_goes_back():
+    """A sixteenth of 160 MB is kept, all over; more than half of the rest returns."""
+    command = [sys.executable, "-c", HOLES]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert 0.5 < float(told) <= 1
+
+
 THREADS = """
 import json, sys, cv2, numpy, scipy.linalg, torch
 from threadpoolctl import threadpool_info
