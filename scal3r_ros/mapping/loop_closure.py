@@ -87,7 +87,6 @@ class LoopDetector:
             self.keyframes.append(frames[slot], submap.index)
             self.words.append(self._described[frames[slot].index])
             self.tokens.append(submap.descriptors[slot])
-        self._views = {}
         piece = graph.piece(submap.index)
         tries = LOST_TRIES if whole else 1
         self.bridges.begin(tries)
@@ -112,7 +111,7 @@ class LoopDetector:
         self.words.forget_from(first)
         self.tokens.forget_from(first)
         self.bridges.forget()
-        self._views = {}
+        self.decided()
 
     def _candidates(
         self,
@@ -153,6 +152,10 @@ class LoopDetector:
     def close(self, candidate: LoopCandidate) -> None:
         """Remembers a pair, so that it is not verified again and again."""
         self.closed.append((candidate.old, candidate.new))
+
+    def decided(self) -> None:
+        """All candidates of a chunk are verified: nothing of their images is kept."""
+        self._views = {}
 
     def verify(
         self, candidate: LoopCandidate, submaps: Sequence[Submap], graph: PoseGraph

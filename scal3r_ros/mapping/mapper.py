@@ -251,6 +251,7 @@ class Mapper:
             self.loop_detector.close(candidate)
             self.graph.add_edge(edge)
             added += 1
+        self.loop_detector.decided()
         moved = self._optimise() if added else set()
         self.counters.loops = self.graph.loops
         self.counters.loops_refused += added - max(0, self.graph.loops - before)

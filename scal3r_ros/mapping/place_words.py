@@ -44,7 +44,7 @@ def root_sift(image: UInt8[ndarray, "h w 3"]) -> Float32[ndarray, "n 128"]:
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     height = max(1, round(grey.shape[0] * WIDTH / grey.shape[1]))
     grey = cv2.resize(grey, (WIDTH, height), interpolation=cv2.INTER_AREA)
-    found = local_features(np.asarray(grey), FEATURES, CONTRAST).descriptors
+    found = local_features(np.asarray(grey), FEATURES, CONTRAST).descriptors.astype(np.float32)
     return np.sqrt(found / np.maximum(found.sum(axis=1, keepdims=True), 1e-9))
 
 
