@@ -25,8 +25,9 @@ from scal3r_ros.tracking.types import TrackerConfig
 
 HEIGHT, WIDTH, FOCAL = 240, 320, 300.0
 STEP_PX = 6.0  # by which the picture moves from image to image
+BLOTS = (4, 12, 40)  # pixels
 DISTANCE = 2.0  # m to the wall
-PAGE = 20 * WIDTH  # pixels of the painting that are made at a time
+PAGE = 40 * WIDTH  # pixels of the painting that are made at a time: beyond what the heap keeps
 DEPTH_SIZE = (126, 168)  # of the nano network
 DESCRIPTOR = 256
 SAMPLES = 20
@@ -128,9 +129,8 @@ def _pages(seed: int, number: int) -> UInt8[ndarray, "h w 3"]:
 def _page(seed: int, number: int) -> UInt8[ndarray, "h w 3"]:
     """A part of the painting: blots of every size."""
     rng = np.random.default_rng((seed, number))
-    layers = [
-        cv2.resize(rng.uniform(0, 1, (HEIGHT // n, PAGE // n, 3)), (PAGE, HEIGHT))
-        for n in (4, 12, 40)
-    ]
-    mixed = np.mean(np.stack(layers), axis=0)
+    mixed = np.zeros((HEIGHT, PAGE, 3), np.float32)
+    for n in BLOTS:
+        small = rng.random((HEIGHT // n, PAGE // n, 3), np.float32)
+        mixed += cv2.resize(small, (PAGE, HEIGHT)) / len(BLOTS)
     return (255 * np.clip(2.2 * (mixed - 0.5) + 0.5, 0, 1)).astype(np.uint8)
