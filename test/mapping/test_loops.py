@@ -34,6 +34,7 @@ def test_places_seen_again_are_closed_and_right(there_and_back):
     map_sequence(there_and_back.frames, mapper, None)
     loops = [e for e in mapper.graph.edges if e.kind == "loop"]
     assert loops
+    assert not mapper.loop_detector._views, "images of a chunk's candidates outlast it"
     for edge in loops:
         old, new = (mapper.submaps[i] for i in (edge.target, edge.source))
         T = [there_and_back.T_world_cam[s.frame_indices[0]] for s in (old, new)]
