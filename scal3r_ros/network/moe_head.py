@@ -1,18 +1,20 @@
 """Mixture-of-experts depth (MoE3D, arXiv 2601.05208): K depth candidates and a gate per pixel.
 
 No code or weights of the paper are public; K = 4 and the sign of the entropy term follow it, the
-branch point, the gate's layers and the full-resolution colour path are our choices. The designs
+branch point, the gate's layers and its guide by colour are our choices. The designs
 differ in what each expert owns: A the last convolutions, B both output stages, C the last fusion
 as well, Z nothing but its rows of the last layer (MDA's way, arXiv 2606.02552).
 """
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from scal3r_ros.network.colour_guide import ColourGuide
 from scal3r_ros.network.dense_head import (
     DenseHead,
     FusedLevels,
@@ -72,7 +74,7 @@ class Mixture:
 
 
 class Gate(nn.Module):
-    """Logits from the fused features, sharpened at full resolution by a small path on colour."""
+    """Logits from the fused features; at full resolution they change where colour does."""
 
     def __init__(self, features: int, experts: int, colour: bool = True) -> None:
         super().__init__()
@@ -83,26 +85,16 @@ class Gate(nn.Module):
             nn.ReLU(),
             nn.Conv2d(features // 2, experts, 1),
         )
-        self.fine = (
-            nn.Sequential(
-                nn.Conv2d(3 + experts, 16, 3, padding=1),
-                nn.ReLU(),
-                nn.Conv2d(16, experts, 3, padding=1),
-            )
-            if colour
-            else None
-        )
+        self.guide = ColourGuide() if colour else None
         zero_last(self.coarse)
-        if self.fine is not None:
-            zero_last(self.fine)
 
     def forward(
         self, x: Float[Tensor, "f c h w"], images: Float[Tensor, "f 3 h2 w2"]
     ) -> Float[Tensor, "f k h2 w2"]:
-        logits = upsample(self.coarse(x), (images.shape[-2], images.shape[-1]))
-        if self.fine is None:
-            return logits
-        return logits + self.fine(torch.cat([logits, images.to(logits.dtype)], dim=1))
+        logits = self.coarse(x)
+        if self.guide is None:
+            return upsample(logits, (images.shape[-2], images.shape[-1]))
+        return self.guide(logits, images)
 
 
 def zero_last(layers: nn.Sequential) -> None:
@@ -163,6 +155,23 @@ class MoeHead(nn.Module):
             log_scale.clamp(MIN_LOG_SCALE, MAX_LOG_SCALE),
             functional.log_softmax(logits / self.temperature, dim=1),
         )
+
+    def start_apart(self, log_depths: Sequence[float], log_scale: float | None = None) -> None:
+        """Where each expert begins, by its last bias: equal ones get equal gradients for ever."""
+        alone = self.design != "Z"
+        with torch.no_grad():
+            for k, log_depth in enumerate(log_depths):
+                bias = self._last_bias(k)
+                bias[0 if alone else k] = log_depth
+                if log_scale is not None:  # of a lone expert the bias is a confidence's
+                    bias[1 if alone else self.experts + k] = -log_scale if alone else log_scale
+
+    def _last_bias(self, expert: int) -> Tensor:
+        """Of the layer that ends in this expert's depth."""
+        if self.design == "A" and expert > 0:
+            return self.tails[expert - 1].get_parameter("1.bias")
+        own = expert if self.design in ("B", "C") else 0
+        return self.outputs[own].get_parameter("conv3.bias")
 
     def _expert_outputs(
         self, features: list[Float[Tensor, "f c h w"]], size: tuple[int, int]

@@ -20,18 +20,20 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from scal3r_ros.evaluation.boundary import edge_errors
-from scal3r_ros.network.dense_head import DenseHead, FusedLevels
+from scal3r_ros.network.colour_guide import ColourGuide
+from scal3r_ros.network.dense_head import DenseHead, FusedLevels, doubled, position_map
 from scal3r_ros.network.moe_head import Mixture, MoeHead
-from scal3r_ros.training.head_views import COARSE_UNIT, TEST_SEED, Views
-from scal3r_ros.training.losses import mixture_nll
+from scal3r_ros.training.head_views import COARSE_UNIT, FOV_DEG, TEST_SEED, Views
+from scal3r_ros.training.losses import expected_error, imbalance, mixture_nll
 
 PATCH = 8
 EXPERTS = 4
 SPREAD = 0.6  # of their first log depths round the coarse one
 FIXED_LOG_SCALE = float(np.log(0.05))  # of the likelihood, in log depth
-ENTROPY = {"l1": 0.0, "mean": 1e-3, "likelihood": 0.05}  # weight of the gate's, by recipe
+ENTROPY = {"l1": 0.0, "mean": 1e-3, "likelihood": 0.05, "joint": 0.0}  # weight of the gate's
+JOINT = {"expected": 0.5, "mean": 0.5, "likelihood": 0.1, "imbalance": 0.05}  # weights
 BATCH, RATE = 16, 1.5e-3
-FEATURES = {"single": 32, "B": 24, "C": 24, "Z": 32}  # channels of a head's fused features
+FEATURES = {"single": 32, "guided": 32, "B": 24, "C": 24, "Z": 32}  # channels
 HIDDEN, STEM, CHANNELS = 16, 16, (24, 32, 48)
 COARSEST = 64  # channels of the coarsest level; others' are what makes parameters equal
 
@@ -40,21 +42,23 @@ COARSEST = 64  # channels of the coarsest level; others' are what makes paramete
 class Arm:
     """One head and how it is trained."""
 
-    head: str  # single, B, C or Z
-    recipe: str  # l1 (single), mean (L1 of the mean, gate entropy) or likelihood
+    head: str  # single, guided, B, C or Z
+    recipe: str  # l1 (no mixture), mean (L1 of the mean, gate entropy), likelihood or joint
 
     @property
     def name(self) -> str:
-        return self.head if self.head == "single" else f"{self.head}, {self.recipe}"
+        return self.head if self.recipe == "l1" else f"{self.head}, {self.recipe}"
 
     @property
     def decodings(self) -> tuple[str, ...]:
-        return ("soft",) if self.head == "single" else ("soft", "pick")
+        return ("soft",) if self.recipe == "l1" else ("soft", "pick")
 
 
+RECIPES = ("joint", "mean", "likelihood")
 ARMS = (
     Arm("single", "l1"),
-    *(Arm(head, recipe) for head in ("B", "C", "Z") for recipe in ("mean", "likelihood")),
+    Arm("guided", "l1"),
+    *(Arm(head, recipe) for recipe in RECIPES for head in ("C", "B", "Z")),
 )
 
 
@@ -98,6 +102,24 @@ class StandIn(FusedLevels):
         return self.fused(levels), levels[0]
 
 
+class GuidedHead(DenseHead):
+    """A single head with the mixture's guide by colour: what the guide does without experts."""
+
+    def __init__(self, trunk: FusedLevels, features: int) -> None:
+        super().__init__(trunk, features, out=1, hidden=HIDDEN)
+        self.guide = ColourGuide()
+
+    def forward(
+        self, taps: list[Float[Tensor, "b n 4"]], images: Float[Tensor, "b 3 h w"], patch: int
+    ) -> Float[Tensor, "b 1 h w"]:
+        height, width = images.shape[-2:]
+        fused, finest = self.trunk(taps, (height // patch, width // patch), width / height)
+        x = self.output.conv1(self.fusion1(fused, doubled(fused), finest))
+        x = self.guide(x, images)
+        x = x + position_map(x.shape[1], height, width, width / height, x.device)
+        return self.output.conv3(self.output.conv2(x).relu())
+
+
 class TrialNet(nn.Module):
     """One of the project's heads on the stand-in; it corrects the coarse depth."""
 
@@ -105,11 +127,13 @@ class TrialNet(nn.Module):
         super().__init__()
         features = FEATURES[head]
         trunk = StandIn(features, coarsest)
-        self.head = (
-            DenseHead(trunk, features, out=1, hidden=HIDDEN)
-            if head == "single"
-            else MoeHead(trunk, features, hidden=HIDDEN, design=head, experts=EXPERTS)
-        )
+        self.head: nn.Module
+        if head == "single":
+            self.head = DenseHead(trunk, features, out=1, hidden=HIDDEN)
+        elif head == "guided":
+            self.head = GuidedHead(trunk, features)
+        else:
+            self.head = MoeHead(trunk, features, hidden=HIDDEN, design=head, experts=EXPERTS)
 
     def forward(self, x: Float[Tensor, "b 4 h w"]) -> Mixture:
         out = self.head([rearrange(x, "b c h w -> b (h w) c")], x[:, :3], PATCH)
@@ -138,31 +162,30 @@ def matched_net(head: str) -> TrialNet:
 
 
 def start_net(head: str) -> TrialNet:
-    """Experts that begin at the same depth never part: some begin nearer than the coarse depth,
-    some farther."""
+    """Some experts begin nearer than the coarse depth, some farther."""
     net = matched_net(head)
     if isinstance(net.head, MoeHead):
-        start = torch.linspace(-SPREAD, SPREAD, EXPERTS)
-        with torch.no_grad():
-            for k, output in enumerate(net.head.outputs):
-                bias = output.get_parameter("conv3.bias")
-                if net.head.design == "Z":
-                    bias[:EXPERTS] = start
-                else:
-                    bias[0] = start[k]
+        net.head.start_apart(np.linspace(-SPREAD, SPREAD, EXPERTS).tolist())
     return net
 
 
 def trial_loss(mixture: Mixture, depth: Float[Tensor, "b h w"], recipe: str) -> Float[Tensor, ""]:
-    """L1 of (mean) log depth, or the likelihood at a fixed scale; and the gate's entropy."""
+    """L1 of (mean) log depth, the likelihood at a fixed scale, or both and the error that the gate
+    makes by picking; and the gate's entropy."""
     valid = depth > 0
     log_depth = depth.clamp_min(1e-3).log()
+    fixed = replace(mixture, log_scale=torch.full_like(mixture.log_scale, FIXED_LOG_SCALE))
+    mean = (mixture.decode("soft").clamp_min(1e-3).log() - log_depth)[valid].abs().mean()
+    if recipe == "joint":
+        terms = {
+            "expected": expected_error(mixture, log_depth, valid),
+            "mean": mean,
+            "likelihood": mixture_nll(fixed, log_depth, valid),
+            "imbalance": imbalance(mixture, valid),
+        }
+        return torch.stack([JOINT[name] * term for name, term in terms.items()]).sum()
     gate = ENTROPY[recipe] * mixture.entropy()[valid].mean()
-    if recipe == "likelihood":
-        fixed = replace(mixture, log_scale=torch.full_like(mixture.log_scale, FIXED_LOG_SCALE))
-        return mixture_nll(fixed, log_depth, valid) + gate
-    mean = mixture.decode("soft").clamp_min(1e-3).log()
-    return (mean - log_depth)[valid].abs().mean() + gate
+    return (mixture_nll(fixed, log_depth, valid) if recipe == "likelihood" else mean) + gate
 
 
 def run_trial(arm: Arm, seed: int, steps: int, train: Views, test: Views) -> list[dict]:
@@ -207,6 +230,7 @@ def _judged(arm: Arm, seed: int, steps: int, net: TrialNet, test: Views) -> list
         "seed": seed,
         "steps": steps,
         "test_seed": TEST_SEED,
+        "fov_deg": FOV_DEG,
         "parameters": parameters(net),
         "gate_entropy": round(float(torch.stack([m.entropy().mean() for m in mixtures]).mean()), 4),
         "largest_usage": round(float(usage.max()), 4),

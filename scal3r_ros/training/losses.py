@@ -1,5 +1,6 @@
 """Losses of VGGT and MoE3D: cameras, depth as a mixture likelihood, gate entropy."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +24,8 @@ class LossConfig:
     mean: float = 0.5  # L1 of the mean log depth, which starts the experts off together
     gradient: float = 0.5  # of the mean log depth, over scales
     entropy: float = 1e-3  # + lambda H(w): drives the gate towards one expert
+    expected: float = 0.0  # L1 of the experts, weighted by the gate
+    balance: float = 0.0  # of the experts' use
     confidence: float = 0.2  # of the single head's confidence term
     own_unit: bool = False  # true depth in the unit of the prediction, chunk by chunk
     correspondence: float = 0.0  # of the attention that is shown where to look, see there
@@ -66,6 +69,23 @@ def mixture_nll(
     log_density = -error * (-mixture.log_scale).exp() - mixture.log_scale - 0.6931
     nll = -torch.logsumexp(mixture.log_weight + log_density, dim=1)
     return nll[valid].clamp_max(CLAMP).mean()
+
+
+def expected_error(
+    mixture: Mixture, log_depth: Float[Tensor, "f h w"], valid: Bool[Tensor, "f h w"]
+) -> Float[Tensor, ""]:
+    """Mean L1 of log depth if the expert were drawn by the gate: sum_k w_k |mu_k - z|. Unlike the
+    error of the mean it pays no expert for lying between two surfaces."""
+    error = (mixture.log_depth - log_depth[:, None]).abs()
+    return (mixture.log_weight.exp() * error).sum(dim=1)[valid].clamp_max(CLAMP).mean()
+
+
+def imbalance(mixture: Mixture, valid: Bool[Tensor, "f h w"]) -> Float[Tensor, ""]:
+    """log K less the entropy of the experts' use by the whole batch: 0 where all are used alike.
+    A gate may be sure of each pixel at no cost, as long as it is not sure of one expert alone."""
+    weight = mixture.log_weight.exp() * valid[:, None]
+    use = weight.sum(dim=(0, 2, 3)) / valid.sum()
+    return math.log(len(use)) + (use * use.clamp_min(1e-6).log()).sum()
 
 
 def gradient_loss(
@@ -121,6 +141,10 @@ def depth_loss(
     mean_error = (mean - truth)[valid].abs().clamp_max(CLAMP).mean()
     entropy = mixture.entropy()[valid].mean()
     total = config.depth * nll + config.mean * mean_error + config.entropy * entropy
+    if config.expected > 0:
+        total = total + config.expected * expected_error(mixture, truth, valid)
+    if config.balance > 0:
+        total = total + config.balance * imbalance(mixture, valid)
     total = total + config.gradient * gradient_loss(mean, truth, valid)
     usage = mixture.log_weight.detach().exp().mean(dim=(0, 2, 3)).max()
     parts |= {"nll": float(nll.detach()), "entropy": float(entropy.detach())}

@@ -7,6 +7,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader
 from scal3r_ros.network.aggregator import MemoryPolicy
 from scal3r_ros.network.checkpoint import load_model, save_weights
 from scal3r_ros.network.devices import choose_device
+from scal3r_ros.network.moe_head import MoeHead
 from scal3r_ros.network.parallel import (
     Process,
     as_in_first,
@@ -155,19 +157,10 @@ def _loaded_or_new(config: TrainConfig) -> Scal3R:
         return model
     sizes = Scal3RConfig.nano().with_head(config.depth_head, config.moe_design)
     model = Scal3R(sizes)
-    if config.depth_head == "moe" and config.moe_design == "Z":
-        _spread_experts(model)
+    if isinstance(model.depth_head, MoeHead):
+        apart = np.linspace(-1.0, 0.5, model.config.moe_experts).tolist()
+        model.depth_head.start_apart(apart, log_scale=-1.0)
     return model
-
-
-def _spread_experts(model: Scal3R) -> None:
-    """Different biases break the symmetry of the experts: near, middle, far."""
-    experts = model.config.moe_experts
-    last = model.depth_head.get_submodule("outputs.0.conv3")
-    assert isinstance(last, nn.Conv2d) and last.bias is not None
-    with torch.no_grad():
-        last.bias[:experts] = torch.linspace(-1.0, 0.5, experts)
-        last.bias[experts : 2 * experts] = -1.0
 
 
 def _optimiser(model: Scal3R, config: TrainConfig) -> torch.optim.AdamW:

@@ -44,6 +44,21 @@ def test_jitter_breaks_the_symmetry_by_little(head, inputs, design):
     assert ((mixture.decode("soft") - depth).abs() / depth).max() < 0.1
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("design", DESIGNS)
+def test_experts_start_where_they_are_told(head, inputs, design):
+    moe = from_dense(head, design=design)
+    moe.start_apart([0.0] * 4, log_scale=-1.0)
+    together = moe(*inputs)
+    moe.start_apart([0.0, 0.2, 0.4, 0.6], log_scale=-1.5)
+    apart = moe(*inputs)
+    for k in range(4):
+        shift = apart.log_depth[:, k] - together.log_depth[:, k]
+        torch.testing.assert_close(shift, torch.full_like(shift, 0.2 * k), atol=1e-5, rtol=0)
+    wider = together.log_scale - apart.log_scale
+    torch.testing.assert_close(wider, torch.full_like(wider, 0.5), atol=1e-5, rtol=0)
+
+
 def test_an_unknown_design_is_refused(head):
     with pytest.raises(ValueError, match="design must be one of"):
         from_dense(head, design="Q")
