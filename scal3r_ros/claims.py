@@ -23,7 +23,7 @@ from scal3r_ros.mapping.config import profile
 from scal3r_ros.offline import OfflineRun
 from scal3r_ros.offline import run as map_offline
 from scal3r_ros.training.head_trial import ARMS, run_trial
-from scal3r_ros.training.head_views import test_views, training_views
+from scal3r_ros.training.head_views import TEST_SEED, test_views, training_views
 from scal3r_ros.training.paths import tour
 from scal3r_ros.training.world import render_clip
 
@@ -78,7 +78,7 @@ def run_heads(out: Path, seeds: tuple[int, ...], steps: int) -> None:
     test = test_views(out / "views", TEST_VIEWS)
     for seed in seeds:
         for arm in ARMS:
-            name = f"heads_{arm.head}_{arm.recipe}_{steps}_{seed}.json"
+            name = f"heads_{TEST_SEED}_{arm.head}_{arm.recipe}_{steps}_{seed}.json"
             _once(out / name, lambda a=arm, s=seed: run_trial(a, s, steps, train, test))
 
 

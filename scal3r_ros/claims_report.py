@@ -239,7 +239,9 @@ the last. The rule: points in the air at most 0.75 of the single head's, interio
 1.02, boundary F1 not lower; fewer of them at the cost of another is a trade. ± is half of a 95 %
 interval over seeds (Student), nan where there is one.
 
-On test worlds from 880000 nothing was chosen; what was run on them was fixed beforehand."""
+On test worlds from 900000 nothing was chosen; what was run on them was fixed beforehand.
+[training.md](training.md) tells how it was found, [trials.md](trials.md) what was run before, on
+coarser windows and with a gate that no colour leads."""
 
 TABLE = (
     "| head, recipe | decoding | seeds | flying | swapped | outside | boundary F1 "

@@ -25,7 +25,7 @@ FOV_DEG = (6.0, 12.0)  # 0.09 to 0.19 degrees a pixel: images of 60 degrees, 320
 COARSE, COARSE_NOISE = 8, 0.03  # pixels that coarse depth is averaged over; deviation of its log
 COARSE_UNIT = 3.0  # of log depth in the input
 HELD_OUT = "clutter"  # a family of scenes that is never trained on
-TRAIN_SEED, TEST_SEED = 2_000_000, 880_000
+TRAIN_SEED, TEST_SEED = 2_000_000, 900_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,11 +76,16 @@ def views(kept: Path, count: int, first_seed: int, families: tuple[str, ...]) ->
 
 def training_views(folder: Path, count: int) -> Views:
     families = tuple(f for f in FAMILIES if f != HELD_OUT)
-    return views(folder / f"train_{count}.safetensors", count, TRAIN_SEED, families)
+    return views(folder / _name("train", TRAIN_SEED, count), count, TRAIN_SEED, families)
 
 
 def test_views(folder: Path, count: int) -> Views:
-    return views(folder / f"test_{count}.safetensors", count, TEST_SEED, FAMILIES)
+    return views(folder / _name("test", TEST_SEED, count), count, TEST_SEED, FAMILIES)
+
+
+def _name(kind: str, first_seed: int, count: int) -> str:
+    """Of the file: all that its windows depend on."""
+    return f"{kind}_{first_seed}_{FOV_DEG[0]:g}-{FOV_DEG[1]:g}deg_{count}.safetensors"
 
 
 def _windows(seed: int, family: str) -> Iterator[tuple[Tensor, Tensor]]:
