@@ -1,5 +1,7 @@
 """Coarse maps brought to full size along the edges of the image."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -51,12 +53,16 @@ class ColourGuide(nn.Module):
 
 
 def _within(pixels: int, cells: int, device: torch.device) -> Float[Tensor, " n"]:
-    """Where each pixel lies in its cell, -0.5 to 0.5."""
-    where = (torch.arange(pixels, device=device) + 0.5) * cells / pixels
-    return where - where.floor() - 0.5
+    """Where each pixel lies in its cell, -0.5 to 0.5; the cell is the one that `_neighbours` takes,
+    also where a pixel's centre lies between two."""
+    index = torch.arange(cells, dtype=torch.float32, device=device)[None, None]
+    cell = functional.interpolate(index, pixels, mode="nearest-exact")[0, 0]
+    return (torch.arange(pixels, device=device) + 0.5) * cells / pixels - cell - 0.5
 
 
-def _neighbours(cells: Float[Tensor, "f c h w"], size: torch.Size):
+def _neighbours(
+    cells: Float[Tensor, "f c h w"], size: torch.Size
+) -> Iterator[Float[Tensor, "f c h2 w2"]]:
     """For each pixel its cell and the eight around, one after another; the rim is repeated."""
     height, width = cells.shape[-2:]
     padded = functional.pad(cells, (1, 1, 1, 1), mode="replicate")

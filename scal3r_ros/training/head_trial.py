@@ -8,7 +8,7 @@ same images in the same order, the same steps.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -30,8 +30,12 @@ PATCH = 8
 EXPERTS = 4
 SPREAD = 0.6  # of their first log depths round the coarse one
 FIXED_LOG_SCALE = float(np.log(0.05))  # of the likelihood, in log depth
-ENTROPY = {"l1": 0.0, "mean": 1e-3, "likelihood": 0.05, "joint": 0.0}  # weight of the gate's
-JOINT = {"expected": 0.5, "mean": 0.5, "likelihood": 0.1, "imbalance": 0.05}  # weights
+RECIPES = {  # weights of the terms of `trial_loss`
+    "l1": {"mean": 1.0},
+    "joint": {"mean": 0.5, "expected": 0.5, "likelihood": 0.1, "imbalance": 0.05},
+    "mean": {"mean": 1.0, "entropy": 1e-3},
+    "likelihood": {"likelihood": 1.0, "entropy": 0.05},
+}
 BATCH, RATE = 16, 1.5e-3
 FEATURES = {"single": 32, "guided": 32, "B": 24, "C": 24, "Z": 32}  # channels
 HIDDEN, STEM, CHANNELS = 16, 16, (24, 32, 48)
@@ -43,7 +47,7 @@ class Arm:
     """One head and how it is trained."""
 
     head: str  # single, guided, B, C or Z
-    recipe: str  # l1 (no mixture), mean (L1 of the mean, gate entropy), likelihood or joint
+    recipe: str  # of RECIPES; l1 where there is no mixture
 
     @property
     def name(self) -> str:
@@ -54,11 +58,10 @@ class Arm:
         return ("soft",) if self.recipe == "l1" else ("soft", "pick")
 
 
-RECIPES = ("joint", "mean", "likelihood")
 ARMS = (
     Arm("single", "l1"),
     Arm("guided", "l1"),
-    *(Arm(head, recipe) for recipe in RECIPES for head in ("C", "B", "Z")),
+    *(Arm(head, recipe) for recipe in ("joint", "mean", "likelihood") for head in ("C", "B", "Z")),
 )
 
 
@@ -170,22 +173,26 @@ def start_net(head: str) -> TrialNet:
 
 
 def trial_loss(mixture: Mixture, depth: Float[Tensor, "b h w"], recipe: str) -> Float[Tensor, ""]:
-    """L1 of (mean) log depth, the likelihood at a fixed scale, or both and the error that the gate
-    makes by picking; and the gate's entropy."""
+    """What a recipe weighs: L1 of the mean depth, the error of picking by the gate, the likelihood
+    at a fixed scale, uneven use of the experts, the gate's entropy."""
     valid = depth > 0
     log_depth = depth.clamp_min(1e-3).log()
-    fixed = replace(mixture, log_scale=torch.full_like(mixture.log_scale, FIXED_LOG_SCALE))
-    mean = (mixture.decode("soft").clamp_min(1e-3).log() - log_depth)[valid].abs().mean()
-    if recipe == "joint":
-        terms = {
-            "expected": expected_error(mixture, log_depth, valid),
-            "mean": mean,
-            "likelihood": mixture_nll(fixed, log_depth, valid),
-            "imbalance": imbalance(mixture, valid),
-        }
-        return torch.stack([JOINT[name] * term for name, term in terms.items()]).sum()
-    gate = ENTROPY[recipe] * mixture.entropy()[valid].mean()
-    return (mixture_nll(fixed, log_depth, valid) if recipe == "likelihood" else mean) + gate
+
+    def mean() -> Tensor:
+        return (mixture.decode("soft").clamp_min(1e-3).log() - log_depth)[valid].abs().mean()
+
+    def likelihood() -> Tensor:
+        fixed = replace(mixture, log_scale=torch.full_like(mixture.log_scale, FIXED_LOG_SCALE))
+        return mixture_nll(fixed, log_depth, valid)
+
+    terms: dict[str, Callable[[], Tensor]] = {
+        "mean": mean,
+        "expected": lambda: expected_error(mixture, log_depth, valid),
+        "likelihood": likelihood,
+        "imbalance": lambda: imbalance(mixture, valid),
+        "entropy": lambda: mixture.entropy()[valid].mean(),
+    }
+    return torch.stack([weight * terms[name]() for name, weight in RECIPES[recipe].items()]).sum()
 
 
 def run_trial(arm: Arm, seed: int, steps: int, train: Views, test: Views) -> list[dict]:

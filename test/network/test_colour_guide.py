@@ -19,10 +19,11 @@ def step(cells: int = 10, edge: float = 3.5) -> torch.Tensor:
     return (torch.arange(cells) + 0.5 - edge).clamp(-0.5, 0.5).add(0.5).expand(1, 1, 6, cells)
 
 
-def test_values_change_where_colour_does():
+@pytest.mark.parametrize("upright", [True, False])
+def test_values_change_where_colour_does(upright):
     image, coarse = two_colours(), step(edge=12 * 10 / 35)
     with torch.no_grad():
-        guided = ColourGuide()(coarse, image)
+        guided = ColourGuide()(coarse, image) if upright else ColourGuide()(coarse.mT, image.mT).mT
     truth = (torch.arange(35) >= 12).float().expand_as(guided)
     blurred = upsample(coarse, (21, 35))
     wrong = ((guided - truth).abs() > 0.2).float().mean()
@@ -50,6 +51,21 @@ def test_any_size_and_no_value_beyond_those_around(size):
     assert out.min() >= coarse.min()
     assert out.max() <= coarse.max()
     out.sum().backward()
+
+
+def test_no_side_is_preferred():
+    """Mirrored or turned inputs, mirrored or turned outputs: half a pixel or cell would show."""
+    generator = torch.Generator().manual_seed(3)
+    coarse = torch.rand(1, 2, 8, 16, generator=generator)
+    image = torch.rand(1, 3, 16, 64, generator=generator)
+    guide = ColourGuide().requires_grad_(False)
+    for parameter in guide.learned.parameters():
+        parameter.zero_()
+    out = guide(coarse, image)
+    for axis in (2, 3):
+        mirrored = guide(coarse.flip(axis), image.flip(axis)).flip(axis)
+        torch.testing.assert_close(mirrored, out)
+    torch.testing.assert_close(guide(coarse.mT, image.mT).mT, out)
 
 
 def test_it_learns_what_alike_means():
