@@ -50,10 +50,12 @@ class BackgroundTracker:
         self._live.reset()
 
     def set_keyframe(self, keyframe: Keyframe) -> None:
-        """Returns at once. The newest keyframe is taken over next."""
-        if self._thread is not None and self._thread.is_alive():
-            self._next = keyframe
-            return
+        """Does not wait. The newest keyframe is taken over next; a copy that is ready and has had
+        no image yet goes first: where images come in bursts there would never be a pose."""
+        self._next = keyframe
+        self._swap()
+
+    def _begin(self, keyframe: Keyframe) -> None:
         copy = self._live.clone()
         copy.turn = None  # asked for by message
         self._copy, self._waiting, self._wanted = None, [], True
@@ -109,8 +111,8 @@ class BackgroundTracker:
             return seen
 
     def _swap(self) -> None:
-        """Where the copy has caught up, it goes on from here."""
-        if self._thread is None or self._thread.is_alive():
+        """Where the copy has caught up, it goes on from here; then the next keyframe's turn."""
+        if self._thread is not None and self._thread.is_alive():
             return
         self._thread = None
         with self._lock:
@@ -124,4 +126,4 @@ class BackgroundTracker:
             self._live = copy
         following, self._next = self._next, None
         if following is not None:
-            self.set_keyframe(following)
+            self._begin(following)

@@ -11,7 +11,7 @@ import numpy as np
 
 from scal3r_ros.evaluation.trajectory import evaluate
 from scal3r_ros.tracking.background import BackgroundTracker
-from scal3r_ros.tracking.types import TrackerConfig
+from scal3r_ros.tracking.types import TrackedPose, TrackerConfig
 from test.conftest import World
 from test.tracking.test_tracker import keyframe
 
@@ -56,20 +56,34 @@ def test_a_keyframe_whose_process_dies_is_given_up_and_the_next_one_is_taken_ove
     assert evaluate(truth, poses, "se3").ate_share < 0.05
 
 
-def test_a_reset_drops_the_keyframe_that_is_being_taken_over(walk):
-    def see(index: int) -> object:
-        frame = walk.frames[index]
-        return tracker.track(frame.image, frame.K, frame.stamp_ns)
+def see(tracker: BackgroundTracker, walk: World, index: int) -> TrackedPose | None:
+    frame = walk.frames[index]
+    return tracker.track(frame.image, frame.K, frame.stamp_ns)
 
+
+def test_a_reset_drops_the_keyframe_that_is_being_taken_over(walk):
     with closing(BackgroundTracker(TrackerConfig())) as tracker:
-        see(0)
+        see(tracker, walk, 0)
         tracker.set_keyframe(keyframe(walk, 0))
         tracker.reset()
         tracker._thread.join()
-        assert [see(index) for index in range(1, 4)] == [None, None, None]
+        assert [see(tracker, walk, index) for index in range(1, 4)] == [None, None, None]
         tracker.set_keyframe(keyframe(walk, 3))
         tracker._thread.join()
-        assert see(4) is not None
+        assert see(tracker, walk, 4) is not None
+
+
+def test_a_keyframe_that_was_taken_over_without_an_image_since_is_not_lost_to_the_next(walk):
+    """Images in bursts: the first is over before its keyframe is taken over."""
+    with closing(BackgroundTracker(TrackerConfig())) as tracker:
+        assert [see(tracker, walk, index) for index in range(4)] == [None] * 4
+        tracker.set_keyframe(keyframe(walk, 0))
+        tracker._thread.join()
+        tracker.set_keyframe(keyframe(walk, 3))  # no image can have met its copy yet
+        poses = [see(tracker, walk, index) for index in range(4, 8)]
+    assert [pose and pose.state for pose in poses] == ["tracking"] * 4
+    truth = {f.stamp_ns: T for f, T in zip(walk.frames, walk.T_world_cam, strict=True)}
+    assert evaluate(truth, {p.stamp_ns: p.T_odom_cam for p in poses}, "se3").ate_share < 0.05
 
 
 def test_a_copy_in_its_own_process_asks_for_the_gyroscope(walk):
