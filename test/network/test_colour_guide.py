@@ -1,7 +1,10 @@
 """Coarse maps at full size: they change where the image does."""
 
+from itertools import product
+
 import pytest
 import torch
+from torch.nn import functional
 
 from scal3r_ros.network.colour_guide import ColourGuide
 from scal3r_ros.network.dense_head import upsample
@@ -51,6 +54,32 @@ def test_any_size_and_no_value_beyond_those_around(size):
     assert out.min() >= coarse.min()
     assert out.max() <= coarse.max()
     out.sum().backward()
+
+
+@pytest.mark.parametrize("size", [(12, 28), (16, 24), (9, 15)])
+def test_block_by_block_is_pixel_by_pixel(size):
+    """Against its definition, also where cells are no whole number of pixels: 3, 3.5; 4, 3; ..."""
+    generator = torch.Generator().manual_seed(4)
+    coarse = torch.rand(1, 2, 4, 8, generator=generator)
+    image = torch.rand(1, 3, *size, generator=generator)
+    guide = ColourGuide(4).requires_grad_(False)
+    look = torch.cat([guide.contrast * image, guide.learned(image)], dim=1)
+    cells = functional.adaptive_avg_pool2d(look, (4, 8))
+    expected = torch.zeros(1, 2, *size)
+    for y, x in product(range(size[0]), range(size[1])):
+        at = (y + 0.5) * 4 / size[0], (x + 0.5) * 8 / size[1]
+        near = [(int(at[0]) + r, int(at[1]) + c) for r in (-1, 0, 1) for c in (-1, 0, 1)]
+        held = [(min(max(r, 0), 3), min(max(c, 0), 7)) for r, c in near]
+        scores = torch.stack(
+            [
+                -(look[0, :, y, x] - cells[(0, slice(None), *cell)]).square().sum()
+                - guide.nearness * ((at[0] - r - 0.5) ** 2 + (at[1] - c - 0.5) ** 2)
+                for (r, c), cell in zip(near, held, strict=True)
+            ]
+        )
+        values = torch.stack([coarse[(0, slice(None), *cell)] for cell in held])
+        expected[0, :, y, x] = scores.softmax(0) @ values
+    torch.testing.assert_close(guide(coarse, image), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_no_side_is_preferred():
