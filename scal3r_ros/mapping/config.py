@@ -170,6 +170,7 @@ class NetworkConfig:
     memory_window: int = 0  # chunks that the memory holds, 0: all; each costs a gradient
     reset_every: int = 0  # chunks after which the memory begins again; 0: never
     image_width: int = 0  # pixels; 0: what the weights were trained at
+    attention_squares: int = 0  # side [patches] of what global layers look at, 0: as trained
     max_gpu_memory: float = 0.9  # share of the GPU that chunks may fill
     compile: str = "off"  # torch.compile: off, on, auto (the faster)
 
@@ -180,6 +181,8 @@ class NetworkConfig:
         _check(self.memory_window >= 0, f"memory_window must be >= 0, got {self.memory_window}")
         _check(self.reset_every >= 0, f"reset_every must be >= 0, got {self.reset_every}")
         _check(self.image_width >= 0, f"image_width must be >= 0, got {self.image_width}")
+        side = self.attention_squares
+        _check(0 <= side <= 8, f"attention_squares must be in [0, 8], got {side}")
         share = self.max_gpu_memory
         _check(0 < share <= 1, f"max_gpu_memory must be in (0, 1], got {share}")
 

@@ -66,6 +66,8 @@ class NetworkPredictor:
         self.model = model.to(device).eval().requires_grad_(False)
         if precision != torch.float32:
             self.model.store_blocks(precision)
+        if self.settings.attention_squares:
+            self.model.look_at_squares(self.settings.attention_squares)
         self.device, self.precision = device, precision
         self.budget = MemoryBudget(device, self.settings.max_gpu_memory)
         self._tuned = self.settings.compile != "auto"

@@ -1,7 +1,7 @@
 """Alternating attention over the frames of chunks, with the memory read at chosen layers."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -10,7 +10,13 @@ from torch import Tensor, nn
 
 from scal3r_ros.network.devices import full_precision, half_precision
 from scal3r_ros.network.encoder import Encoder
-from scal3r_ros.network.layers import Block, RotaryTable, patch_positions, rotary_table
+from scal3r_ros.network.layers import (
+    Block,
+    CoarseKeys,
+    RotaryTable,
+    patch_positions,
+    rotary_table,
+)
 from scal3r_ros.network.memory import (
     AdaptiveMemoryUnit,
     FastWeights,
@@ -41,17 +47,24 @@ class PositionTables:
 
     tokens: RotaryTable
     patches: RotaryTable
+    coarse: CoarseKeys | None  # what global attention looks at; None: all tokens
 
 
 @lru_cache(maxsize=16)
 def position_tables(
-    grid: tuple[int, int], head_dim: int, dim: int, device: torch.device
+    grid: tuple[int, int], head_dim: int, dim: int, side: int, device: torch.device
 ) -> PositionTables:
-    """Computed once per image size."""
+    """Computed once per image size; `side` [patches] of the squares that global layers look at."""
     with torch.inference_mode(False):  # training may meet them later
         positions = patch_positions(*grid, special=SPECIAL, device=device)
+        tokens = rotary_table(positions, head_dim)
+        patches = rotary_table(positions[SPECIAL:], dim)
+        if side == 1:
+            return PositionTables(tokens, patches, None)
+        coarse = CoarseKeys(grid, SPECIAL, side, tokens)
+        middles = coarse.tokens(positions[None].float())[0]
         return PositionTables(
-            rotary_table(positions, head_dim), rotary_table(positions[SPECIAL:], dim)
+            tokens, patches, replace(coarse, table=rotary_table(middles, head_dim))
         )
 
 
@@ -90,9 +103,10 @@ class Aggregator(nn.Module):
         memory_layers: tuple[int, ...],
         taps: tuple[int, ...],
         layer_scale: float,
+        global_side: int = 1,
     ) -> None:
         super().__init__()
-        self.dim, self.heads, self.taps = dim, heads, taps
+        self.dim, self.heads, self.taps, self.global_side = dim, heads, taps, global_side
         self.camera_token = nn.Parameter(torch.randn(1, 2, 1, dim) * 0.02)
         self.register_token = nn.Parameter(torch.randn(1, 2, 4, dim) * 0.02)
         self.encoder = encoder
@@ -118,9 +132,12 @@ class Aggregator(nn.Module):
         bank = torch.ones(s, dtype=torch.long, device=patches.device)
         bank[reference] = 0
         special = special[0, bank].expand(b, -1, -1, -1).to(patches.dtype)
-        tables = position_tables(grid, self.dim // self.heads, self.dim, patches.device)
+        tables = self.positions(grid, patches.device)
         x = torch.cat([special, patches], dim=2)
         return ChunkTokens(x, [], overlap, tables, patches)
+
+    def positions(self, grid: tuple[int, int], device: torch.device) -> PositionTables:
+        return position_tables(grid, self.dim // self.heads, self.dim, self.global_side, device)
 
     def forward(
         self,
@@ -165,7 +182,7 @@ class Aggregator(nn.Module):
         return chunk.x
 
     def _global_attention(self, block: nn.Module, chunk: ChunkTokens) -> None:
-        x = block(merge_frames(chunk.x), chunk.tables.tokens)
+        x = block(merge_frames(chunk.x), chunk.tables.tokens, chunk.tables.coarse)
         chunk.x = rearrange(x, "b (s p) c -> b s p c", s=chunk.x.shape[1])
 
 

@@ -257,6 +257,7 @@ def main(arguments: list[str] | None = None) -> None:
     add("--window", action="append", metavar="FRAMES/OVERLAP", help="may be repeated")
     add("--precision", action="append", choices=sorted(PRECISIONS), help="may be repeated")
     add("--depth-head", default="dpt", choices=("dpt", "moe"))
+    add("--squares", type=int, default=1, help="patches a side that global attention looks at")
     add("--device", default="auto", help="auto, cpu or cuda:N")
     add("--compile", default="off", choices=COMPILE, help="torch.compile of the blocks")
     add("--repeats", type=int, default=5)
@@ -268,7 +269,7 @@ def main(arguments: list[str] | None = None) -> None:
     windows = tuple(_pair(w, "/") for w in given.window) if given.window else WINDOWS
     print(table_line(None), flush=True)
     rows = bench(
-        replace(size.with_head(given.depth_head), point_head=False),
+        replace(size.with_head(given.depth_head), point_head=False, global_side=given.squares),
         sizes,
         windows,
         device=device,

@@ -9,6 +9,16 @@ from torch.nn import functional
 
 from scal3r_ros.network.shapes import Float
 
+FRAMES = 8  # that pass a dense head at a time, to bound its memory
+
+
+def a_few(
+    taps: list[Float[Tensor, "f n c"]], images: Float[Tensor, "f 3 h w"]
+) -> list[tuple[list[Tensor], Tensor]]:
+    """Of so many frames the few that pass a head together: it treats frames independently."""
+    parts = (slice(i, i + FRAMES) for i in range(0, len(images), FRAMES))
+    return [([tap[part].float() for tap in taps], images[part]) for part in parts]
+
 
 def upsample(x: Float[Tensor, "f c h w"], size: tuple[int, int]) -> Float[Tensor, "f c h2 w2"]:
     return functional.interpolate(x, size, mode="bilinear", align_corners=True)

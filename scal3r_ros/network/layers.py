@@ -27,7 +27,9 @@ def patch_positions(rows: int, columns: int, special: int, device=None) -> Int[T
     return torch.cat([torch.zeros(special, 2, dtype=grid.dtype, device=device), grid])
 
 
-def rotary_table(positions: Int[Tensor, "n 2"], dim: int, base: float = 100.0) -> RotaryTable:
+def rotary_table(
+    positions: Int[Tensor, "n 2"] | Float[Tensor, "n 2"], dim: int, base: float = 100.0
+) -> RotaryTable:
     """The first half of the channels turns with the row, the second with the column."""
     half = dim // 2
     exponents = torch.arange(0, half, 2, device=positions.device, dtype=torch.float32) / half
@@ -47,6 +49,31 @@ def rotate(
     return turned.reshape(x.shape)
 
 
+@dataclass(frozen=True, eq=False)
+class CoarseKeys:
+    """Attention to squares of patches instead of patches: each is the mean of its tokens, which
+    costs a quarter for squares of 2 x 2. Special tokens stay."""
+
+    grid: tuple[int, int]  # patches of a frame
+    special: int  # tokens that lead the patches
+    side: int
+    table: RotaryTable  # of the special tokens and the squares
+
+    def tokens(self, x: Float[Tensor, "b sp c"]) -> Float[Tensor, "b sq c"]:
+        """Of every frame the special tokens and the means."""
+        rows, columns = self.grid
+        frames = rearrange(x, "b (s p) c -> b s p c", p=self.special + rows * columns)
+        patches = rearrange(frames[:, :, self.special :], "b s (h w) c -> (b s) c h w", h=rows)
+        means = squares(patches, self.side)
+        means = rearrange(means, "(b s) c h w -> b s (h w) c", b=len(x))
+        return torch.cat([frames[:, :, : self.special], means], dim=2).flatten(1, 2)
+
+
+def squares(x: Float[Tensor, "f c h w"], side: int) -> Float[Tensor, "f c h2 w2"]:
+    """Means of squares of a grid; those at its end may be smaller."""
+    return functional.avg_pool2d(x, side, ceil_mode=True, count_include_pad=False)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention; q and k are normalised per head where `normalise_qk`."""
 
@@ -59,17 +86,33 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(
-        self, x: Float[Tensor, "b n c"], table: RotaryTable | None
+        self,
+        x: Float[Tensor, "b n c"],
+        table: RotaryTable | None,
+        coarse: CoarseKeys | None = None,
     ) -> Float[Tensor, "b n c"]:
-        q, k, v = rearrange(
-            self.qkv(x), "b n (three heads d) -> three b heads n d", three=3, heads=self.heads
-        )
-        q, k = self.q_norm(q), self.k_norm(k)
-        if table is not None:
-            q, k = rotate(q, table), rotate(k, table)
-        q, k = q.to(v.dtype), k.to(v.dtype)
-        out = functional.scaled_dot_product_attention(q, k, v)
+        q, k, v = self.project(x, table, coarse)
+        out = functional.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v)
         return self.proj(rearrange(out, "b heads n d -> b n (heads d)"))
+
+    def project(
+        self, x: Float[Tensor, "b n c"], table: RotaryTable | None, coarse: CoarseKeys | None
+    ) -> tuple[
+        Float[Tensor, "b heads n d"], Float[Tensor, "b heads m d"], Float[Tensor, "b heads m d"]
+    ]:
+        """Queries, keys and values."""
+        if coarse is None:
+            parts = self.qkv(x).chunk(3, dim=-1)
+        else:
+            dim, weight, bias = x.shape[-1], self.qkv.weight, self.qkv.bias
+            seen = functional.linear(coarse.tokens(x), weight[dim:], bias[dim:])
+            asked = functional.linear(x, weight[:dim], bias[:dim])
+            parts = (asked, *seen.chunk(2, dim=-1))
+        q, k, v = (rearrange(part, "b n (k d) -> b k n d", k=self.heads) for part in parts)
+        q, k = self.q_norm(q), self.k_norm(k)
+        if table is None:
+            return q, k, v
+        return rotate(q, table), rotate(k, table if coarse is None else coarse.table), v
 
 
 class Mlp(nn.Module):
@@ -112,7 +155,10 @@ class Block(nn.Module):
         self.scale2 = LayerScale(dim, layer_scale)
 
     def forward(
-        self, x: Float[Tensor, "b n c"], table: RotaryTable | None = None
+        self,
+        x: Float[Tensor, "b n c"],
+        table: RotaryTable | None = None,
+        coarse: CoarseKeys | None = None,
     ) -> Float[Tensor, "b n c"]:
-        x = x + self.scale1(self.attention(self.norm1(x), table))
+        x = x + self.scale1(self.attention(self.norm1(x), table, coarse))
         return x + self.scale2(self.mlp(self.norm2(x)))

@@ -13,7 +13,13 @@ from torch import Tensor, nn
 
 from scal3r_ros.network.aggregator import SPECIAL, Aggregator, ChunkTokens, MemoryPolicy
 from scal3r_ros.network.camera_head import CameraHead
-from scal3r_ros.network.dense_head import DenseHead, DenseTrunk, activate_depth, activate_points
+from scal3r_ros.network.dense_head import (
+    DenseHead,
+    DenseTrunk,
+    a_few,
+    activate_depth,
+    activate_points,
+)
 from scal3r_ros.network.descriptor import place_descriptor
 from scal3r_ros.network.devices import full_precision, matmul_precision
 from scal3r_ros.network.encoder import Encoder
@@ -22,7 +28,6 @@ from scal3r_ros.network.moe_head import Mixture, MoeHead, from_dense
 from scal3r_ros.network.shapes import Float
 
 COMPILE = ("off", "on")
-HEAD_FRAMES = 8  # frames that pass a dense head at a time, to bound its memory
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,7 @@ class Scal3RConfig:
     depth: int = 24
     patch: int = 14
     position_grid: int = 37
+    global_side: int = 1  # of the squares of patches that global attention looks at; 1: patches
     memory_layers: tuple[int, ...] = (14, 17, 20, 23)
     taps: tuple[int, int, int, int] = (4, 11, 17, 23)
     camera_depth: int = 4
@@ -128,6 +134,7 @@ class Scal3R(nn.Module):
             config.memory_layers,
             config.taps,
             config.layer_scale,
+            config.global_side,
         )
         wide = 2 * config.dim
         self.camera_head = CameraHead(wide, config.camera_depth, config.camera_heads)
@@ -188,6 +195,13 @@ class Scal3R(nn.Module):
         self.depth_head = from_dense(self.depth_head, design=design, experts=experts, jitter=jitter)
         self.config = replace(self.config, depth_head="moe", moe_design=design, moe_experts=experts)
 
+    def look_at_squares(self, side: int) -> "Scal3R":
+        """Global attention to squares of so many patches a side instead of patches (of 2: to a
+        quarter as many keys), whatever the weights were trained with."""
+        self.aggregator.global_side = side
+        self.config = replace(self.config, global_side=side)
+        return self
+
     def store_blocks(self, dtype: torch.dtype) -> "Scal3R":
         """Matrices of the transformer blocks in half precision: half the memory, and the same
         numbers as autocast, which rounds them in every pass. Norms, memory and heads stay."""
@@ -232,7 +246,8 @@ class Scal3R(nn.Module):
         b, s = chunk.images.shape[:2]
         with full_precision(chunk.images.device):
             with matmul_precision("highest"):  # small, and every pose comes out of it
-                encodings = self.camera_head(_tapped(tokens).float())
+                assert tokens.camera is not None  # of the last tap
+                encodings = self.camera_head(tokens.camera.float())
             taps = [rearrange(tap[:, :, SPECIAL:], "b s n c -> (b s) n c") for tap in tokens.taps]
             images = rearrange(chunk.images, "b s c h w -> (b s) c h w").float()
             depth, confidence, certainty, mixture = self._depth(taps, images)
@@ -246,15 +261,15 @@ class Scal3R(nn.Module):
             descriptors=place_descriptor(tokens.encoded),
             patches=tokens.encoded,
             mixture=mixture,
-            points=_split(points, s),
-            points_confidence=_split(points_confidence, s),
+            points=None if points is None else points.unflatten(0, (b, s)),
+            points_confidence=None if points is None else points_confidence.unflatten(0, (b, s)),
         )
 
     def _depth(
         self, taps: list[Float[Tensor, "f n c"]], images: Float[Tensor, "f 3 h w"]
     ) -> tuple[Tensor, Tensor, Tensor, Mixture | None]:
         if isinstance(self.depth_head, MoeHead):
-            parts = [self.depth_head(*group, self.config.patch) for group in _groups(taps, images)]
+            parts = [self.depth_head(*group, self.config.patch) for group in a_few(taps, images)]
             mixture = Mixture(
                 torch.cat([p.log_depth for p in parts]),
                 torch.cat([p.log_scale for p in parts]),
@@ -276,23 +291,4 @@ class Scal3R(nn.Module):
         return activate_points(self._dense(self.point_head, taps, images))
 
     def _dense(self, head: DenseHead, taps: list[Tensor], images: Tensor) -> Tensor:
-        return torch.cat([head(*group, self.config.patch) for group in _groups(taps, images)])
-
-
-def _tapped(tokens: ChunkTokens) -> Tensor:
-    if tokens.camera is None:
-        raise ValueError("the heads need taps, this pass kept none")
-    return tokens.camera
-
-
-def _split(flat: Tensor | None, s: int) -> Tensor | None:
-    return None if flat is None else rearrange(flat, "(b s) ... -> b s ...", s=s)
-
-
-def _groups(taps: list[Tensor], images: Tensor) -> list[tuple[list[Tensor], Tensor]]:
-    """A few frames at a time; the dense heads treat frames independently."""
-    starts = range(0, len(images), HEAD_FRAMES)
-    return [
-        ([tap[i : i + HEAD_FRAMES].float() for tap in taps], images[i : i + HEAD_FRAMES])
-        for i in starts
-    ]
+        return torch.cat([head(*group, self.config.patch) for group in a_few(taps, images)])

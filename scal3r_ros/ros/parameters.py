@@ -83,6 +83,14 @@ NETWORK = (
         "precision", "auto", "auto, fp32, fp16 or bf16", choices=("auto", "fp32", "fp16", "bf16")
     ),
     Parameter("image_size", 0, "image width in the network, pixels; 0: the model's own", 0, 1036),
+    Parameter(
+        "attention_squares",
+        0,
+        "patches a side of the squares that attention across images looks at: 2 is faster and "
+        "coarser; 1: single patches; 0: as the weights were trained",
+        0,
+        8,
+    ),
     Parameter("chunk_size", 0, "keyframes of a chunk; 0: the model's profile", 0, 128),
     Parameter("chunk_overlap", 0, "keyframes shared by chunks; 0: the model's profile", 0, 127),
     Parameter("ttt_update", True, "carry the test-time memory from chunk to chunk"),

@@ -60,6 +60,7 @@ def mapper_config(node: AnyNode) -> MapperConfig:
                 "max_gpu_memory": value(node, "max_gpu_memory_fraction"),
                 "compile": value(node, "compile"),
                 "image_width": value(node, "image_size"),
+                "attention_squares": value(node, "attention_squares"),
             },
             "loops": {
                 "enabled": value(node, "loop_closure"),

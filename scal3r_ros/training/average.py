@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 def learnt(model: nn.Module) -> dict[str, Tensor]:
@@ -21,8 +22,8 @@ class WarmAverage:
     def update(self, steps: int) -> None:
         """After so many steps before this one; nothing waits for a GPU."""
         keep = min(self.decay, (1 + steps) / (10 + steps))
-        for name, tensor in self.current.items():
-            self.values[name].lerp_(tensor, 1 - keep)
+        update = get_ema_multi_avg_fn(keep)  # all tensors together
+        update(list(self.values.values()), list(self.current.values()), steps)
 
     @contextmanager
     def shown(self) -> Iterator[None]:

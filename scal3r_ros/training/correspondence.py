@@ -13,21 +13,22 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scal3r_ros.network.aggregator import SPECIAL, position_tables
+from scal3r_ros.network.aggregator import SPECIAL
 from scal3r_ros.network.camera_head import decode_camera
-from scal3r_ros.network.layers import Attention, rotate
+from scal3r_ros.network.devices import full_precision
+from scal3r_ros.network.layers import Attention
 from scal3r_ros.network.scal3r import Scal3R
+from scal3r_ros.training.losses import mean_over
 from scal3r_ros.training.samples import PATCH, ChunkSample
 
 SAME_DEPTH = 0.05  # relative: what differs more is hidden
-MIN_PATCHES = 10  # in sight of the reference; fewer teach nothing
 
 
 def patch_targets(
-    sample: ChunkSample,
+    sample: ChunkSample, side: int = 1
 ) -> tuple[Float[Tensor, "b sn n"], Bool[Tensor, "b sn"]]:
-    """Of every patch centre, how near each patch of the reference image is to where it is seen
-    there (bilinear, sums to one), and whether it is seen there at all."""
+    """Of every patch centre, how near each patch of the reference image (or square of `side`
+    patches) is to where it is seen there (bilinear, sums to one), and whether it is seen at all."""
     b, _, h, w = sample.depth.shape
     rows, columns = h // PATCH, w // PATCH
     T, K = decode_camera(sample.encoding, h, w)
@@ -54,8 +55,8 @@ def patch_targets(
     ]
     visible = inside & ((nearest / z - 1).abs() < SAME_DEPTH)
     visible[:, sample.reference] = False
-    across = _tents(x / PATCH - 0.5, columns)
-    down = _tents(y / PATCH - 0.5, rows)
+    across = _tents(x / (PATCH * side) - 0.5, -(-columns // side))
+    down = _tents(y / (PATCH * side) - 0.5, -(-rows // side))
     weights = rearrange(down[..., :, None] * across[..., None, :], "b s n r c -> b (s n) (r c)")
     return weights, rearrange(visible, "b s n -> b (s n)")
 
@@ -68,17 +69,17 @@ def _tents(place: Float[Tensor, "*n"], count: int) -> Float[Tensor, "*n k"]:
 
 @dataclass(eq=False)
 class AttentionProbe:
-    """Hears what a global layer's queries and keys are, and says how wrong its first head is."""
+    """Hears what a global layer's attention is given, and says how wrong its first head is."""
 
     model: Scal3R
     layer: int
-    _qkv: Tensor | None = field(default=None, init=False)
+    _heard: tuple | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         layers = range(len(self.model.aggregator.global_blocks))
         if self.layer not in layers:
             raise ValueError(f"correspondence_layers must be in {layers}, got {self.layer}")
-        self._attention.qkv.register_forward_hook(self._hear)
+        self._attention.register_forward_pre_hook(self._hear)
 
     @property
     def _attention(self) -> Attention:
@@ -86,24 +87,18 @@ class AttentionProbe:
         assert isinstance(attention, Attention)
         return attention
 
-    def _hear(self, _module: nn.Module, _args: tuple, output: Tensor) -> None:
-        self._qkv = output
+    def _hear(self, _module: nn.Module, args: tuple) -> None:
+        self._heard = args
 
     def loss(self, sample: ChunkSample) -> Float[Tensor, ""]:
-        """Cross-entropy over all tokens of the chunk, of the chunk that passed last; nats."""
-        assert self._qkv is not None, "no chunk has passed"
-        targets, visible = patch_targets(sample)
-        if int(visible.sum()) < MIN_PATCHES:
-            return self._qkv.new_zeros(())
-        s, h, w = sample.depth.shape[1:]
-        attention, dim = self._attention, self.model.config.dim
-        qkv = rearrange(self._qkv, "b n (three k d) -> three k b n d", three=3, k=attention.heads)
-        q, k = attention.q_norm(qkv[0, 0]), attention.k_norm(qkv[1, 0])
-        grid = (h // PATCH, w // PATCH)
-        table = position_tables(grid, dim // attention.heads, dim, q.device).tokens
-        q, k = rotate(q, table), rotate(k, table)
-        queries = rearrange(q, "b (s p) d -> b s p d", s=s)[:, :, SPECIAL:].flatten(1, 2)
-        logits = (queries @ k.mT) / q.shape[-1] ** 0.5
-        first = sample.reference * (SPECIAL + targets.shape[-1]) + SPECIAL
-        log_weight = functional.log_softmax(logits, dim=-1)[..., first : first + targets.shape[-1]]
-        return -(targets * log_weight).sum(-1)[visible].mean()
+        """Cross-entropy over all that is looked at in the chunk that passed last; nats."""
+        assert self._heard is not None, "no chunk has passed"
+        with full_precision(sample.depth.device):  # halves would move places by a pixel
+            targets, visible = patch_targets(sample, self.model.config.global_side)
+        q, k, _ = self._attention.project(*self._heard)
+        queries = rearrange(q[:, 0], "b (s p) d -> b s p d", s=sample.depth.shape[1])
+        logits = (queries[:, :, SPECIAL:].flatten(1, 2) @ k[:, 0].mT) / q.shape[-1] ** 0.5
+        squares = targets.shape[-1]
+        first = sample.reference * (SPECIAL + squares) + SPECIAL
+        log_weight = functional.log_softmax(logits, dim=-1)[..., first : first + squares]
+        return mean_over(-(targets * log_weight).sum(-1), visible)

@@ -35,15 +35,20 @@ class LossConfig:
 @dataclass(frozen=True, eq=False)
 class Losses:
     total: Float[Tensor, ""]
-    parts: dict[str, float]
+    parts: dict[str, Float[Tensor, ""]]  # detached, where they were computed
 
     def with_part(self, name: str, weight: float, part: Float[Tensor, ""] | None) -> "Losses":
         """One term more; without it where there is none."""
         if part is None:
             return self
         total = self.total + weight * part
-        parts = self.parts | {name: float(part.detach()), "total": float(total.detach())}
+        parts = self.parts | {name: part.detach(), "total": total.detach()}
         return Losses(total, parts)
+
+
+def mean_over(values: Float[Tensor, "..."], where: Bool[Tensor, "..."]) -> Float[Tensor, ""]:
+    """Mean of those values, 0 of none; unlike an index it neither waits for a GPU nor sorts."""
+    return torch.where(where, values, 0.0).sum() / where.sum().clamp_min(1)
 
 
 def camera_loss(
@@ -68,7 +73,7 @@ def mixture_nll(
     error = (mixture.log_depth - log_depth[:, None]).abs()
     log_density = -error * (-mixture.log_scale).exp() - mixture.log_scale - 0.6931
     nll = -torch.logsumexp(mixture.log_weight + log_density, dim=1)
-    return nll[valid].clamp_max(CLAMP).mean()
+    return mean_over(nll.clamp_max(CLAMP), valid)
 
 
 def expected_error(
@@ -77,7 +82,7 @@ def expected_error(
     """Mean L1 of log depth if the expert were drawn by the gate: sum_k w_k |mu_k - z|. Unlike the
     error of the mean it pays no expert for lying between two surfaces."""
     error = (mixture.log_depth - log_depth[:, None]).abs()
-    return (mixture.log_weight.exp() * error).sum(dim=1)[valid].clamp_max(CLAMP).mean()
+    return mean_over((mixture.log_weight.exp() * error).sum(dim=1).clamp_max(CLAMP), valid)
 
 
 def imbalance(mixture: Mixture, valid: Bool[Tensor, "f h w"]) -> Float[Tensor, ""]:
@@ -99,9 +104,8 @@ def gradient_loss(
         error, mask = (log_depth - truth)[:, ::stride, ::stride], valid[:, ::stride, ::stride]
         for across in (False, True):
             e, m = (error.mT, mask.mT) if across else (error, mask)
-            both = m[:, 1:] & m[:, :-1]
-            if both.any():
-                total = total + (e[:, 1:] - e[:, :-1])[both].abs().clamp_max(1.0).mean() / 4
+            steps = (e[:, 1:] - e[:, :-1]).abs().clamp_max(1.0)
+            total = total + mean_over(steps, m[:, 1:] & m[:, :-1]) / 4
     return total
 
 
@@ -110,14 +114,14 @@ def chunk_loss(output: ChunkOutput, sample: ChunkSample, config: LossConfig) -> 
     total, parts = 0 * output.depth.sum(), {}  # a gradient, of zeros, where nothing is measured
     if config.camera > 0:
         camera = camera_loss(output.encodings, sample.encoding)
-        total, parts = total + config.camera * camera, {"camera": float(camera.detach())}
+        total, parts = total + config.camera * camera, {"camera": camera.detach()}
     valid = rearrange(sample.valid, "b s h w -> (b s) h w")
     if int(valid.sum()) >= MIN_PIXELS:
         truth = rearrange(sample.depth, "b s h w -> (b s) h w").clamp_min(1e-4).log()
         depth, parts_depth = depth_loss(output, truth, valid, config)
         total = total + depth
         parts |= parts_depth
-    return Losses(total, parts | {"total": float(total.detach())})
+    return Losses(total, parts | {"total": total.detach()})
 
 
 def depth_loss(
@@ -125,21 +129,22 @@ def depth_loss(
     truth: Float[Tensor, "f h w"],
     valid: Bool[Tensor, "f h w"],
     config: LossConfig,
-) -> tuple[Float[Tensor, ""], dict[str, float]]:
+) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
     """Mixture likelihood, or the single head's confidence-weighted L1, on log depth."""
     mixture = output.mixture
     picked = rearrange(output.depth, "b s h w -> (b s) h w").clamp_min(1e-6).log()
-    error = (picked - truth)[valid].abs()
-    parts = {"log_depth": float(error.detach().median())}
+    error = (picked - truth).abs()
+    parts = {"log_depth": error.detach().masked_fill(~valid, math.nan).nanmedian()}
     if mixture is None:
-        confidence = rearrange(output.confidence, "b s h w -> (b s) h w")[valid]
-        weighted = (error * confidence - config.confidence * confidence.log()).mean()
+        confidence = rearrange(output.confidence, "b s h w -> (b s) h w")
+        weighted = error * confidence - config.confidence * confidence.log()
         smooth = gradient_loss(picked, truth, valid)
-        return config.depth * (weighted + error.mean()) + config.gradient * smooth, parts
+        depth = mean_over(weighted + error, valid)
+        return config.depth * depth + config.gradient * smooth, parts
     nll = mixture_nll(mixture, truth, valid)
     mean = (mixture.log_weight.exp() * mixture.log_depth).sum(dim=1)
-    mean_error = (mean - truth)[valid].abs().clamp_max(CLAMP).mean()
-    entropy = mixture.entropy()[valid].mean()
+    mean_error = mean_over((mean - truth).abs().clamp_max(CLAMP), valid)
+    entropy = mean_over(mixture.entropy(), valid)
     total = config.depth * nll + config.mean * mean_error + config.entropy * entropy
     if config.expected > 0:
         total = total + config.expected * expected_error(mixture, truth, valid)
@@ -147,5 +152,4 @@ def depth_loss(
         total = total + config.balance * imbalance(mixture, valid)
     total = total + config.gradient * gradient_loss(mean, truth, valid)
     usage = mixture.log_weight.detach().exp().mean(dim=(0, 2, 3)).max()
-    parts |= {"nll": float(nll.detach()), "entropy": float(entropy.detach())}
-    return total, parts | {"usage": float(usage)}
+    return total, parts | {"nll": nll.detach(), "entropy": entropy.detach(), "usage": usage}

@@ -29,6 +29,7 @@ class SampleConfig:
     min_frames: int = 1  # of one chunk
     max_frames: int = 6
     max_chunks: int = 3  # of one sequence; they share the memory
+    stride: tuple[float, float] = (0.5, 2.0)  # from and to: of a family's usual speed
     reuse: int = 1  # earlier sequences shown again after each fresh one: rendering is not free
     held_out_family: str = ""  # never rendered for training
     first_seed: int = 1_000_000  # evaluation worlds lie below
@@ -172,7 +173,7 @@ class WorldSamples(IterableDataset):
         height, width = random_size(rng, int(rng.choice(config.patches)))
         families = [f for f in FAMILIES if f != config.held_out_family]
         total = frames + (chunks - 1) * (frames - overlap)
-        stride = float(rng.uniform(0.5, 2.0))
+        stride = float(rng.uniform(*config.stride))
         batch = [
             render_clip(
                 config.first_seed + int(rng.integers(2**31)),

@@ -83,7 +83,8 @@ def train(config: TrainConfig) -> Path:
     if started_by_torchrun():
         network = DistributedDataParallel(network, find_unused_parameters=True)
     samples = _samples(config, model.config.image_width, (config.seed, process.rank, progress.step))
-    loader = DataLoader(samples, batch_size=None, num_workers=config.workers)
+    # whichever worker has rendered: in order all would wait for the slowest
+    loader = DataLoader(samples, batch_size=None, num_workers=config.workers, in_order=False)
     log = TrainLog(out / "log.csv", config, progress, silent=process.rank > 0)
     shown = validation_samples() if process.rank == 0 else []
     saved = clock = time.monotonic()

@@ -4,6 +4,7 @@ import csv
 import time
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
 from scal3r_ros.training.losses import Losses
@@ -24,7 +25,9 @@ class TrainLog:
 
     def add(self, losses: list[Losses], frames: int) -> None:
         for loss in losses:
-            for name, value in loss.parts.items():
+            stacked = torch.stack(list(loss.parts.values()))
+            values: list[float] = stacked.tolist()  # a GPU is waited for once
+            for name, value in zip(loss.parts, values, strict=True):
                 self.means[name] = 0.98 * self.means.get(name, value) + 0.02 * value
         self.frames += frames
         self.bar.n = min(100.0, 100 * self.progress.share(self.config))

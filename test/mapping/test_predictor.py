@@ -162,3 +162,15 @@ def test_a_warm_up_leaves_nothing_behind(predictor, chunk):
     assert not predictor._kept
     after, _ = predictor.predict(chunk, predictor.initial_memory())
     np.testing.assert_array_equal(before.depth, after.depth)
+
+
+def test_attention_to_squares_is_a_setting(chunk):
+    torch.manual_seed(0)
+    model, device = Scal3R(TINY), torch.device("cpu")
+    seen = {}
+    for side in (0, 2, 1):
+        settings = NetworkConfig(attention_squares=side)
+        predictor = NetworkPredictor(model, device=device, settings=settings)
+        seen[side] = predictor.predict(chunk, predictor.initial_memory())[0].depth
+    np.testing.assert_array_equal(seen[0], seen[1])  # as the weights were trained
+    assert np.abs(seen[2] - seen[1]).max() > 0

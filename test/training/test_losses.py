@@ -8,7 +8,13 @@ import torch
 
 from scal3r_ros.network.moe_head import Mixture
 from scal3r_ros.network.scal3r import ChunkOutput
-from scal3r_ros.training.losses import LossConfig, depth_loss, expected_error, imbalance
+from scal3r_ros.training.losses import (
+    LossConfig,
+    depth_loss,
+    expected_error,
+    imbalance,
+    mean_over,
+)
 
 
 @pytest.fixture
@@ -18,6 +24,14 @@ def mixture() -> Mixture:
     first = torch.full((1, 1, 12, 12), 0.75)
     first[..., 6:] = 0.25
     return Mixture(log_depth, torch.zeros_like(log_depth), torch.cat([first, 1 - first], 1).log())
+
+
+def test_a_mean_over_some_values_is_that_of_an_index():
+    values = torch.tensor([1.0, 5.0, 3.0], requires_grad=True)
+    where = torch.tensor([True, False, True])
+    assert mean_over(values, where) == values[where].mean() == 2.0
+    mean_over(values, torch.zeros(3, dtype=torch.bool)).backward()
+    assert torch.equal(values.grad, torch.zeros(3))
 
 
 def test_the_error_of_picking_is_each_experts_by_its_weight(mixture):
