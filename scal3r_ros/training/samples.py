@@ -41,6 +41,9 @@ class SampleConfig:
             raise ValueError(
                 f"samples.held_out_family must be one of {FAMILIES}, got {self.held_out_family}"
             )
+        slow, fast = self.stride
+        if not 0 < slow <= fast:
+            raise ValueError(f"samples.stride must be from > 0 to no less, got {self.stride}")
         if self.photographs:
             photographs_in(Path(self.photographs))
 

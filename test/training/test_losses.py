@@ -15,6 +15,7 @@ from scal3r_ros.training.losses import (
     imbalance,
     mean_over,
 )
+from scal3r_ros.training.samples import SampleConfig
 
 
 @pytest.fixture
@@ -24,6 +25,12 @@ def mixture() -> Mixture:
     first = torch.full((1, 1, 12, 12), 0.75)
     first[..., 6:] = 0.25
     return Mixture(log_depth, torch.zeros_like(log_depth), torch.cat([first, 1 - first], 1).log())
+
+
+@pytest.mark.parametrize("stride", [(0.0, 1.0), (2.0, 0.5)])
+def test_cameras_must_move_and_not_from_more_to_less(stride):
+    with pytest.raises(ValueError, match=r"samples.stride must be from > 0"):
+        SampleConfig(stride=stride)
 
 
 def test_a_mean_over_some_values_is_that_of_an_index():
