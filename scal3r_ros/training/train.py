@@ -83,8 +83,9 @@ def train(config: TrainConfig) -> Path:
     if started_by_torchrun():
         network = DistributedDataParallel(network, find_unused_parameters=True)
     samples = _samples(config, model.config.image_width, (config.seed, process.rank, progress.step))
-    # whichever worker has rendered: in order all would wait for the slowest
-    loader = DataLoader(samples, batch_size=None, num_workers=config.workers, in_order=False)
+    # whichever worker has rendered: in order all would wait for the slowest (torch 2.6 or later)
+    order = {"in_order": False} if config.workers > 1 else {}
+    loader = DataLoader(samples, batch_size=None, num_workers=config.workers, **order)
     log = TrainLog(out / "log.csv", config, progress, silent=process.rank > 0)
     shown = validation_samples() if process.rank == 0 else []
     saved = clock = time.monotonic()
