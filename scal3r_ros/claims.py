@@ -105,6 +105,7 @@ def _toured(out: Path, seed: int, chunks: int, mode: str, refined: bool) -> dict
             config=config,
             track=False,
             device="cpu",
+            precision="fp32",  # not what this processor happens to multiply
             overwrite=True,
         )
     )

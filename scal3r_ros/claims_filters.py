@@ -46,7 +46,7 @@ def threshold_rows() -> list[dict[str, Any]]:
 
 def world_frames(first_seed: int) -> Iterator[MappedFrame]:
     """Of clips of every family, with the shipped nano weights and K known."""
-    predictor = NetworkPredictor.load("nano", device="cpu")
+    predictor = NetworkPredictor.load("nano", device="cpu", precision="fp32")
     usual = profile("nano")
     config = replace(
         usual,

@@ -96,6 +96,9 @@ def map_command(
         str, typer.Option(help="depth or stereo, of a folder that has depth/ or right/.")
     ] = "",
     device: Device = "auto",
+    precision: Annotated[
+        str, typer.Option(help="auto (half where the device multiplies it), fp32, fp16, bf16")
+    ] = "auto",
     topic: Annotated[str, typer.Option(help="Image topic of a bag that has several.")] = "",
     track: Annotated[bool, typer.Option(help="A pose for every image by the tracker.")] = True,
     save_depth: Annotated[bool, typer.Option(help="Write every keyframe's depth.")] = False,
@@ -120,6 +123,7 @@ def map_command(
             config=config,
             scale_source=scale_source,
             device=device,
+            precision=precision,
             topic=topic,
             track=track,
             save_depth=save_depth,

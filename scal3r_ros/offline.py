@@ -21,6 +21,7 @@ from scal3r_ros.mapping.mesh import load_open3d
 from scal3r_ros.mapping.pipeline import map_sequence
 from scal3r_ros.mapping.predictor import NetworkPredictor
 from scal3r_ros.mapping.types import Chunk, Frame, MapUpdate
+from scal3r_ros.network.devices import name_of
 from scal3r_ros.network.memory import GlobalContext
 from scal3r_ros.network.memory_file import load_context, save_context
 from scal3r_ros.network.parallel import Process, join_processes, own_device
@@ -49,6 +50,7 @@ class OfflineRun:
     config: Path | None = None
     scale_source: str = ""  # other than the settings'
     device: str = "auto"
+    precision: str = "auto"
     topic: str = ""
     track: bool = True
     save_depth: bool = False
@@ -84,6 +86,7 @@ def run(options: OfflineRun) -> dict[str, Any]:
         options.model,
         options.checkpoint,
         device=own_device(options.device) if options.schedule == "parallel" else options.device,
+        precision=options.precision,
         depth_head=options.depth_head,
         settings=settings.network,
     )
@@ -127,6 +130,7 @@ def run(options: OfflineRun) -> dict[str, Any]:
         memory=settings.network.memory,
         depth_head=options.depth_head,
         device=str(predictor.device),
+        precision=name_of(predictor.precision),
         interrupted=interrupt.came,
         track_ms_per_image=round(1e3 * result.track_seconds / max(len(sequence), 1), 2),
     )

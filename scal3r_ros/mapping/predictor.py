@@ -14,7 +14,7 @@ from scal3r_ros.geometry.camera import scale_intrinsics
 from scal3r_ros.geometry.sim3 import invert_pose
 from scal3r_ros.mapping.config import NetworkConfig
 from scal3r_ros.mapping.types import Chunk, ChunkTooLargeError, Frame, Prediction, PredictionError
-from scal3r_ros.network.acceleration import choose_compile
+from scal3r_ros.network.acceleration import choose_compile, store
 from scal3r_ros.network.aggregator import MemoryPolicy
 from scal3r_ros.network.camera_head import decode_camera
 from scal3r_ros.network.checkpoint import CheckpointError, load_model
@@ -64,8 +64,7 @@ class NetworkPredictor:
     ) -> None:
         self.settings = settings or NetworkConfig()
         self.model = model.to(device).eval().requires_grad_(False)
-        if precision != torch.float32:
-            self.model.store_blocks(precision)
+        store(self.model, precision, device)
         if self.settings.attention_squares:
             self.model.look_at_squares(self.settings.attention_squares)
         self.device, self.precision = device, precision

@@ -1,4 +1,4 @@
-"""Whether compiling the blocks helps on this machine: measured, not assumed."""
+"""Half precision, and whether compiling the blocks helps here: measured, not assumed."""
 
 import logging
 import time
@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from scal3r_ros.network.dense_head import store_head
 from scal3r_ros.network.scal3r import Scal3R
 
 logger = logging.getLogger(__name__)
@@ -14,6 +15,17 @@ logger = logging.getLogger(__name__)
 WARM_UP, REPEATS = 3, 3
 GAIN = 0.97  # of the time without it, below which compilation is worth having
 TOLERANCE = 0.02  # relative, at half precision: fused kernels round elsewhere
+
+
+def store(model: Scal3R, precision: torch.dtype, device: torch.device) -> None:
+    """Weights as passes need them: a GPU takes TF32 in the dense heads, a processor bfloat16."""
+    if precision == torch.float32:
+        return
+    model.store_blocks(precision)
+    if device.type == "cpu" and precision == torch.bfloat16:
+        for head in (model.depth_head, model.point_head):
+            if head is not None:
+                store_head(head, precision)
 
 
 def choose_compile(model: Scal3R, run: Callable[[], Tensor]) -> str:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from scal3r_ros.network.acceleration import store
 from scal3r_ros.network.aggregator import MemoryPolicy
 from scal3r_ros.network.cost import operations
 from scal3r_ros.network.devices import PRECISIONS, choose_device, inference
@@ -106,7 +107,7 @@ def bench(
     rows = []
     for precision in precisions:
         dtype = PRECISIONS[precision]
-        model.store_blocks(dtype)
+        store(model, dtype, device)
         peak = 0.0
         for size in sizes:
             for window in windows:

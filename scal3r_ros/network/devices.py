@@ -1,6 +1,7 @@
 """Where the network runs and in which precision."""
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -11,6 +12,7 @@ import torch
 logger = logging.getLogger(__name__)
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+CPUINFO = Path("/proc/cpuinfo")
 
 
 def choose_device(name: str) -> torch.device:
@@ -30,15 +32,29 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
-    """auto: bfloat16 on a GPU that has it, float16 on older ones, float32 on a CPU."""
+    """auto: bfloat16 where the device multiplies it itself, else float16 on a GPU and float32 on a
+    processor."""
     if name in PRECISIONS:
         return PRECISIONS[name]
     if name != "auto":
         raise ValueError(f"precision must be auto, fp32, fp16 or bf16, got {name}")
     if device.type != "cuda":
-        return torch.float32
+        return torch.bfloat16 if multiplies_bfloat16() else torch.float32
     has_bfloat16 = torch.cuda.get_device_capability(device) >= (8, 0)  # before: emulated, slow
     return torch.bfloat16 if has_bfloat16 else torch.float16
+
+
+def name_of(precision: torch.dtype) -> str:
+    return next(name for name, dtype in PRECISIONS.items() if dtype == precision)
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether the processor does (x86; nothing is known of how others fare): what only emulates it
+    is slower than in float32."""
+    if not CPUINFO.is_file():
+        return False
+    flags = re.search(r"^flags\s*:(.*)$", CPUINFO.read_text(), re.MULTILINE)
+    return flags is not None and not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags[1].split())
 
 
 @contextmanager

@@ -91,7 +91,7 @@ class Gate(nn.Module):
     def forward(
         self, x: Float[Tensor, "f c h w"], images: Float[Tensor, "f 3 h2 w2"]
     ) -> Float[Tensor, "f k h2 w2"]:
-        logits = self.coarse(x)
+        logits = self.coarse(x).float()
         if self.guide is None:
             return upsample(logits, (images.shape[-2], images.shape[-1]))
         return self.guide(logits, images)
@@ -149,7 +149,7 @@ class MoeHead(nn.Module):
         else:
             raws = self._expert_outputs(features, size)
             log_depth, log_scale = raws[:, :, 0], -raws[:, :, 1]
-            logits = self.gate(fused + finest, images).float()
+            logits = self.gate(fused + finest, images)
         return Mixture(
             log_depth,
             log_scale.clamp(MIN_LOG_SCALE, MAX_LOG_SCALE),
@@ -181,19 +181,16 @@ class MoeHead(nn.Module):
         else:
             shared = features * self.experts if len(features) == 1 else features
             raws = [out(x, size) for out, x in zip(self.outputs, shared, strict=True)]
-        return torch.stack(raws, dim=1).float()
+        return torch.stack([raw.float() for raw in raws], dim=1)
 
 
 def _tails(
     first: nn.Module, tails: nn.ModuleList, x: Tensor, size: tuple[int, int]
 ) -> list[Tensor]:
     """Design A: one stem, K pairs of last convolutions."""
-    from scal3r_ros.network.dense_head import position_map
-
     assert isinstance(first, Output)
-    stem = upsample(first.conv1(x), size)
-    stem = stem + position_map(stem.shape[1], *size, size[1] / size[0], stem.device)
-    raws = [first.conv3(first.conv2(stem).relu())]
+    stem = first.stem(x, size)
+    raws = [first.finish(stem)]
     for tail in tails:
         assert isinstance(tail, nn.ModuleList)
         raws.append(tail[1](tail[0](stem).relu()))

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from scal3r_ros.evaluation.boundary import edge_errors
 from scal3r_ros.network.colour_guide import ColourGuide
-from scal3r_ros.network.dense_head import DenseHead, FusedLevels, doubled, position_map
+from scal3r_ros.network.dense_head import DenseHead, FusedLevels, doubled, placed
 from scal3r_ros.network.moe_head import Mixture, MoeHead
 from scal3r_ros.training.head_views import COARSE_UNIT, FOV_DEG, TEST_SEED, Views
 from scal3r_ros.training.losses import expected_error, imbalance, mixture_nll
@@ -118,9 +118,7 @@ class GuidedHead(DenseHead):
         height, width = images.shape[-2:]
         fused, finest = self.trunk(taps, (height // patch, width // patch), width / height)
         x = self.output.conv1(self.fusion1(fused, doubled(fused), finest))
-        x = self.guide(x, images)
-        x = x + position_map(x.shape[1], height, width, width / height, x.device)
-        return self.output.conv3(self.output.conv2(x).relu())
+        return self.output.finish(placed(self.guide(x, images), width / height))
 
 
 class TrialNet(nn.Module):

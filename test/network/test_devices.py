@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from scal3r_ros.network import devices
 from scal3r_ros.network.devices import (
     MemoryBudget,
     board_temperature,
@@ -59,6 +60,26 @@ def test_a_gpu_without_bfloat16_of_its_own_takes_float16(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_: True)  # it emulates
     assert choose_precision("auto", torch.device("cuda:0")) == torch.bfloat16
     assert choose_precision("auto", torch.device("cuda:1")) == torch.float16
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ("flags\t\t: fpu sse2 avx512f avx512_bf16 vpclmulqdq\n", torch.bfloat16),
+        ("flags\t\t: fpu amx_bf16 amx_tile\n", torch.bfloat16),
+        ("model name\t: avx512_bf16\nflags\t\t: fpu sse2 avx512f\n", torch.float32),
+        ("Features\t: fp asimd\n", torch.float32),
+        (None, torch.float32),
+    ],
+)
+def test_a_processor_takes_bfloat16_where_it_multiplies_it(tmp_path, monkeypatch, told, expected):
+    """Other ones emulate it, and are slower for it."""
+    cpuinfo = tmp_path / "cpuinfo"
+    if told is not None:
+        cpuinfo.write_text(told)
+    monkeypatch.setattr(devices, "CPUINFO", cpuinfo)
+    assert choose_precision("auto", torch.device("cpu")) == expected
+    assert choose_precision("fp32", torch.device("cpu")) == torch.float32
 
 
 class FakeGpu:

@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional
 
 from scal3r_ros.network import layers
+from scal3r_ros.network.acceleration import store
 from scal3r_ros.network.aggregator import MemoryPolicy
 from scal3r_ros.network.devices import inference
 from scal3r_ros.network.layers import Attention, patch_positions, rotary_table, rotate
@@ -150,6 +151,27 @@ def test_blocks_stored_in_half_precision_give_what_autocast_gives(model):
     assert rounded.depth.dtype == torch.float32
     assert 0 < float((rounded.depth / exact - 1).abs().median()) < 0.02
     assert stored.aggregator.memories["1"].qkv.weight.dtype == torch.float32
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("design", [None, "A", "B", "C", "Z"])
+def test_heads_in_bfloat16_say_nearly_the_same(design):
+    """On a processor; their last layer stays float32: depth has more values than bfloat16 has."""
+    torch.manual_seed(0)
+    config = TINY if design is None else TINY.with_head("moe", design)
+    cpu, one = torch.device("cpu"), chunk(2)
+    model = Scal3R(config).eval()
+    exact = model([one])[0][0]
+    store(model, torch.bfloat16, cpu)
+    with inference(cpu, torch.bfloat16):
+        rounded = model([one])[0][0]
+    for name in ("depth", "confidence"):
+        a, b = getattr(exact, name), getattr(rounded, name)
+        assert b.dtype == torch.float32
+        assert 0 < float((b / a - 1).abs().median()) < 0.02
+    assert not torch.equal(rounded.depth, rounded.depth.bfloat16().float())
+    halves = {p.dtype for p in model.depth_head.trunk.parameters()}
+    assert halves == {torch.bfloat16}
 
 
 @torch.no_grad()
