@@ -37,6 +37,7 @@ ROS = {
 }  # fmt: skip
 EXCEPTIONS = {  # file -> what it alone may import in addition
     "mapping/predictor.py": {"torch", "network"},
+    "mapping/network_output.py": {"torch", "network"},
     "mapping/process.py": {"threadpoolctl"},
     "evaluation/backend.py": {"gtsam"},  # the published optimiser, for comparison
     "evaluation/plots.py": {"matplotlib"},

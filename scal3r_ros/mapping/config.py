@@ -170,7 +170,7 @@ class NetworkConfig:
     memory_window: int = 0  # chunks that the memory holds, 0: all; each costs a gradient
     reset_every: int = 0  # chunks after which the memory begins again; 0: never
     image_width: int = 0  # pixels; 0: what the weights were trained at
-    attention_squares: int = 0  # side [patches] of what global layers look at, 0: as trained
+    attention_squares: int = 0  # side [patches] of what global layers look at; 0: as suits
     max_gpu_memory: float = 0.9  # share of the GPU that chunks may fill
     compile: str = "off"  # torch.compile: off, on, auto (the faster)
 

@@ -1,4 +1,4 @@
-"""The network behind the mapper: the only module of this room that knows torch."""
+"""The network behind the mapper: this room knows torch here and in `network_output` alone."""
 
 import logging
 from functools import partial
@@ -6,17 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32
-from numpy import ndarray
 from torch import Tensor
 
-from scal3r_ros.geometry.camera import scale_intrinsics
-from scal3r_ros.geometry.sim3 import invert_pose
 from scal3r_ros.mapping.config import NetworkConfig
+from scal3r_ros.mapping.network_output import to_prediction
 from scal3r_ros.mapping.types import Chunk, ChunkTooLargeError, Frame, Prediction, PredictionError
 from scal3r_ros.network.acceleration import choose_compile, store
 from scal3r_ros.network.aggregator import MemoryPolicy
-from scal3r_ros.network.camera_head import decode_camera
 from scal3r_ros.network.checkpoint import CheckpointError, load_model
 from scal3r_ros.network.devices import (
     MemoryBudget,
@@ -34,15 +30,14 @@ from scal3r_ros.network.preprocess import (
     preprocess,
     target_by_area,
     target_by_width,
-    uncut,
 )
-from scal3r_ros.network.scal3r import ChunkImages, ChunkOutput, Scal3R, Scal3RConfig
+from scal3r_ros.network.scal3r import ChunkImages, Scal3R, Scal3RConfig
 
 logger = logging.getLogger(__name__)
 
 NANO_WEIGHTS = Path(__file__).parent.parent / "weights" / "nano.safetensors"
 NANO_PATCHES = 108  # per frame, what the nano weights were trained at
-MAX_DEPTH = 1000.0  # submap units; beyond it nothing was measured
+NANO_MANY = 130  # beyond it they do as well in rooms with squares of patches, in less time
 SMALLER = 0.75  # width and height of images for want of memory, against those before
 SMALLEST = 0.4  # of the size that was asked for
 HOW_TO_GET = (
@@ -65,8 +60,7 @@ class NetworkPredictor:
         self.settings = settings or NetworkConfig()
         self.model = model.to(device).eval().requires_grad_(False)
         store(self.model, precision, device)
-        if self.settings.attention_squares:
-            self.model.look_at_squares(self.settings.attention_squares)
+        self._trained_side = self.model.config.global_side
         self.device, self.precision = device, precision
         self.budget = MemoryBudget(device, self.settings.max_gpu_memory)
         self._tuned = self.settings.compile != "auto"
@@ -191,6 +185,7 @@ class NetworkPredictor:
         """The network's input; `overlap` leading frames are in the memory already. What was
         prepared and encoded for the previous chunk is not done again; `keep` for the next."""
         crop = self.crop(chunk.frames[0])
+        self.model.look_at_squares(self._squares(crop))
         keys = [(frame.index, crop) for frame in chunk.frames]
         known = {key: self._kept[key] for key in keys if key in self._kept}
         new = [i for i, key in enumerate(keys) if key not in known]
@@ -222,11 +217,22 @@ class NetworkPredictor:
                 f"{cause}"
             ) from error
 
+    def _squares(self, crop: Crop) -> int:
+        """What was asked for; else as trained, but where nano's images are large."""
+        patches = crop.size[0] * crop.size[1] // self.model.config.patch**2
+        usual = 2 if self.is_small and patches > NANO_MANY else self._trained_side
+        return self.settings.attention_squares or usual
+
+    @property
+    def is_small(self) -> bool:
+        """Nano, or of its kind."""
+        return self.model.config.image_width < 518
+
     def crop(self, frame: Frame) -> Crop:
         height, width = frame.image.shape[:2]
         patch = self.model.config.patch
         asked = self.settings.image_width
-        if not asked and self.model.config.image_width < 518:
+        if not asked and self.is_small:
             patches = round(NANO_PATCHES * self._size**2)
             target = target_by_area(height, width, patches, patch)
         else:
@@ -235,54 +241,6 @@ class NetworkPredictor:
                 wide = round(wide * self._size / patch) * patch
             target = target_by_width(height, width, wide, patch)
         return plan_crop(height, width, target, patch)
-
-
-def to_prediction(output: ChunkOutput, chunk: Chunk, crop: Crop) -> Prediction:
-    """Host arrays of one chunk, for whole images, without depth where the network did not look; K
-    is the camera's where it is known, else the network's."""
-    encoding, depth, confidence, certainty, descriptors = to_host(
-        output.encodings[-1][0],
-        uncut(output.depth[0], crop, 0.0),
-        uncut(output.confidence[0], crop, 1.0),
-        uncut(output.edge_certainty[0], crop, 1.0),
-        output.descriptors[0],
-    )
-    if not np.isfinite(encoding).all():
-        raise PredictionError("prediction.T_submap_cam must be finite, got NaN or infinity")
-    cameras = decode_camera(torch.from_numpy(encoding).double(), *crop.size)
-    T_cam_submap, K_network = (part.numpy() for part in cameras)
-    K_network[:, :2, 2] += crop.offset[::-1]
-    return Prediction(
-        depth=np.where(np.isfinite(depth) & (depth > MAX_DEPTH), np.float32(0), depth),
-        confidence=confidence,
-        edge_certainty=certainty,
-        K=np.stack([_intrinsics(f, crop, K_network[i]) for i, f in enumerate(chunk.frames)]),
-        T_submap_cam=_poses(T_cam_submap, chunk.reference),
-        descriptors=descriptors,
-    )
-
-
-def to_host(*parts: Tensor) -> list[Float32[ndarray, "..."]]:
-    """Tensors of a device as float32 arrays of their own, in one transfer."""
-    flat = torch.cat([part.float().reshape(-1) for part in parts]).cpu().numpy()
-    ends = np.cumsum([part.numel() for part in parts])[:-1]
-    pieces = zip(np.split(flat, ends), parts, strict=True)
-    return [piece.copy().reshape(part.shape) for piece, part in pieces]  # no view keeps the rest
-
-
-def _intrinsics(
-    frame: Frame, crop: Crop, K_network: Float[ndarray, "3 3"]
-) -> Float[ndarray, "3 3"]:
-    if frame.K is None:
-        return K_network
-    return scale_intrinsics(frame.K, frame.image.shape[:2], crop.resized)
-
-
-def _poses(T_cam_submap: Float[ndarray, "s 3 4"], reference: int) -> Float[ndarray, "s 4 4"]:
-    """Camera to submap, with the predicted reference camera exactly at the origin."""
-    T_cam = np.tile(np.eye(4), (len(T_cam_submap), 1, 1))
-    T_cam[:, :3] = T_cam_submap
-    return T_cam[reference] @ invert_pose(T_cam)
 
 
 def _default_checkpoint(model: str) -> Path:

@@ -1,6 +1,7 @@
 """Alternating attention over the frames of chunks, with the memory read at chosen layers."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -207,12 +208,13 @@ def _remember(
     previous: FastWeights | None,
     policy: MemoryPolicy,
 ) -> tuple[FastWeights, FastWeights]:
-    """Adds the chunks' gradients to the memory and lets every chunk read the result, in fp32.
+    """Adds the chunks' gradients to the memory, in fp32, and lets every chunk read the result.
 
     Returns the gradient of these chunks and the new sum. Special tokens take no part.
     """
     assert isinstance(unit, AdaptiveMemoryUnit)
-    with full_precision(chunks[0].x.device):
+    device = chunks[0].x.device
+    with full_precision(device):
         weights = unit.weights
         own = summed = previous
         if policy.write or previous is None:
@@ -221,6 +223,7 @@ def _remember(
             summed = accumulate(previous, [own], policy.forget)
         assert own is not None and summed is not None
         updated = step(weights, summed)
+    with nullcontext() if device.type == "cpu" else full_precision(device):  # a GPU has TF32
         for chunk in chunks:
             residual = unit.read(updated, unit.queries(chunk.patches(), chunk.tables.patches))
             residual = rearrange(residual, "b (s n) c -> b s n c", s=chunk.x.shape[1])

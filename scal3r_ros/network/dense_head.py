@@ -10,14 +10,16 @@ from torch.nn import functional
 from scal3r_ros.network.colour_guide import ColourGuide
 from scal3r_ros.network.shapes import Float
 
-FRAMES = 8  # that pass a dense head at a time, to bound its memory
+AT_ONCE = {"cpu": 4}  # frames that pass a dense head together: they stay in its caches
+AT_ONCE_ELSEWHERE = 8  # to bound a GPU's memory
 
 
 def a_few(
     taps: list[Float[Tensor, "f n c"]], images: Float[Tensor, "f 3 h w"]
 ) -> list[tuple[list[Tensor], Tensor]]:
     """Of so many frames the few that pass a head together: it treats frames independently."""
-    parts = (slice(i, i + FRAMES) for i in range(0, len(images), FRAMES))
+    few = AT_ONCE.get(images.device.type, AT_ONCE_ELSEWHERE)
+    parts = (slice(i, i + few) for i in range(0, len(images), few))
     return [([tap[part] for tap in taps], images[part]) for part in parts]
 
 
@@ -27,7 +29,13 @@ def upsample(x: Float[Tensor, "f c h w"], size: tuple[int, int]) -> Float[Tensor
 
 @lru_cache(maxsize=32)
 def position_map(
-    channels: int, height: int, width: int, aspect: float, device: torch.device
+    channels: int,
+    height: int,
+    width: int,
+    aspect: float,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    layout: torch.memory_format = torch.contiguous_format,
 ) -> Float[Tensor, "1 c h w"]:
     """Sines and cosines of the image position, normalised by the diagonal, times 0.1."""
     with torch.inference_mode(False):  # training may meet it later
@@ -40,15 +48,16 @@ def position_map(
         u, v = (omega[:, None] * axis for axis in (u, v))  # quarter w, quarter h
         columns = torch.cat([u.sin(), u.cos()])[:, None, :].expand(-1, height, -1)
         rows = torch.cat([v.sin(), v.cos()])[:, :, None].expand(-1, -1, width)
-        return 0.1 * torch.cat([columns, rows])[None]
+        position = 0.1 * torch.cat([columns, rows])[None]
+        return position.to(dtype, memory_format=layout)
 
 
 def placed(x: Float[Tensor, "f c h w"], aspect: float) -> Float[Tensor, "f c h w"]:
     """With its position added, in x's precision and layout."""
-    position = position_map(x.shape[1], x.shape[-2], x.shape[-1], aspect, x.device)
+    (channels, height, width), kind = x.shape[1:], (x.device, x.dtype)
     last = x.is_contiguous(memory_format=torch.channels_last)
     layout = torch.channels_last if last else torch.contiguous_format
-    return x + position.to(x.dtype, memory_format=layout)
+    return x + position_map(channels, height, width, aspect, *kind, layout)
 
 
 class ResidualConv(nn.Module):

@@ -169,11 +169,11 @@ class AdaptiveMemoryUnit(nn.Module):
         """What is asked of the memory."""
         dim = x.shape[-1]
         q = functional.linear(x, self.qkv.weight[:dim], self.qkv.bias[:dim])
-        return rotate(self.q_norm(q), table)
+        return rotate(self.q_norm(q.to(self.q_norm.weight.dtype)), table)
 
     def read(self, weights: FastWeights, q: Float[Tensor, "b n c"]) -> Float[Tensor, "b n c"]:
         """The residual that patch tokens receive."""
-        out = self.o_norm(weights(q))
+        out = self.o_norm(weights(q).to(self.o_norm.weight.dtype))
         shift, scale, gate = self.modulation(out).chunk(3, dim=-1)
         normed = functional.layer_norm(out, out.shape[-1:], eps=1e-6)
         return gate * (normed * (1 + scale) + shift)

@@ -80,14 +80,18 @@ NETWORK = (
     Parameter("checkpoint", "", "path of the weights; empty: those of the package"),
     Parameter("device", "auto", "auto, cpu or cuda:N"),
     Parameter(
-        "precision", "auto", "auto, fp32, fp16 or bf16", choices=("auto", "fp32", "fp16", "bf16")
+        "precision",
+        "auto",
+        "auto (half where the device multiplies it), fp32, fp16 or bf16",
+        choices=("auto", "fp32", "fp16", "bf16"),
     ),
     Parameter("image_size", 0, "image width in the network, pixels; 0: the model's own", 0, 1036),
     Parameter(
         "attention_squares",
         0,
         "patches a side of the squares that attention across images looks at: 2 is faster and "
-        "coarser; 1: single patches; 0: as the weights were trained",
+        "coarser; 1: single patches; 0: as the weights were trained, 2 where nano sees large "
+        "images",
         0,
         8,
     ),

@@ -1,11 +1,14 @@
 """The real network behind the mapper: memory on the device, unusable numbers, one transfer."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from scal3r_ros.mapping.config import NetworkConfig
-from scal3r_ros.mapping.predictor import NetworkPredictor, to_host
+from scal3r_ros.mapping.network_output import to_host
+from scal3r_ros.mapping.predictor import NANO_MANY, NetworkPredictor
 from scal3r_ros.mapping.types import Chunk, ChunkTooLargeError, Frame, PredictionError
 from scal3r_ros.network.scal3r import Scal3R
 from test.network.test_scal3r import TINY
@@ -162,6 +165,27 @@ def test_a_warm_up_leaves_nothing_behind(predictor, chunk):
     assert not predictor._kept
     after, _ = predictor.predict(chunk, predictor.initial_memory())
     np.testing.assert_array_equal(before.depth, after.depth)
+
+
+@pytest.mark.parametrize(
+    ("width", "asked", "seen"),
+    [(0, 0, 1), (168, 0, 1), (224, 0, 2), (224, 1, 1), (168, 2, 2), (168, 3, 3)],
+)
+def test_nano_looks_at_squares_where_its_images_are_large(chunk, width, asked, seen):
+    """Of 64 x 48 pixels: 12 x 9 patches at 168 pixels, 16 x 12 at 224."""
+    assert 12 * 9 < NANO_MANY < 16 * 12
+    settings = NetworkConfig(image_width=width, attention_squares=asked)
+    predictor = NetworkPredictor(Scal3R(TINY), device=torch.device("cpu"), settings=settings)
+    predictor.prepare(chunk, 0)
+    assert predictor.model.aggregator.global_side == seen
+
+
+def test_large_networks_look_as_they_were_trained(chunk):
+    model = Scal3R(replace(TINY, image_width=518))
+    settings = NetworkConfig(image_width=224)
+    predictor = NetworkPredictor(model, device=torch.device("cpu"), settings=settings)
+    predictor.prepare(chunk, 0)
+    assert model.aggregator.global_side == 1
 
 
 def test_attention_to_squares_is_a_setting(chunk):
