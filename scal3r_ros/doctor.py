@@ -106,9 +106,11 @@ def _device() -> list[Finding]:
         )
         return [Finding("gpu", False, text)]
     if not torch.cuda.is_available():
-        return [
-            Finding("gpu", True, "none: the nano network runs on the CPU, a few images a second")
-        ]
+        devices, _ = _imported("scal3r_ros.network.devices")
+        half = devices is not None and devices.multiplies_bfloat16()
+        what = "in bfloat16" if half else "which does not multiply bfloat16,"
+        text = f"none: the nano network runs on the CPU, {what} a few images a second"
+        return [Finding("gpu", True, text)]
     free, total = torch.cuda.mem_get_info()
     name = torch.cuda.get_device_name()
     return [Finding("gpu", True, f"{name}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free")]

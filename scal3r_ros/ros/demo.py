@@ -24,7 +24,7 @@ from scal3r_ros.ros.map_publisher import LATCHED
 from scal3r_ros.ros.rebuild import Recording, read_recording, write_results
 
 NODES = ("mapping_node", "odometry_node", "map_node", "recorder", "image_publisher")
-PICTURES = ("map.png", "depth.png", "topics.png")
+PICTURES = ("map.png", "depth.png", "filters.png", "topics.png")
 WAYS = ("trajectory.txt", "keyframes.txt", "odometry.txt")
 LOGS = [f"{name}.log" for name in NODES]
 WRITTEN = {"bag", "log", "map.ply", "report.json", *PICTURES, *WAYS, *LOGS}

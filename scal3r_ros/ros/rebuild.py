@@ -11,12 +11,15 @@ from rosbags.rosbag2 import Reader
 
 from scal3r_ros.data.sequence import open_sequence
 from scal3r_ros.data.tum import write_trajectory
+from scal3r_ros.evaluation.filters import draw_filtered
 from scal3r_ros.evaluation.products import depth_rows
 from scal3r_ros.evaluation.render import render_depth, render_map
+from scal3r_ros.geometry.camera import scale_intrinsics, transform_points, unproject
 from scal3r_ros.mapping.map_file import write_ply
-from scal3r_ros.mapping.point_map import Cloud
+from scal3r_ros.mapping.point_map import Cloud, join
 from scal3r_ros.mapping.submap import thumbnail
 from scal3r_ros.mapping.trajectory import camera_trajectory
+from scal3r_ros.mapping.types import Frame
 from scal3r_ros.ros.chunk_map import ChunkMap
 from scal3r_ros.ros.conversions import (
     image_to_float,
@@ -89,28 +92,48 @@ def trajectory(recording: Recording, stamps_ns: list[int]) -> dict[int, Float[nd
     return {stamps_ns[i]: T for i, T in poses.items()}
 
 
+def every_point(
+    frame: Frame, depth: Float[ndarray, "h w"], T_map_cam: Float[ndarray, "4 4"]
+) -> Cloud:
+    """What a depth image of a calibrated camera shows before any filter: every other pixel of every
+    other row: about as many as the map has."""
+    assert frame.K is not None
+    K = scale_intrinsics(frame.K, frame.image.shape[:2], depth.shape)
+    seen = depth[::2, ::2] > 0
+    xyz = unproject(depth.astype(np.float64), K)[::2, ::2][seen]
+    colours = thumbnail(frame.image, *depth.shape)[::2, ::2][seen]
+    xyz = transform_points(T_map_cam, xyz).astype(np.float32)
+    return Cloud(xyz, colours, np.ones(len(xyz), np.float32))
+
+
 def write_results(recording: Recording, sequence: Path, out: Path, images: int = 0) -> int:
-    """map.ply, trajectory.txt, keyframes.txt, odometry.txt, map.png, depth.png, topics.png; the
-    number of points."""
+    """map.ply, trajectory.txt, keyframes.txt, odometry.txt, map.png, depth.png, filters.png,
+    topics.png; the number of points."""
     cloud = recording.map.cloud()
     write_ply(out / "map.ply", cloud)
     frames = {}
     wanted = depth_rows(sorted(recording.depth))
     last = recording.points[0] if recording.points else None
-    stamps = []
+    stamps, seen = [], []
+    keyframes = recording.map.keyframe_poses()
     for frame in open_sequence(sequence):
         if images and len(stamps) >= images:
             break
         stamps.append(frame.stamp_ns)
+        depth, place = recording.depth.get(frame.stamp_ns), keyframes.get(frame.stamp_ns)
+        if frame.K is not None and depth is not None and place is not None:
+            seen.append(every_point(frame, depth, place))
         if frame.stamp_ns in wanted or frame.stamp_ns == last:
             frames[frame.stamp_ns] = frame.image
     write_trajectory(out / "trajectory.txt", trajectory(recording, stamps))
-    keyframes = recording.map.keyframe_poses()
     write_trajectory(out / "keyframes.txt", keyframes)
     if recording.odometry:
         write_trajectory(out / "odometry.txt", recording.odometry)
     if len(cloud):
-        render_map(out / "map.png", cloud, np.stack(list(keyframes.values())))
+        path = np.stack(list(keyframes.values()))
+        render_map(out / "map.png", cloud, path)
+        if any(map(len, seen)):
+            draw_filtered(out / "filters.png", join(seen), cloud, path)
         shown = [s for s in wanted if s in frames and s in recording.certainty]
         if shown:
             render_depth(

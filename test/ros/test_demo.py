@@ -51,7 +51,7 @@ def test_every_image_has_a_pose_near_the_true_one(demo):
 
 
 def test_the_pictures_show_something(demo):
-    for name in ("map.png", "depth.png"):
+    for name in ("map.png", "depth.png", "filters.png", "topics.png"):
         picture = cv2.imread(str(demo / name))
         assert picture is not None
         assert picture.std() > 15
