@@ -15,6 +15,7 @@ from scal3r_ros.training.samples import ChunkSample
 ROUND_DECAY = 0.6  # earlier rounds of the camera head count less (VGGT)
 MIN_PIXELS = 100  # valid pixels below which a chunk teaches no depth
 CLAMP = 10.0  # of one pixel's loss: outliers of the likelihood
+LEAST_MOTION = 0.01  # of the mean distance, or half radians: who moves less stands still
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class LossConfig:
     expected: float = 0.0  # L1 of the experts, weighted by the gate
     balance: float = 0.0  # of the experts' use
     confidence: float = 0.2  # of the single head's confidence term
+    motion_unit: bool = False  # poses count against how far the clip's cameras move and turn
     own_unit: bool = False  # true depth in the unit of the prediction, chunk by chunk
     correspondence: float = 0.0  # of the attention that is shown where to look, see there
     correspondence_layers: tuple[int, ...] = (1, 2)
@@ -52,18 +54,26 @@ def mean_over(values: Float[Tensor, "..."], where: Bool[Tensor, "..."]) -> Float
 
 
 def camera_loss(
-    rounds: list[Float[Tensor, "b s 9"]], truth: Float[Tensor, "b s 9"]
+    rounds: list[Float[Tensor, "b s 9"]], truth: Float[Tensor, "b s 9"], motion_unit: bool = False
 ) -> Float[Tensor, ""]:
-    """L1 of every round; q and -q are the same rotation."""
+    """L1 of every round; q and -q are the same rotation. In a chunk a video's cameras move a few
+    hundredths of the scene's unit and turn by a few hundredths of a quaternion: against fields of
+    view that is little, unless it counts in the unit of their own motion."""
     total = truth.new_zeros(())
+    way, turn = (_size(part) if motion_unit else 1.0 for part in (truth[..., :3], truth[..., 3:6]))
     for index, encoding in enumerate(rounds):
         sign = (encoding[..., 3:7] * truth[..., 3:7]).sum(-1, keepdim=True).sign().detach()
         quaternion = (encoding[..., 3:7] - torch.where(sign < 0, -1, 1) * truth[..., 3:7]).abs()
-        translation = (encoding[..., :3] - truth[..., :3]).abs().clamp_max(CLAMP)
+        translation = ((encoding[..., :3] - truth[..., :3]) / way).abs().clamp_max(CLAMP)
         fov = (encoding[..., 7:] - truth[..., 7:]).abs()
-        terms = translation.mean() + quaternion.mean() + 0.5 * fov.mean()
+        terms = translation.mean() + (quaternion / turn).mean() + 0.5 * fov.mean()
         total = total + ROUND_DECAY ** (len(rounds) - 1 - index) * terms
     return total
+
+
+def _size(motion: Float[Tensor, "b s 3"]) -> Float[Tensor, "b 1 1"]:
+    """How far a clip's cameras are from the reference's, in the mean; never nothing."""
+    return motion.norm(dim=-1).mean(dim=1).clamp_min(LEAST_MOTION)[:, None, None]
 
 
 def mixture_nll(
@@ -113,7 +123,7 @@ def chunk_loss(output: ChunkOutput, sample: ChunkSample, config: LossConfig) -> 
     """All terms of one chunk."""
     total, parts = 0 * output.depth.sum(), {}  # a gradient, of zeros, where nothing is measured
     if config.camera > 0:
-        camera = camera_loss(output.encodings, sample.encoding)
+        camera = camera_loss(output.encodings, sample.encoding, config.motion_unit)
         total, parts = total + config.camera * camera, {"camera": camera.detach()}
     valid = rearrange(sample.valid, "b s h w -> (b s) h w")
     if int(valid.sum()) >= MIN_PIXELS:

@@ -17,11 +17,20 @@ from scal3r_ros.training.scenes import FAMILIES
 from scal3r_ros.training.world import render_clip
 
 FRAMES, HEIGHT, WIDTH = 8, 126, 168
+ERRORS = (
+    "abs_rel",
+    "abs_rel_ramp",
+    "rotation_deg",
+    "rotation_deg_still",
+    "direction_deg",
+    "translation_share",
+)
 FIRST_SEED = 900_000  # training worlds start at SampleConfig.first_seed, far above
 
 
 def validate(weights: Path, clips_per_family: int = 4) -> dict[str, Any]:
-    """Medians over clips, per family and all together; `ramp` is depth by image row alone."""
+    """Medians over clips, per family and all together, beside what needs no network: depth by image
+    row alone (`ramp`), and cameras that do not move (`still`)."""
     model = load_model(weights).eval()
     rows: list[dict[str, Any]] = []
     for k, family in enumerate(FAMILIES):
@@ -40,24 +49,36 @@ def validate(weights: Path, clips_per_family: int = 4) -> dict[str, Any]:
 
 @torch.no_grad()
 def clip_errors(model: Scal3R, sample: ChunkSample) -> dict[str, float]:
-    """AbsRel after one scale for the clip; angles [deg] of the poses against the reference's."""
+    """AbsRel after one scale for the clip; angles [deg] of the poses against the reference's, and
+    the error of translation as a share of how far the cameras move: 1 is that of no motion."""
     outputs, _ = model([ChunkImages(sample.images, sample.reference, 0)], None)
     valid = sample.valid[0].numpy()
     if not valid.any():
-        return dict.fromkeys(("abs_rel", "abs_rel_ramp", "rotation_deg", "direction_deg"), np.nan)
+        return dict.fromkeys(ERRORS, np.nan)
     truth = sample.depth[0].numpy()
     predicted = outputs[0].depth[0].numpy()
     ramp = np.broadcast_to(np.linspace(1.6, 0.7, HEIGHT)[:, None], truth.shape[1:])
     ramp = np.broadcast_to(ramp, truth.shape)
     T_pred, _ = decode_camera(outputs[0].encodings[-1][0], HEIGHT, WIDTH)
     T_true, _ = decode_camera(sample.encoding[0], HEIGHT, WIDTH)
+    T_still = np.tile(np.eye(3, 4), (len(truth), 1, 1))
     rotation, direction = pose_errors(T_pred.numpy(), T_true.numpy())
-    return {
-        "abs_rel": abs_rel(predicted[valid], truth[valid]),
-        "abs_rel_ramp": abs_rel(ramp[valid], truth[valid]),
-        "rotation_deg": rotation,
-        "direction_deg": direction,
-    }
+    errors = (
+        abs_rel(predicted[valid], truth[valid]),
+        abs_rel(ramp[valid], truth[valid]),
+        rotation,
+        pose_errors(T_still, T_true.numpy())[0],
+        direction,
+        translation_share(T_pred.numpy(), T_true.numpy()),
+    )
+    return dict(zip(ERRORS, errors, strict=True))
+
+
+def translation_share(predicted: Float[ndarray, "s 3 4"], truth: Float[ndarray, "s 3 4"]) -> float:
+    """Mean error over the mean way; NaN where nothing moves."""
+    way = np.linalg.norm(truth[:, :, 3], axis=1).mean()
+    error = np.linalg.norm(predicted[:, :, 3] - truth[:, :, 3], axis=1).mean()
+    return float(error / way) if way > 0.01 else float("nan")
 
 
 def abs_rel(predicted: Float[ndarray, " n"], truth: Float[ndarray, " n"]) -> float:

@@ -9,7 +9,9 @@ import torch
 from scal3r_ros.network.moe_head import Mixture
 from scal3r_ros.network.scal3r import ChunkOutput
 from scal3r_ros.training.losses import (
+    LEAST_MOTION,
     LossConfig,
+    camera_loss,
     depth_loss,
     expected_error,
     imbalance,
@@ -31,6 +33,21 @@ def mixture() -> Mixture:
 def test_cameras_must_move_and_not_from_more_to_less(stride):
     with pytest.raises(ValueError, match=r"samples.stride must be from > 0"):
         SampleConfig(stride=stride)
+
+
+def test_in_their_motions_unit_slow_cameras_count_as_much_as_fast_ones():
+    truth = torch.zeros(2, 4, 9)
+    truth[..., 6] = 1.0
+    truth[0, :, 0] = torch.arange(4) * 0.02
+    truth[1, :, 0] = torch.arange(4) * 0.4
+    nothing = truth.clone()
+    nothing[..., :3] = 0
+    lost = [camera_loss([n[None]], t[None], True) for n, t in zip(nothing, truth, strict=True)]
+    assert lost[0] == pytest.approx(lost[1]) == pytest.approx(1 / 3)  # of three coordinates
+    still = truth[:1] * torch.tensor([0.0] * 3 + [1.0] * 6)
+    jitter = still.clone()
+    jitter[..., 1] = LEAST_MOTION / 2
+    assert camera_loss([jitter], still, True) == pytest.approx(0.5 / 3)
 
 
 def test_a_mean_over_some_values_is_that_of_an_index():

@@ -202,6 +202,20 @@ def test_validation_measures_a_network_and_its_plainest_rival():
     assert 0 < result["abs_rel"] < 1
     assert result["abs_rel_ramp"] > 0
     assert 0 < result["rotation_deg"] < 60
+    assert 0 < result["rotation_deg_still"] < 60
+    assert 0 < result["translation_share"] < 10
+
+
+def test_a_camera_that_is_said_to_stand_still_is_wrong_by_its_whole_way():
+    from scal3r_ros.training.validate import translation_share
+
+    truth = np.tile(np.eye(3, 4), (5, 1, 1))
+    truth[:, 2, 3] = np.linspace(0, 0.4, 5)
+    still = np.tile(np.eye(3, 4), (5, 1, 1))
+    assert translation_share(still, truth) == pytest.approx(1)
+    assert translation_share(truth, truth) == 0
+    assert translation_share((still + truth) / 2, truth) == pytest.approx(0.5)
+    assert np.isnan(translation_share(truth, still))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
