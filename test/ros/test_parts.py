@@ -11,6 +11,7 @@ from scipy.spatial.transform import Rotation
 from std_msgs.msg import Header
 
 from scal3r_ros.data.calibration import camera_of_info
+from scal3r_ros.geometry.camera import project
 from scal3r_ros.geometry.sim3 import Sim3
 from scal3r_ros.mapping.occupancy import HeightField
 from scal3r_ros.mapping.point_map import Cloud
@@ -39,6 +40,7 @@ from scal3r_ros.ros.frame_queue import FrameCounters, FrameQueue
 from scal3r_ros.ros.interfaces import Chunk, Corrections
 from scal3r_ros.ros.mask import painted_over
 from scal3r_ros.ros.parameters import NODES
+from scal3r_ros.ros.rebuild import every_point
 from scal3r_ros.tracking.features import find_corners
 from test.conftest import ROOT, random_sim3
 
@@ -238,3 +240,23 @@ def test_corrections_may_overtake_chunks_and_a_mapper_may_begin_anew():
     np.testing.assert_allclose([T[0, 3] for T in found.keyframe_poses().values()], [5.0, 6.0])
     found.add_chunk(chunk_message(0, 2.0, 100))  # same session and number, other images
     np.testing.assert_allclose(found.cloud().xyz[:, 0], [2.0])
+
+
+def test_every_point_of_a_depth_image_projects_back_to_its_pixel_and_has_its_colour():
+    rng = np.random.default_rng(2)
+    image = rng.integers(0, 255, (48, 64, 3), np.uint8)
+    K = np.array([[50.0, 0, 30.0], [0, 40.0, 25.0], [0, 0, 1]])
+    depth = rng.uniform(1, 3, (24, 32)).astype(np.float32)
+    depth[4] = 0
+    T_map_cam = np.eye(4)
+    T_map_cam[:3] = random_sim3(rng).R @ np.eye(3, 4)
+    T_map_cam[:3, 3] = 1.0, -2.0, 0.5
+    cloud = every_point(Frame(0, 0, image, K), depth, T_map_cam)
+    rows, columns = (n.ravel() for n in np.mgrid[0:24:2, 0:32:2])
+    rows, columns = rows[rows != 4], columns[rows != 4]
+    xyz = (cloud.xyz - T_map_cam[:3, 3]) @ T_map_cam[:3, :3]
+    np.testing.assert_allclose(xyz[:, 2], depth[rows, columns], rtol=1e-5)
+    uv = project(xyz.astype(np.float64), K) / 2  # the depth image has half the size
+    np.testing.assert_allclose(uv, np.stack([columns, rows], 1) + 0.5, atol=1e-3)
+    quarter = image.reshape(24, 2, 32, 2, 3).mean(axis=(1, 3))[rows, columns]
+    assert np.abs(cloud.rgb - quarter).max() <= 1

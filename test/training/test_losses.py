@@ -44,6 +44,12 @@ def test_in_their_motions_unit_slow_cameras_count_as_much_as_fast_ones():
     nothing[..., :3] = 0
     lost = [camera_loss([n[None]], t[None], True) for n, t in zip(nothing, truth, strict=True)]
     assert lost[0] == pytest.approx(lost[1]) == pytest.approx(1 / 3)  # of three coordinates
+    turned = truth * torch.tensor([0.0] * 3 + [1.0] * 6)
+    turned[0, :, 4], turned[1, :, 4] = torch.arange(4) * 0.01, torch.arange(4) * 0.2
+    unturned = turned.clone()
+    unturned[..., 4] = 0
+    lost = [camera_loss([n[None]], t[None], True) for n, t in zip(unturned, turned, strict=True)]
+    assert lost[0] == pytest.approx(lost[1]) == pytest.approx(1 / 4)  # of four components
     still = truth[:1] * torch.tensor([0.0] * 3 + [1.0] * 6)
     jitter = still.clone()
     jitter[..., 1] = LEAST_MOTION / 2
